@@ -1,0 +1,22 @@
+"""Run by .ci/run outside the checkout: is the installed gn_det the wheel, and is it complete?"""
+
+import re
+import sys
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import gn_det
+from gn_det import model_zoo
+
+for requirement in requires("gn_det"):
+    version(re.match(r"[\w-]+", requirement)[0])  # raises where it is not installed
+
+name = "mask_rcnn_R50_gn_all.yaml"
+file = Path(model_zoo.get_config_file(name))
+for path in (Path(gn_det.__file__), file):
+    assert path.is_relative_to(sys.prefix), f"{path} is not of the wheel in {sys.prefix}"
+assert list((file.parent / "base").glob("*.yaml")), f"{file.parent} has no base configs"
+for config in model_zoo.list_configs():
+    cfg = model_zoo.get_config(config)
+    assert cfg.MODEL.META_ARCHITECTURE, config
+print(f"The wheel works: gn_det {gn_det.__version__}, {len(model_zoo.list_configs())} configs load.")

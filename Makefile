@@ -1,0 +1,46 @@
+# Needs Python >= 3.10 and the Python package registry; `make demo` and `make test` do the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = "$(VENV)/bin/python"
+# Who names a PYTHON gets it; otherwise a VENV that is there keeps the Python that made it.
+KEEP = $(if $(filter file,$(origin PYTHON)),--keep)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test soak lint format wheel clean
+# Under -j too: the targets share VENV, and one of them fills the machine.
+.NOTPARALLEL:
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'Settings: PYTHON=python3.12 makes VENV from that Python, VENV=folder (.venv) puts it there,'
+	@echo 'ARGS="..." goes to the command, such as: make test ARGS="tests/layers -x"'
+
+venv: ## set up VENV, or bring it up to date (the other targets do it by themselves)
+	@requirements/install.sh $(KEEP) "$(PYTHON)" "$(VENV)"
+
+demo: venv ## train a small GN Mask R-CNN from scratch, evaluate it, show it
+	$(RUN) tools/demo.py $(ARGS)
+
+test: venv ## run the tests
+	$(RUN) -m pytest -m "not soak" $(ARGS)
+
+soak: venv ## run the tests that take minutes to hours
+	$(RUN) -m pytest -m soak $(ARGS)
+
+lint: venv ## check style and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: venv ## sort the imports and format
+	$(RUN) -m ruff check --select I --fix .
+	$(RUN) -m ruff format .
+
+wheel: venv ## build dist/*.whl
+	rm -rf build dist
+	$(RUN) -m build --no-isolation --outdir dist .
+
+clean: ## remove what was built and cached; VENV, output/ and datasets/ stay
+	rm -rf build dist gn_det.egg-info .pytest_cache .ruff_cache
+	find gn_det tests tools -name __pycache__ -prune -exec rm -rf {} +

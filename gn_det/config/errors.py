@@ -1,0 +1,15 @@
+"""Errors of a config: always for a person to read."""
+
+__all__ = ["ConfigError", "UnknownKeyError"]
+
+
+class ConfigError(ValueError):
+    """A config that cannot work, or that would silently do something else than it says."""
+
+
+class UnknownKeyError(ConfigError, KeyError):
+    """A key that does not exist. A KeyError too, as Detectron2 raises one."""
+
+    def __str__(self) -> str:
+        """Return the plain message: KeyError would show its repr, on one line, in quotes."""
+        return str(self.args[0])

@@ -1,0 +1,137 @@
+"""From a command line to a checked config and running processes."""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup, launch
+from detectron2.utils import comm
+
+from gn_det.config import ConfigError, check_config, get_cfg
+from gn_det.data import check_datasets
+from gn_det.model_zoo import get_config_file, list_configs
+
+__all__ = ["check_run", "finish_config", "run", "setup"]
+
+logger = logging.getLogger(__name__)
+
+
+def finish_config(config_file: str, opts: list[str]) -> CfgNode:
+    """Read a config and the options of a command line.
+
+    Args:
+        config_file: a YAML file, or the name of one of gn_det's configs.
+        opts: ``[KEY, VALUE, ...]``.
+
+    Returns:
+        A config that is not frozen. ``MODEL.DEVICE`` is "cpu" where there is no GPU.
+
+    Raises:
+        gn_det.config.ConfigError: a key or value that cannot be.
+        FileNotFoundError: no such file.
+    """
+    if not os.path.isfile(config_file) and os.path.basename(config_file) in list_configs():
+        config_file = get_config_file(os.path.basename(config_file))
+    cfg = get_cfg()
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("There is no GPU: going on on the CPU (MODEL.DEVICE cpu).")
+        cfg.MODEL.DEVICE = "cpu"
+        if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":
+            logger.warning("float16 is for GPUs: going on in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
+            cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    return cfg
+
+
+def check_run(cfg: CfgNode, *, training: bool = True, resume: bool = False) -> None:
+    """Check config, datasets and output folder before any work is done.
+
+    Raises:
+        gn_det.config.ConfigError: the config cannot work, or the output folder holds another run.
+        gn_det.data.DatasetError: a dataset is unknown, missing, or does not fit the config.
+    """
+    check_config(
+        cfg,
+        training=training,
+        num_processes=comm.get_world_size(),
+        weights_loaded=resume and has_checkpoint(cfg.OUTPUT_DIR),
+    )
+    check_datasets(cfg, training=training)
+    if training and not resume and has_checkpoint(cfg.OUTPUT_DIR):
+        raise ConfigError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoints of another run, which would be "
+            "overwritten. Go on with that run by --resume, or give another OUTPUT_DIR."
+        )
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Return whether a run left a checkpoint in ``folder``."""
+    return os.path.exists(os.path.join(folder, "last_checkpoint"))
+
+
+def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
+    """Do what every tool does first: config, checks, logger, seed, ``OUTPUT_DIR/config.yaml``.
+
+    Args:
+        args: of :func:`gn_det.engine.argument_parser`; ``resume`` and ``eval_only`` where the
+            tool has them.
+        verbose: print the environment, the whole config and the model, as Detectron2's tools do.
+            They are in ``OUTPUT_DIR/log.txt`` in either case.
+
+    Returns:
+        The finished, frozen config.
+    """
+    cfg = finish_config(args.config_file, args.opts)
+    training = not getattr(args, "eval_only", False)
+    check_run(cfg, training=training, resume=getattr(args, "resume", False))
+    cfg.freeze()
+    # Detectron2 reads this file again to log it; a zoo name is no path
+    shown = argparse.Namespace(**{**vars(args), "config_file": ""})
+    if verbose:
+        default_setup(cfg, shown)
+    else:
+        _quiet_setup(cfg, shown)
+    return cfg
+
+
+def _quiet_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        default_setup(cfg, args)
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("detectron2", "fvcore"):
+        for handler in logging.getLogger(name).handlers[:]:
+            if getattr(handler, "stream", None) is nowhere:
+                logging.getLogger(name).removeHandler(handler)
+    for name in ("detectron2.utils.events", "gn_det"):
+        logging.getLogger(name).addHandler(console)
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def run(main: Callable, args: argparse.Namespace) -> object:
+    """Run ``main(args)`` in as many processes as the command line asks for.
+
+    Expected errors (a wrong config, a missing file or dataset) end the program with their
+    message and status 2, without a stack trace.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if args.num_gpus > 1 and not torch.cuda.is_available():
+        logger.warning(f"There is no GPU: --num-gpus {args.num_gpus} means CPU processes.")
+    try:
+        return launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except (ConfigError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

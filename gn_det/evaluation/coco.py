@@ -1,0 +1,167 @@
+"""COCO evaluation of a model, and of a file of results without a model."""
+
+import contextlib
+import io
+import itertools
+import json
+import logging
+import os
+from collections import OrderedDict
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from pycocotools.coco import COCO
+
+from gn_det.data import DatasetError, ensure_dataset
+
+from .scoring import score
+
+__all__ = ["COCOEvaluator", "build_evaluator", "score_file"]
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "coco_instances_results.json"
+
+
+def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    """Build the evaluator of a dataset in COCO's format.
+
+    Args:
+        dataset_name: registered, with a ``json_file`` in its metadata.
+        output_dir: gets the detections as ``coco_instances_results.json``.
+
+    Raises:
+        DatasetError: the dataset is not in COCO's format.
+    """
+    return COCOEvaluator(dataset_name, output_dir)
+
+
+class COCOEvaluator(DatasetEvaluator):
+    """Box AP, and mask AP where the model predicts masks, of instances on a COCO dataset.
+
+    Args:
+        dataset_name: registered, with a ``json_file`` in its metadata.
+        output_dir: gets the detections as ``coco_instances_results.json``; None writes nothing.
+
+    Raises:
+        DatasetError: the dataset is not in COCO's format.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None):
+        self._truth = _load_truth(dataset_name)
+        self._output_dir = output_dir
+        mapping = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
+        if mapping is None:  # known only once the dataset was loaded
+            mapping = {k: i for i, k in enumerate(sorted(self._truth.getCatIds()))}
+        self._category_ids = {i: k for k, i in mapping.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._detections: list[dict] = []
+        self._has_masks = False
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take the detections of a batch.
+
+        Args:
+            inputs: each with ``image_id``.
+            outputs: each with ``instances`` in the pixels of the image as it is on disk.
+        """
+        for image, output in zip(inputs, outputs):
+            instances = output["instances"].to(torch.device("cpu"))
+            self._has_masks |= instances.has("pred_masks")
+            for detection in instances_to_coco_json(instances, image["image_id"]):
+                detection["category_id"] = self._category_ids[detection["category_id"]]
+                self._detections.append(detection)
+
+    def evaluate(self) -> OrderedDict:
+        """Score the detections of all processes.
+
+        Returns:
+            ``{"bbox": {"AP": ..., ...}}``, with ``"segm"`` for masks; see
+            :func:`gn_det.evaluation.score`. Empty in all but the main process.
+        """
+        comm.synchronize()
+        gathered = comm.gather((self._detections, self._has_masks), dst=0)
+        if not comm.is_main_process():
+            return OrderedDict()
+        detections = list(itertools.chain.from_iterable(d for d, _ in gathered))
+        if self._output_dir:
+            os.makedirs(self._output_dir, exist_ok=True)
+            path = os.path.join(self._output_dir, RESULTS_FILE)
+            with open(path, "w") as f:
+                json.dump(detections, f)
+            logger.info(f"{len(detections)} detections are in {path}")
+        tasks = ["bbox", "segm"] if any(masks for _, masks in gathered) else ["bbox"]
+        return OrderedDict((task, score(self._truth, detections, task)) for task in tasks)
+
+
+def score_file(dataset_name: str, path: str) -> OrderedDict:
+    """Score a file of results, such as ``coco_instances_results.json``, without a model.
+
+    Args:
+        dataset_name: registered, with a ``json_file`` in its metadata.
+        path: a JSON list in COCO's result format.
+
+    Returns:
+        As :meth:`COCOEvaluator.evaluate`.
+
+    Raises:
+        DatasetError: the file is no such list, or is of another dataset.
+        FileNotFoundError: there is no such file.
+    """
+    truth = _load_truth(dataset_name)
+    with open(path) as f:
+        try:
+            detections = json.load(f)
+        except json.JSONDecodeError as error:
+            raise DatasetError(f"{path} is not JSON: {error}") from None
+    _check_results(detections, truth, dataset_name, path)
+    with_masks = bool(detections) and "segmentation" in detections[0]
+    tasks = [t for t in ("bbox", "segm") if t == "bbox" or with_masks]
+    if detections and "bbox" not in detections[0]:
+        tasks.remove("bbox")
+    return OrderedDict((task, score(truth, detections, task)) for task in tasks)
+
+
+def _load_truth(dataset_name: str) -> COCO:
+    ensure_dataset(dataset_name)
+    json_file = MetadataCatalog.get(dataset_name).get("json_file")
+    if json_file is None:
+        raise DatasetError(
+            f"Dataset {dataset_name} has no json_file in its metadata, so it cannot be scored as "
+            "COCO. Register it by register_coco_instances, or override Trainer.build_evaluator."
+        )
+    if not os.path.isfile(json_file):
+        raise DatasetError(f"The annotations of {dataset_name}, {json_file}, are missing.")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(json_file)
+    if "annotations" not in truth.dataset:
+        raise DatasetError(f"{json_file} has no annotations, so nothing can be scored against it.")
+    return truth
+
+
+def _check_results(detections: object, truth: COCO, dataset_name: str, path: str) -> None:
+    if not isinstance(detections, list):
+        raise DatasetError(
+            f"{path} holds a {type(detections).__name__}, not a list of detections as "
+            f"{RESULTS_FILE} does."
+        )
+    images, categories = set(truth.getImgIds()), set(truth.getCatIds())
+    for i, detection in enumerate(detections):
+        keys = detection.keys() if isinstance(detection, dict) else set()
+        if not keys >= {"image_id", "category_id", "score"} or not keys & {"bbox", "segmentation"}:
+            raise DatasetError(
+                f"{path}: entry {i} is no detection; it needs image_id, category_id, score, and "
+                "bbox or segmentation."
+            )
+        for key, known in (("image_id", images), ("category_id", categories)):
+            if detection[key] not in known:
+                raise DatasetError(
+                    f"{path}: entry {i} has {key} {detection[key]!r}, which {dataset_name} does "
+                    "not have. Are these the results of another dataset?"
+                )

@@ -1,0 +1,50 @@
+"""A plot of a run: losses and AP over iterations, from its ``metrics.json``."""
+
+import json
+from pathlib import Path
+
+__all__ = ["plot_metrics", "read_metrics"]
+
+LOSSES = ("total_loss", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc")
+APS = {"bbox/AP50": "box AP50", "segm/AP50": "mask AP50", "bbox/AP": "box AP", "segm/AP": "mask AP"}
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Return the lines of a ``metrics.json``; a last line that was cut off is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def plot_metrics(metrics_file: str | Path, output: str | Path) -> None:
+    """Plot losses on the left, AP on the right.
+
+    Args:
+        metrics_file: a ``metrics.json`` as training writes it.
+        output: the picture; its folder exists.
+    """
+    from matplotlib.figure import Figure  # no pyplot: it would pick a backend for the process
+
+    rows = read_metrics(metrics_file)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for key in LOSSES:
+        points = [(r["iteration"], r[key]) for r in rows if key in r]
+        if points:
+            left.plot(*zip(*points), label=key.removeprefix("loss_"))
+    for key, label in APS.items():
+        points = [(r["iteration"], r[key]) for r in rows if key in r]
+        if points:
+            line = "--" if key.startswith("segm") else "-"
+            right.plot(*zip(*points), line, marker="o", label=label)
+    left.set(xlabel="iteration", ylabel="loss", yscale="log", title="training losses")
+    right.set(xlabel="iteration", ylabel="%", ylim=(0, 100), title="AP on the validation set")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(output, dpi=120)

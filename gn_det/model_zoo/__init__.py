@@ -1,0 +1,6 @@
+"""Configs by name, from a checkout and from the installed wheel alike, and published numbers."""
+
+from .configs import get_config, get_config_file, list_configs
+from .published import Entry, published, zoo
+
+__all__ = ["Entry", "get_config", "get_config_file", "list_configs", "published", "zoo"]

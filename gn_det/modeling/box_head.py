@@ -1,0 +1,26 @@
+"""Box head with any norm: the paper's "4conv1fc" (section 4.2)."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
+
+from .norms import norm_from_cfg
+
+__all__ = ["GNFastRCNNConvFCHead"]
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class GNFastRCNNConvFCHead(FastRCNNConvFCHead):
+    """Detectron2's box head, its convolutions followed by ``MODEL.ROI_BOX_HEAD.NORM``.
+
+    Input (R, C, H, W) for R RoIs, R may be 0; output (R, ``FC_DIM``).
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Read ``cfg.MODEL.ROI_BOX_HEAD`` as Detectron2 does, with a callable norm."""
+        args = super().from_config(cfg, input_shape)
+        args["conv_norm"] = norm_from_cfg(cfg, cfg.MODEL.ROI_BOX_HEAD.NORM)
+        return args

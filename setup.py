@@ -1,0 +1,45 @@
+"""Builds the wheel. The configs stay at the top level and travel as the folder gn_det/configs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+    source = (ROOT / "gn_det" / "__init__.py").read_text()
+    return re.search(r'^__version__ = "(.+)"$', source, re.M).group(1)
+
+
+def config_packages() -> list[str]:
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    return ["gn_det." + ".".join(folder.parts) for folder in sorted(folders)]
+
+
+setup(
+    name="gn_det",
+    version=version(),
+    description="Group Normalization for Detectron2",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["gn_det", "gn_det.*"]) + config_packages(),
+    package_dir={"gn_det.configs": "configs"},
+    package_data={"": ["*.yaml", "*.json"]},
+    # detectron2, torch and torchvision are left out on purpose: pip would replace the user's own
+    # build of them, and Detectron2 is not on PyPI. gn_det/__init__.py says how to get it.
+    install_requires=[
+        "fvcore",
+        "matplotlib",
+        "numpy",
+        "pycocotools",
+        "scikit-image",
+        "scikit-learn",
+        "tensorboard",
+        "tqdm",
+        "yacs",
+    ],
+)

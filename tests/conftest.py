@@ -1,0 +1,164 @@
+"""Fixtures for all tests: a tiny model's config, random images, Detectron2's own counterpart."""
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from gn_det import model_zoo
+from gn_det.data import ensure_dataset, register_photo_digits
+
+torch.set_num_threads(2)
+
+# R18-FPN Mask R-CNN with GN everywhere, 64 channels in FPN and heads, five classes
+TINY = [
+    *("MODEL.DEVICE", "cpu"),
+    *("MODEL.WEIGHTS", ""),
+    *("MODEL.BACKBONE.FREEZE_AT", 0),
+    *("MODEL.RESNETS.DEPTH", 18),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+    *("MODEL.FPN.OUT_CHANNELS", 64),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]]),
+    *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 32),
+    *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 50),
+    *("MODEL.RPN.PRE_NMS_TOPK_TEST", 50),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 10),
+    *("MODEL.RPN.POST_NMS_TOPK_TEST", 10),
+    *("MODEL.ROI_HEADS.NUM_CLASSES", 5),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+    *("MODEL.ROI_BOX_HEAD.CONV_DIM", 64),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", 64),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 64),
+    *("INPUT.MIN_SIZE_TRAIN", (64,)),
+    *("INPUT.MAX_SIZE_TRAIN", 96),
+    *("INPUT.MIN_SIZE_TEST", 64),
+    *("INPUT.MAX_SIZE_TEST", 96),
+    *("SOLVER.IMS_PER_BATCH", 2),
+    *("TEST.DETECTIONS_PER_IMAGE", 5),
+]
+TINY_C4 = ["MODEL.ANCHOR_GENERATOR.SIZES", [[8, 16, 32, 64, 128]]]
+
+STOCK_NAMES = {
+    "build_gn_resnet_backbone": "build_resnet_backbone",
+    "build_gn_resnet_fpn_backbone": "build_resnet_fpn_backbone",
+    "GNFastRCNNConvFCHead": "FastRCNNConvFCHead",
+    "GNMaskRCNNConvUpsampleHead": "MaskRCNNConvUpsampleHead",
+    "GNRes5ROIHeads": "Res5ROIHeads",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_cfg():
+    """Return a function ``(*options, c4=False) -> new cfg`` of the tiny model."""
+
+    def make(*options, c4: bool = False) -> CfgNode:
+        name = "mask_rcnn_R50_C4_gn.yaml" if c4 else "mask_rcnn_R50_gn_all.yaml"
+        cfg = model_zoo.get_config(name)
+        cfg.merge_from_list(TINY + (TINY_C4 if c4 else []) + list(options))
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """Return a function that makes random images with rectangles, in Detectron2's format."""
+
+    def make(instances=(2, 3), height=64, width=96, num_classes=5, seed=0) -> list[dict]:
+        """Make one image for each number of ``instances``."""
+        rng = torch.Generator().manual_seed(seed)
+        inputs = []
+        for index, count in enumerate(instances):
+            low = torch.rand(count, 2, generator=rng) * torch.tensor([width / 2, height / 2])
+            size = 8 + torch.rand(count, 2, generator=rng) * (height / 2 - 8)
+            boxes = torch.cat([low, low + size], dim=1).round()
+            masks = torch.zeros(count, height, width, dtype=torch.bool)
+            for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist()):
+                mask[y0:y1, x0:x1] = True
+            truth = Instances((height, width))
+            truth.gt_boxes = Boxes(boxes)
+            truth.gt_classes = torch.randint(num_classes, (count,), generator=rng)
+            truth.gt_masks = BitMasks(masks)
+            image = torch.randint(256, (3, height, width), generator=rng, dtype=torch.uint8)
+            inputs.append(
+                {
+                    "file_name": f"{index}.png",
+                    "image_id": index,
+                    "image": image,
+                    "height": height,
+                    "width": width,
+                    "instances": truth,
+                }
+            )
+        return inputs
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batch(make_batch):
+    """Two images of 64x96 with two and three objects. Do not change them."""
+    return make_batch()
+
+
+@pytest.fixture(scope="session")
+def stock_cfg():
+    """Return a function ``cfg -> the same with Detectron2's own names``."""
+
+    def make(cfg: CfgNode) -> CfgNode:
+        cfg = cfg.clone()
+        m = cfg.MODEL
+        for node in (m.BACKBONE, m.ROI_HEADS, m.ROI_BOX_HEAD, m.ROI_MASK_HEAD):
+            node.NAME = STOCK_NAMES.get(node.NAME, node.NAME)
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assert_same_state():
+    """Return a function that holds two modules together: keys in order, shapes and values."""
+
+    def check(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+        a, b = ours.state_dict(), theirs.state_dict()
+        assert list(a) == list(b)
+        for key in a:
+            assert a[key].shape == b[key].shape, key
+            # on the meta device there are shapes alone
+            assert a[key].is_meta or torch.equal(a[key], b[key]), key
+        grads = [
+            {name: p.requires_grad for name, p in m.named_parameters()} for m in (ours, theirs)
+        ]
+        assert grads[0] == grads[1]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """Register ten scenes of photo digits as ``digits_train`` and four as ``digits_val``."""
+    root = tmp_path_factory.mktemp("datasets")
+    names = register_photo_digits("digits", root, num_train=10, num_val=4, size=96, seed=0)
+    for name in names:
+        ensure_dataset(name)
+    return names
+
+
+@pytest.fixture(scope="session")
+def digits_options(digits):
+    """Options that make a config train three tiny steps on :func:`digits`."""
+    train, val = digits
+    return [
+        *TINY,
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 10),
+        *("DATASETS.TRAIN", (train,)),
+        *("DATASETS.TEST", (val,)),
+        *("DATALOADER.NUM_WORKERS", 0),
+        *("INPUT.MASK_FORMAT", "bitmask"),
+        *("SOLVER.MAX_ITER", 3),
+        *("SOLVER.STEPS", ()),
+        *("SOLVER.CHECKPOINT_PERIOD", 2),
+        *("TEST.EVAL_PERIOD", 0),
+        *("SEED", 1),
+    ]

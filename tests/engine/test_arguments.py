@@ -1,0 +1,31 @@
+import pytest
+
+from gn_det.engine import add_options, argument_parser
+
+
+def parse(*words, **kwargs):
+    parser = argument_parser("test", **kwargs)
+    parser.add_argument("--resume", action="store_true")
+    add_options(parser)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize("flag", ["--config", "--config-file"])
+def test_both_spellings(flag):
+    args = parse(flag, "x.yaml", "--resume", "SOLVER.BASE_LR", "0.1")
+    assert args.config_file == "x.yaml"
+    assert args.resume
+    assert args.opts == ["SOLVER.BASE_LR", "0.1"]
+
+
+def test_config_is_required(capsys):
+    with pytest.raises(SystemExit):
+        parse()
+    assert "--config" in capsys.readouterr().err
+    assert parse(config_required=False).config_file is None
+
+
+def test_launch_options_are_detectron2s():
+    args = parse("--config", "x", "--num-gpus", "2", "--num-machines", "3", "--machine-rank", "1")
+    assert (args.num_gpus, args.num_machines, args.machine_rank) == (2, 3, 1)
+    assert args.dist_url.startswith("tcp://127.0.0.1:")

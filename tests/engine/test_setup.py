@@ -1,0 +1,100 @@
+import argparse
+
+import pytest
+
+from gn_det.config import ConfigError, UnknownKeyError
+from gn_det.data import DatasetError
+from gn_det.engine import check_run, finish_config, run, setup
+
+
+def test_zoo_name_needs_no_path():
+    cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.BASE_LR", "0.5"])
+    assert cfg.MODEL.RESNETS.NORM == "GN"
+    assert cfg.SOLVER.BASE_LR == 0.5
+
+
+def test_file_of_ones_own_wins_over_the_zoo(tmp_path, monkeypatch):
+    (tmp_path / "mask_rcnn_R50_gn_all.yaml").write_text("MODEL: {MASK_ON: False}\nVERSION: 2\n")
+    monkeypatch.chdir(tmp_path)
+    assert not finish_config("mask_rcnn_R50_gn_all.yaml", []).MODEL.MASK_ON
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        finish_config("nowhere.yaml", [])
+
+
+def test_misspelt_key():
+    with pytest.raises(UnknownKeyError, match=r"SOLVER\.BASE_RL.*SOLVER\.BASE_LR"):
+        finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.BASE_RL", "0.5"])
+
+
+def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert cfg.SOLVER.AMP.DTYPE == "bfloat16"
+    assert "no GPU" in caplog.text
+    assert "bfloat16" in caplog.text
+
+
+def test_with_a_gpu_nothing_is_changed(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
+    assert cfg.MODEL.DEVICE == "cuda"
+    assert cfg.SOLVER.AMP.DTYPE == "float16"
+
+
+def digits_cfg(digits_options, folder, *opts):
+    return finish_config(
+        "mask_rcnn_R50_gn_all.yaml", [*digits_options, "OUTPUT_DIR", str(folder), *opts]
+    )
+
+
+def test_another_run_is_not_overwritten(digits_options, tmp_path):
+    cfg = digits_cfg(digits_options, tmp_path)
+    check_run(cfg)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(ConfigError, match=f"OUTPUT_DIR {tmp_path}.*--resume"):
+        check_run(cfg)
+    check_run(cfg, resume=True)
+    check_run(cfg, training=False)
+
+
+def test_config_and_datasets_are_checked(digits_options, tmp_path):
+    with pytest.raises(ConfigError, match="FREEZE_AT"):
+        check_run(digits_cfg(digits_options, tmp_path, "MODEL.BACKBONE.FREEZE_AT", "2"))
+    with pytest.raises(DatasetError, match="NUM_CLASSES"):
+        check_run(digits_cfg(digits_options, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", "7"))
+
+
+def test_setup_writes_config_and_freezes(digits_options, tmp_path):
+    args = argparse.Namespace(
+        config_file="mask_rcnn_R50_gn_all.yaml",
+        opts=[*digits_options, "OUTPUT_DIR", str(tmp_path)],
+    )
+    cfg = setup(args, verbose=False)
+    assert cfg.is_frozen()
+    again = finish_config(str(tmp_path / "config.yaml"), [])
+    assert again.dump() == cfg.dump()
+
+
+@pytest.mark.parametrize("error", [ConfigError("a wrong key"), FileNotFoundError("no file")])
+def test_expected_errors_are_one_line(error, capsys):
+    def fail(args):
+        raise error
+
+    args = argparse.Namespace(num_gpus=1, num_machines=1, machine_rank=0, dist_url="auto")
+    with pytest.raises(SystemExit) as exit_:
+        run(fail, args)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_unexpected_errors_keep_their_trace():
+    def fail(args):
+        raise ZeroDivisionError
+
+    args = argparse.Namespace(num_gpus=1, num_machines=1, machine_rank=0, dist_url="auto")
+    with pytest.raises(ZeroDivisionError):
+        run(fail, args)

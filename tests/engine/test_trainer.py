@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+
+from gn_det.data import DatasetError
+from gn_det.engine import Trainer, finish_config
+
+
+@pytest.fixture(scope="module")
+def make_cfg(digits_options):
+    def make(folder, *opts):
+        cfg = finish_config(
+            "mask_rcnn_R50_gn_all.yaml", [*digits_options, "OUTPUT_DIR", str(folder), *opts]
+        )
+        cfg.freeze()
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(make_cfg, tmp_path_factory):
+    """Three iterations in bfloat16, evaluated at the end."""
+    folder = tmp_path_factory.mktemp("trained")
+    cfg = make_cfg(
+        folder,
+        *("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"),
+        *("SOLVER.CLIP_GLOBAL_NORM", "10.0"),
+    )
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    results = trainer.train()
+    return cfg, trainer, results, folder
+
+
+def test_results_and_files(trained):
+    _, _, results, folder = trained
+    assert set(results) == {"bbox", "segm"}
+    assert "AP50" in results["bbox"]
+    assert {p.name for p in folder.glob("*.pth")} == {"model_0000001.pth", "model_final.pth"}
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    (last,) = (line for line in lines if line["iteration"] == 2)
+    assert last["total_loss"] > 0
+    assert last["grad_norm"] > 0
+    assert "bbox/AP50" in lines[-1]  # the evaluation after the last iteration
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert (folder / "inference" / "digits_val" / "coco_instances_results.json").exists()
+
+
+def test_weights_stay_float32(trained):
+    _, trainer, _, _ = trained
+    for name, p in trainer.model.named_parameters():
+        assert p.dtype == torch.float32, name
+        assert torch.isfinite(p).all(), name
+
+
+def test_resume_goes_on_where_it_stopped(trained, make_cfg):
+    _, _, _, folder = trained
+    cfg = make_cfg(folder, "SOLVER.MAX_ITER", "5")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 3
+    trainer.train()
+    assert trainer.iter == 5
+    assert trainer.scheduler.last_epoch == 5
+
+
+def test_missing_image_stops_before_training(make_cfg, tmp_path):
+    record = {"file_name": str(tmp_path / "gone.png"), "annotations": [{"category_id": 0}]}
+    DatasetCatalog.register("gone", lambda: [record])
+    try:
+        with pytest.raises(DatasetError, match=r"gone\.png"):
+            Trainer.build_train_loader(make_cfg(tmp_path, "DATASETS.TRAIN", "('gone',)"))
+    finally:
+        DatasetCatalog.remove("gone")
+
+
+def test_evaluation_is_in_the_configs_precision(trained):
+    cfg, trainer, _, _ = trained
+    seen = []
+    conv = trainer.model.backbone.bottom_up.stem.conv1
+    hook = conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    Trainer.test(cfg, trainer.model)
+    hook.remove()
+    assert seen
+    assert set(seen) == {torch.bfloat16}

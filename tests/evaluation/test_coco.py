@@ -1,0 +1,110 @@
+import json
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator as TheirEvaluator
+from detectron2.structures import Boxes, Instances
+
+from gn_det.data import DatasetError
+from gn_det.evaluation import COCOEvaluator, build_evaluator, score_file
+
+
+@pytest.fixture
+def predictions(digits):
+    """Return inputs and outputs: the truth of ``digits_val``, moved and scored by chance."""
+    rng = torch.Generator().manual_seed(0)
+    inputs, outputs = [], []
+    for record in DatasetCatalog.get(digits[1]):
+        height, width = record["height"], record["width"]
+        count = len(record["annotations"])
+        xywh = torch.tensor([a["bbox"] for a in record["annotations"]])
+        boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
+        boxes = boxes + torch.randn(boxes.shape, generator=rng) * 3
+        masks = torch.zeros(count, height, width, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().clamp(min=0).tolist()):
+            mask[y0:y1, x0:x1] = True
+        found = Instances((height, width))
+        found.pred_boxes = Boxes(boxes)
+        found.scores = torch.rand(count, generator=rng)
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+        found.pred_masks = masks
+        inputs.append({"image_id": record["image_id"]})
+        outputs.append({"instances": found})
+    return inputs, outputs
+
+
+def test_agrees_with_detectron2(digits, predictions, tmp_path):
+    ours = COCOEvaluator(digits[1], str(tmp_path / "ours"))
+    theirs = TheirEvaluator(digits[1], output_dir=str(tmp_path / "theirs"), use_fast_impl=False)
+    theirs.reset()
+    for evaluator in (ours, theirs):
+        evaluator.process(*predictions)
+    a, b = ours.evaluate(), theirs.evaluate()
+    assert list(a) == list(b) == ["bbox", "segm"]
+    for task in a:
+        assert a[task] == pytest.approx(b[task], nan_ok=True)
+    assert 0 < a["bbox"]["AP"] < 100
+
+
+def test_file_of_results_scores_the_same(digits, predictions, tmp_path):
+    evaluator = build_evaluator(digits[1], str(tmp_path))
+    evaluator.process(*predictions)
+    results = evaluator.evaluate()
+    again = score_file(digits[1], str(tmp_path / "coco_instances_results.json"))
+    for task in results:
+        assert again[task] == pytest.approx(results[task], nan_ok=True)
+
+
+def test_no_detections(digits):
+    evaluator = COCOEvaluator(digits[1])
+    empty = Instances((96, 96))
+    empty.pred_boxes, empty.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+    empty.pred_classes = torch.zeros(0, dtype=torch.long)
+    evaluator.process([{"image_id": 0}], [{"instances": empty}])
+    assert evaluator.evaluate()["bbox"]["AP"] == 0
+
+
+def test_reset_forgets(digits, predictions):
+    evaluator = COCOEvaluator(digits[1])
+    evaluator.process(*predictions)
+    evaluator.reset()
+    assert evaluator.evaluate()["bbox"]["AP"] == 0
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2", "is not JSON"),
+        ({"images": []}, "holds a dict, not a list"),
+        ([{"image_id": 0}], "entry 0 is no detection"),
+        (
+            [{"image_id": 10**6, "category_id": 1, "score": 1.0, "bbox": [0, 0, 1, 1]}],
+            "entry 0 has image_id 1000000, which digits_val does not have",
+        ),
+        (
+            [{"image_id": None, "category_id": 99, "score": 1.0, "bbox": [0, 0, 1, 1]}],
+            "entry 0 has category_id 99",
+        ),
+    ],
+)
+def test_bad_files(digits, tmp_path, content, message):
+    if isinstance(content, list) and content[0].get("category_id") == 99:
+        content[0]["image_id"] = DatasetCatalog.get(digits[1])[0]["image_id"]
+    with pytest.raises(DatasetError, match=message):
+        score_file(digits[1], write(tmp_path / "results.json", content))
+
+
+def test_dataset_that_is_not_coco(tmp_path):
+    DatasetCatalog.register("no_json", lambda: [])
+    try:
+        with pytest.raises(DatasetError, match="no_json has no json_file"):
+            COCOEvaluator("no_json")
+    finally:
+        DatasetCatalog.remove("no_json")
+        MetadataCatalog.remove("no_json")

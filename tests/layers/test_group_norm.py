@@ -1,0 +1,185 @@
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from gn_det.layers import GroupNorm, num_groups_for
+
+
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    # far from mean 0 and variance 1, different in each channel
+    rng = torch.Generator().manual_seed(seed)
+    channel = torch.arange(shape[1], dtype=torch.float32).view(1, -1, *[1] * (len(shape) - 2))
+    return torch.randn(*shape, generator=rng) * (1 + channel / 4) + 3 * channel - 5
+
+
+def _with_affine(norm: GroupNorm, seed: int = 1) -> GroupNorm:
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(norm.num_channels, generator=rng))
+        norm.bias.copy_(torch.randn(norm.num_channels, generator=rng))
+    return norm
+
+
+def _closed_form(x, dy, weight, bias, groups, eps):
+    """Return y, dx, dweight, dbias of equation 7 in float64."""
+    x, dy, weight, bias = (t.detach().double() for t in (x, dy, weight, bias))
+    n, c = x.shape[:2]
+    per_channel = (1, c, *[1] * (x.dim() - 2))
+    grouped = x.reshape(n, groups, -1)
+    mean = grouped.mean(dim=2, keepdim=True)
+    variance = ((grouped - mean) ** 2).mean(dim=2, keepdim=True)
+    sigma = (variance + eps).sqrt()
+    xhat = (grouped - mean) / sigma
+    y = xhat.reshape(x.shape) * weight.view(per_channel) + bias.view(per_channel)
+    g = (dy * weight.view(per_channel)).reshape(n, groups, -1)
+    dx = g - g.mean(dim=2, keepdim=True) - xhat * (g * xhat).mean(dim=2, keepdim=True)
+    all_but_channels = [0, *range(2, x.dim())]
+    dweight = (dy * xhat.reshape(x.shape)).sum(all_but_channels)
+    return y, (dx / sigma).reshape(x.shape), dweight, dy.sum(all_but_channels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kwargs", "groups"),
+    [
+        ((2, 12, 5, 7), {"num_groups": 4}, 4),
+        ((3, 64, 4, 4), {}, 32),
+        ((2, 12, 5, 7), {"channels_per_group": 4}, 3),
+        ((2, 12, 5, 7), {"num_groups": 5, "channels_per_group": 6}, 2),
+        ((2, 8, 3, 5, 4), {"num_groups": 2}, 2),
+        ((4, 8, 9), {"num_groups": 2}, 2),
+        ((6, 8), {"num_groups": 2}, 2),
+        ((2, 12, 5, 7), {"num_groups": 3, "eps": 0.5}, 3),
+    ],
+)
+def test_forward_and_gradients_are_the_closed_form(shape, kwargs, groups):
+    norm = _with_affine(GroupNorm(shape[1], **kwargs))
+    x = _random(*shape).requires_grad_()
+    dy = _random(*shape, seed=2)
+    y = norm(x)
+    y.backward(dy)
+    expected = _closed_form(x, dy, norm.weight, norm.bias, groups, kwargs.get("eps", 1e-5))
+    actual = (y, x.grad, norm.weight.grad, norm.bias.grad)
+    for name, a, e in zip(("y", "dx", "dweight", "dbias"), actual, expected):
+        scale = e.abs().max()
+        assert (a.double() - e).abs().max() < 2e-5 * scale, name
+
+
+def test_hand_worked_example():
+    # groups (1, 3) and (2, 2): means 2 and 2, variances 1 and 0; with eps 3 the first is divided
+    # by sqrt(1 + 3) = 2, so normalized (-0.5, 0.5) and (0, 0)
+    norm = GroupNorm(4, num_groups=2, eps=3.0)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([2.0, 2.0, 3.0, 3.0]))
+        norm.bias.copy_(torch.tensor([1.0, 1.0, -1.0, -1.0]))
+    x = torch.tensor([1.0, 3.0, 2.0, 2.0]).view(1, 4, 1, 1)
+    expected = torch.tensor([0.0, 2.0, -1.0, -1.0])
+    torch.testing.assert_close(norm(x).flatten(), expected, rtol=0, atol=1e-6)
+
+
+def test_one_group_is_layer_norm():
+    norm, x = _with_affine(GroupNorm(6, num_groups=1)), _random(3, 6, 4, 5)
+    layer = nn.LayerNorm((6, 4, 5), elementwise_affine=False)
+    expected = layer(x) * norm.weight.view(1, 6, 1, 1) + norm.bias.view(1, 6, 1, 1)
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_one_channel_a_group_is_instance_norm():
+    norm, x = _with_affine(GroupNorm(6, channels_per_group=1)), _random(3, 6, 4, 5)
+    instance = nn.InstanceNorm2d(6, affine=True)
+    instance.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(norm(x), instance(x))
+
+
+def test_each_image_is_normalized_by_itself():
+    norm, x = GroupNorm(8, num_groups=2), _random(3, 8, 4, 4)
+    torch.testing.assert_close(norm(x)[1:2], norm(x[1:2]), rtol=0, atol=1e-6)
+    assert norm.training
+    torch.testing.assert_close(norm(x), norm.eval()(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 7, 7), (0, 64, 4, 7, 7), (0, 64)])
+def test_no_images(shape):
+    norm = GroupNorm(64)
+    x = torch.zeros(shape, requires_grad=True)
+    y = norm(x)
+    assert y.shape == shape
+    y.sum().backward()
+    assert x.grad.shape == shape
+    assert torch.equal(norm.weight.grad, torch.zeros(64))
+    assert torch.equal(norm.bias.grad, torch.zeros(64))
+
+
+def test_is_a_group_norm_that_takes_channels_first():
+    norm = partial(GroupNorm, num_groups=4)(16)
+    assert isinstance(norm, nn.GroupNorm)
+    assert (norm.num_channels, norm.num_groups, norm.eps) == (16, 4, 1e-5)
+    assert GroupNorm(64).num_groups == 32
+    assert torch.equal(norm.weight, torch.ones(16))
+    assert torch.equal(norm.bias, torch.zeros(16))
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "nearest"),
+    [(48, 32, "24 and 48"), (100, 32, "25 and 50"), (7, 3, "1 and 7"), (16, 32, "16.")],
+)
+def test_count_that_does_not_divide(channels, groups, nearest):
+    with pytest.raises(ValueError, match="nearest") as error:
+        GroupNorm(channels, num_groups=groups)
+    assert f"{channels} channels" in str(error.value)
+    assert f"{groups} equal groups" in str(error.value)
+    assert f"divide it: {nearest}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("channels", "per_group", "nearest"),
+    [(48, 40, "24 and 48"), (100, 16, "10 and 20"), (8, 16, "4 and 8"), (8, -1, "1 and 2")],
+)
+def test_channels_per_group_that_do_not_divide(channels, per_group, nearest):
+    with pytest.raises(ValueError, match="nearest") as error:
+        GroupNorm(channels, channels_per_group=per_group)
+    assert f"{channels} channels" in str(error.value)
+    assert f"groups of {per_group}" in str(error.value)
+    assert f"divide it: {nearest}" in str(error.value)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(0, 1), (8, 0), (8, -2)])
+def test_nothing_to_divide(channels, groups):
+    with pytest.raises(ValueError, match=f"got {channels} channels in {groups} groups"):
+        GroupNorm(channels, num_groups=groups)
+
+
+def test_num_groups_for():
+    assert num_groups_for(64, 32, None) == 32
+    assert num_groups_for(64, 32, 16) == 4
+    assert num_groups_for(64, 5, 64) == 1
+
+
+def test_copies_keep_all():
+    norm = _with_affine(GroupNorm(12, channels_per_group=3, eps=1e-3))
+    x = _random(2, 12, 3, 3)
+    for other in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
+        assert type(other) is GroupNorm
+        assert (other.num_groups, other.eps) == (4, 1e-3)
+        assert torch.equal(other(x), norm(x))
+
+
+def test_state_goes_to_and_from_a_plain_group_norm():
+    ours, plain = _with_affine(GroupNorm(12, num_groups=3)), nn.GroupNorm(3, 12)
+    x = _random(2, 12, 3, 3)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(ours.state_dict(), strict=True)
+    assert torch.equal(plain(x), ours(x))
+    back = GroupNorm(12, num_groups=3)
+    back.load_state_dict(plain.state_dict(), strict=True)
+    assert torch.equal(back(x), ours(x))
+
+
+def test_repr_can_be_typed_in():
+    text = repr(GroupNorm(12, channels_per_group=3, eps=1e-3))
+    again = eval(text, {"GroupNorm": GroupNorm})
+    assert (again.num_channels, again.num_groups, again.eps) == (12, 4, 1e-3)
+    assert repr(again) == text

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from torch import nn
+
+IMAGE = ShapeSpec(channels=3)
+
+
+def _images():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="R18-GN"),
+        pytest.param(["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", ""], id="FrozenBN-none"),
+        pytest.param(["MODEL.RESNETS.NORM", "FrozenBN"], id="FrozenBN-GN"),
+        pytest.param(["MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"], id="BN-BN"),
+        pytest.param(["MODEL.FPN.FUSE_TYPE", "avg", "MODEL.BACKBONE.FREEZE_AT", 2], id="average"),
+    ],
+)
+def test_same_as_detectron2s(tiny_cfg, stock_cfg, assert_same_state, options):
+    cfg = tiny_cfg(*options)
+    models = []
+    for one in (cfg, stock_cfg(cfg)):
+        torch.manual_seed(0)
+        models.append(build_backbone(one, IMAGE))
+    ours, theirs = models
+    assert_same_state(ours, theirs)
+    assert ours.output_shape() == theirs.output_shape()
+    assert ours.padding_constraints == theirs.padding_constraints
+    a, b = ours(_images()), theirs(_images())
+    assert list(a) == list(b) == ["p2", "p3", "p4", "p5", "p6"]
+    for name in a:
+        assert torch.isfinite(a[name]).all()
+        assert torch.equal(a[name], b[name]), name
+
+
+def _build(cfg):
+    return BACKBONE_REGISTRY.get("build_gn_resnet_fpn_backbone")(cfg, IMAGE)
+
+
+def test_norm_on_every_convolution_of_the_pyramid(tiny_cfg):
+    cfg = tiny_cfg("MODEL.GN.NUM_GROUPS", 16, "MODEL.GN.EPS", 1e-3)
+    fpn = _build(cfg)
+    convs = [*fpn.lateral_convs, *fpn.output_convs]
+    assert len(convs) == 8
+    for conv in convs:
+        assert isinstance(conv.norm, nn.GroupNorm)
+        assert (conv.norm.num_groups, conv.norm.eps) == (16, 1e-3)
+        assert conv.bias is None
+
+
+def test_without_a_norm_the_convolutions_have_a_bias(tiny_cfg):
+    fpn = _build(tiny_cfg("MODEL.FPN.NORM", ""))
+    for conv in [*fpn.lateral_convs, *fpn.output_convs]:
+        assert conv.norm is None
+        assert conv.bias is not None
+
+
+@pytest.mark.parametrize(("norm", "groups"), [("LN", 1), ("IN", 64)])
+def test_norm_of_the_pyramid_is_its_own(tiny_cfg, norm, groups):
+    fpn = _build(tiny_cfg("MODEL.FPN.NORM", norm, "MODEL.RESNETS.NORM", "FrozenBN"))
+    assert {c.norm.num_groups for c in [*fpn.lateral_convs, *fpn.output_convs]} == {groups}
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in fpn.bottom_up.modules())
+    assert not any(isinstance(m, nn.GroupNorm) for m in fpn.bottom_up.modules())

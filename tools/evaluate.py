@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Evaluate a model, or score a file of results without a model; COCO's box and mask AP.
+
+tools/evaluate.py --config configs/mask_rcnn_R50_gn_all.yaml --weights output/model_final.pth
+tools/evaluate.py --config FILE --weights FILE --dataset my_val --per-class --output ap.json
+tools/evaluate.py --dataset coco_2017_val --predictions coco_instances_results.json
+
+Exit status: 0; 1 where TEST.EXPECTED_RESULTS is missed; 2 where nothing could be evaluated.
+"""
+
+import argparse
+import json
+import os
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+import gn_det
+from gn_det.config import ConfigError
+from gn_det.engine import (
+    Trainer,
+    add_options,
+    argument_parser,
+    finish_config,
+    run,
+    setup,
+)
+from gn_det.evaluation import per_class_table, results_table, score_file
+
+
+def main(args: argparse.Namespace) -> None:
+    """Evaluate in this process; the main process prints and writes."""
+    if args.predictions:
+        cfg = finish_config(args.config_file, args.opts) if args.config_file else gn_det.get_cfg()
+        names = [args.dataset] if args.dataset else list(cfg.DATASETS.TEST)
+        if len(names) != 1:
+            raise ConfigError(f"--predictions is of one dataset; name it by --dataset ({names}).")
+        results = {names[0]: score_file(names[0], args.predictions)}
+    else:
+        if args.dataset:
+            args.opts += ["DATASETS.TEST", repr((args.dataset,))]
+        cfg = setup(args)
+        if not os.path.isfile(args.weights) and "://" not in args.weights:
+            raise FileNotFoundError(f"--weights {args.weights}: there is no such file.")
+        model = Trainer.build_model(cfg)
+        DetectionCheckpointer(model).load(args.weights)
+        results = Trainer.test(cfg, model)
+        if len(cfg.DATASETS.TEST) == 1:
+            results = {cfg.DATASETS.TEST[0]: results}
+    if comm.is_main_process():
+        report(args, cfg, results)
+
+
+def report(args: argparse.Namespace, cfg: gn_det.config.CfgNode, results: dict) -> None:
+    """Print the tables, write the JSON, and check ``TEST.EXPECTED_RESULTS``."""
+    for name, of_dataset in results.items():
+        # the published numbers are COCO's, and say nothing of other data
+        config = os.path.basename(args.config_file or "") if name == "coco_2017_val" else None
+        print(f"\n{name}\n{results_table(of_dataset, config)}")
+        if args.per_class:
+            print(f"\n{per_class_table(of_dataset)}")
+    if args.output:
+        record = {
+            "config": args.config_file,
+            "weights": args.weights,
+            "predictions": args.predictions,
+            "results": results,
+            "gn_det": gn_det.__version__,
+            "torch": torch.__version__,
+        }
+        with open(args.output, "w") as f:
+            json.dump(record, f, indent=2)
+        print(f"\nwritten to {args.output}")
+    for of_dataset in results.values():
+        verify_results(cfg, of_dataset)
+
+
+if __name__ == "__main__":
+    description, _, examples = __doc__.partition("\n\n")
+    parser = argument_parser(description, "examples:\n" + examples, config_required=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", metavar="FILE", help="checkpoint of the model")
+    source.add_argument("--predictions", metavar="FILE", help="COCO results, scored as they are")
+    parser.add_argument("--dataset", metavar="NAME", help="in place of DATASETS.TEST")
+    parser.add_argument("--per-class", action="store_true", help="print AP by class as well")
+    parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
+    add_options(parser)
+    args = parser.parse_args()
+    if args.weights and not args.config_file:
+        parser.error("--weights needs --config")
+    args.eval_only = True
+    run(main, args)

@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Train a detector, and evaluate it.
+
+tools/train_net.py --config configs/mask_rcnn_R50_gn_all.yaml --num-gpus 8
+tools/train_net.py --config photo_digits_mask_rcnn_R18_gn_all.yaml OUTPUT_DIR output/digits
+tools/train_net.py --config FILE --resume
+tools/train_net.py --config FILE --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+import argparse
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from gn_det.engine import Trainer, add_options, argument_parser, run, setup
+
+
+def main(args: argparse.Namespace) -> dict:
+    """Train or evaluate in this process; returns the results of the last evaluation."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    description, _, examples = __doc__.partition("\n\n")
+    parser = argument_parser(description, "examples:\n" + examples)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    add_options(parser)
+    run(main, parser.parse_args())
