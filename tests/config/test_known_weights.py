@@ -9,7 +9,10 @@ from gn_det.config.known_weights import KNOWN_WEIGHTS, find_known_weights
     ("path", "name"),
     [
         ("catalog://ImageNetPretrained/FAIR/R-50-GN", "R-50-GN"),
-        ("https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47261647/R-50-GN.pkl", "R-50-GN"),
+        (
+            "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47261647/R-50-GN.pkl",
+            "R-50-GN",
+        ),
         ("/weights/R-101-GN.pkl", "R-101-GN"),
         ("R-50-GN.pkl", "R-50-GN"),
         ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "MSRA/R-50"),
