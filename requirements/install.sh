@@ -174,8 +174,9 @@ site=$venv/lib/python$version/site-packages
 
 step "setuptools" pip_install "$(grep "^setuptools==" base.txt)"
 if [ "$own" = - ]; then
-    step "torch, Detectron2's other needs and the test tools (about 6 GB, one to three minutes)" \
-        pip_install --use-pep517 -r base.txt -r dev.txt
+    what="torch, Detectron2's other needs and the test tools (about 6 GB, one to three minutes)"
+    [ "$state" = fresh ] || what="packages that changed"
+    step "$what" pip_install --use-pep517 -r base.txt -r dev.txt
     pin=$(sed -n 's/^sal-detectron2==\([^ ]*\).*/\1/p' detectron2.txt)
     if [ ! -d "$site/sal_detectron2-$pin.dist-info" ]; then
         if ls -d "$site"/sal_detectron2-* >/dev/null 2>&1; then

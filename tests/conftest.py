@@ -1,5 +1,10 @@
 """Fixtures for all tests: a tiny model's config, random images, Detectron2's own counterpart."""
 
+import os
+
+# before torch: threads that wait by spinning are ten times slower where another job shares the CPU
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 from detectron2.config import CfgNode
