@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from gn_det.config import ConfigError
 from .builtin import ensure_dataset
 
 __all__ = ["DatasetError", "check_datasets", "check_images"]
+
+logger = logging.getLogger(__name__)
 
 # the layout that Detectron2's builtin COCO datasets expect
 COCO_LAYOUT = """\
@@ -131,9 +134,11 @@ def _class_problems(cfg: CfgNode, name: str) -> Iterator[str]:
         if part not in node:
             return
         node = node[part]
-    if node != len(classes):
-        shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        yield (
-            f"it has {len(classes)} classes ({shown}), but {key} is {node}. "
-            f"Set {key} {len(classes)}."
-        )
+    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    message = (
+        f"it has {len(classes)} classes ({shown}), but {key} is {node}. Set {key} {len(classes)}."
+    )
+    if node < len(classes):
+        yield message
+    elif node > len(classes):  # trains, with outputs that no object of this dataset ever uses
+        logger.warning(f"{name}: {message}")

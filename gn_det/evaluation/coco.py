@@ -75,8 +75,10 @@ class COCOEvaluator(DatasetEvaluator):
             instances = output["instances"].to(torch.device("cpu"))
             self._has_masks |= instances.has("pred_masks")
             for detection in instances_to_coco_json(instances, image["image_id"]):
-                detection["category_id"] = self._category_ids[detection["category_id"]]
-                self._detections.append(detection)
+                # a model with more classes than the dataset may predict one that it does not have
+                if detection["category_id"] in self._category_ids:
+                    detection["category_id"] = self._category_ids[detection["category_id"]]
+                    self._detections.append(detection)
 
     def evaluate(self) -> OrderedDict:
         """Score the detections of all processes.

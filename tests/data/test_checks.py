@@ -84,9 +84,14 @@ def test_missing_coco_says_variable_and_layout(monkeypatch, tmp_path):
     assert f"{tmp_path}/coco/annotations/instances_train2017.json" in str(error.value)
 
 
-def test_number_of_classes(coco):
-    with pytest.raises(DatasetError, match=r"5 classes \(c0, .*NUM_CLASSES is 80. Set .* 5\."):
-        check_datasets(cfg_for(coco(classes=5), num_classes=80))
+def test_too_few_classes_are_refused(coco):
+    with pytest.raises(DatasetError, match=r"5 classes \(c0, .*NUM_CLASSES is 4. Set .* 5\."):
+        check_datasets(cfg_for(coco(classes=5), num_classes=4))
+
+
+def test_too_many_classes_are_warned_of(coco, caplog):
+    check_datasets(cfg_for(coco(classes=5), num_classes=80))
+    assert "5 classes (c0, c1, c2, c3, c4), but MODEL.ROI_HEADS.NUM_CLASSES is 80" in caplog.text
 
 
 def test_number_of_classes_of_retinanet(coco):
@@ -94,15 +99,15 @@ def test_number_of_classes_of_retinanet(coco):
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     cfg.MODEL.RETINANET.NUM_CLASSES = 5
     check_datasets(cfg)
-    cfg.MODEL.RETINANET.NUM_CLASSES = 6
-    with pytest.raises(DatasetError, match=r"MODEL\.RETINANET\.NUM_CLASSES is 6"):
+    cfg.MODEL.RETINANET.NUM_CLASSES = 4
+    with pytest.raises(DatasetError, match=r"MODEL\.RETINANET\.NUM_CLASSES is 4"):
         check_datasets(cfg)
 
 
 def test_every_problem_is_named_at_once(coco):
     name = coco(classes=5)
     with pytest.raises(DatasetError) as error:
-        check_datasets(cfg_for(name, "nowhere", num_classes=80))
+        check_datasets(cfg_for(name, "nowhere", num_classes=3))
     assert name in str(error.value)
     assert "nowhere" in str(error.value)
 

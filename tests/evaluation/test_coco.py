@@ -65,6 +65,17 @@ def test_no_detections(digits):
     assert evaluator.evaluate()["bbox"]["AP"] == 0
 
 
+def test_class_that_the_dataset_does_not_have(digits, predictions):
+    evaluator = COCOEvaluator(digits[1])
+    evaluator.process(*predictions)
+    expected = evaluator.evaluate()
+    inputs, outputs = predictions
+    other = outputs[0]["instances"][:1]
+    other.pred_classes = torch.tensor([79])
+    evaluator.process(inputs[:1], [{"instances": other}])
+    assert evaluator.evaluate()["bbox"] == pytest.approx(expected["bbox"], nan_ok=True)
+
+
 def test_reset_forgets(digits, predictions):
     evaluator = COCOEvaluator(digits[1])
     evaluator.process(*predictions)
