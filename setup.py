@@ -30,14 +30,20 @@ setup(
     package_dir={"gn_det.configs": "configs"},
     package_data={"": ["*.yaml", "*.json"]},
     # detectron2, torch and torchvision are left out on purpose: pip would replace the user's own
-    # build of them, and Detectron2 is not on PyPI. gn_det/__init__.py says how to get it.
+    # build of them, and Detectron2 is not on PyPI. gn_det/__init__.py says how to get it. OpenCV,
+    # for the pictures, is left out as well: it comes under several names that exclude each other.
     install_requires=[
         "fvcore",
         "matplotlib",
         "numpy",
+        "omegaconf",
+        "pillow",
         "pycocotools",
+        "pyyaml",
         "scikit-image",
         "scikit-learn",
+        "scipy",
+        "tabulate",
         "tensorboard",
         "tqdm",
         "yacs",

@@ -16,7 +16,14 @@ file = Path(model_zoo.get_config_file(name))
 for path in (Path(gn_det.__file__), file):
     assert path.is_relative_to(sys.prefix), f"{path} is not of the wheel in {sys.prefix}"
 assert list((file.parent / "base").glob("*.yaml")), f"{file.parent} has no base configs"
-for config in model_zoo.list_configs():
-    cfg = model_zoo.get_config(config)
-    assert cfg.MODEL.META_ARCHITECTURE, config
-print(f"The wheel works: gn_det {gn_det.__version__}, {len(model_zoo.list_configs())} configs load.")
+names = model_zoo.list_configs()
+for config in names:
+    assert model_zoo.get_config(config).MODEL.META_ARCHITECTURE, config
+lazy = Path(model_zoo.get_config_file(name.replace(".yaml", ".py")))
+assert lazy.is_relative_to(sys.prefix), f"{lazy} is not of the wheel in {sys.prefix}"
+assert model_zoo.get_config(lazy.name).model.roi_heads.num_classes == 80
+Path("mine.yaml").write_text(f"_BASE_: gn_det://{name}\nOUTPUT_DIR: mine\n")
+mine = gn_det.get_cfg()
+mine.merge_from_file("mine.yaml")
+assert (mine.MODEL.FPN.NORM, mine.OUTPUT_DIR) == ("GN", "mine")
+print(f"The wheel works: gn_det {gn_det.__version__}, {len(names)} configs load.")

@@ -136,7 +136,7 @@ folder: make VENV=..."
 fi
 if [ "$own" != - ]; then
     say "$python has torch and Detectron2: they are used as they are"
-    "$python" -c "import torch, torchvision, detectron2.modeling, detectron2.model_zoo" ||
+    "$python" -W ignore -c "import torch, torchvision, detectron2.modeling, detectron2.model_zoo" ||
         die "the Detectron2 in $own does not import, see above. Repair it there. $choose"
 fi
 "$python" -c "import venv, ensurepip" 2>/dev/null ||

@@ -31,7 +31,7 @@ def content_hash(root, files):
 
 print("%d.%d" % sys.version_info[:2])  # noqa: UP031
 print(sys.executable)
-if sys.version_info >= (3, 10):
+if sys.version_info >= (3, 10):  # noqa: UP036
     sys.path.pop(0)  # the folder of this file
     print(own_prefix())
     print(content_hash(sys.argv[1], sys.argv[2:]))

@@ -13,11 +13,11 @@ import json
 import os
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 import gn_det
+from gn_det.checkpoint import Checkpointer
 from gn_det.config import ConfigError
 from gn_det.engine import (
     Trainer,
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
         if not os.path.isfile(args.weights) and "://" not in args.weights:
             raise FileNotFoundError(f"--weights {args.weights}: there is no such file.")
         model = Trainer.build_model(cfg)
-        DetectionCheckpointer(model).load(args.weights)
+        Checkpointer(model, cfg=cfg).load(args.weights)
         results = Trainer.test(cfg, model)
         if len(cfg.DATASETS.TEST) == 1:
             results = {cfg.DATASETS.TEST[0]: results}

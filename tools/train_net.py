@@ -5,23 +5,26 @@ tools/train_net.py --config configs/mask_rcnn_R50_gn_all.yaml --num-gpus 8
 tools/train_net.py --config photo_digits_mask_rcnn_R18_gn_all.yaml OUTPUT_DIR output/digits
 tools/train_net.py --config FILE --resume
 tools/train_net.py --config FILE --eval-only MODEL.WEIGHTS output/model_final.pth
+tools/train_net.py --config mask_rcnn_R50_gn_all.py model.roi_heads.num_classes=3
 """
 
 import argparse
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from gn_det.engine import Trainer, add_options, argument_parser, run, setup
+from gn_det.checkpoint import Checkpointer
+from gn_det.engine import Trainer, add_options, argument_parser, is_lazy, run, run_lazy, setup
 
 
 def main(args: argparse.Namespace) -> dict:
     """Train or evaluate in this process; returns the results of the last evaluation."""
+    if is_lazy(args.config_file):
+        return run_lazy(args)
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():

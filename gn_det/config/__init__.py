@@ -1,17 +1,24 @@
 """The keys that gn_det adds to Detectron2's config, and checks of a finished config."""
 
 from .cfg_node import CfgNode, get_cfg
-from .checks import Problem, check_config, find_problems
+from .checks import check_config, find_problems
 from .defaults import add_gn_config
 from .errors import ConfigError, UnknownKeyError
+from .known_weights import KnownWeights, find_known_weights
+from .paths import config_folder
+from .weights import Problem, check_weights
 
 __all__ = [
     "CfgNode",
     "ConfigError",
+    "KnownWeights",
     "Problem",
     "UnknownKeyError",
     "add_gn_config",
     "check_config",
+    "check_weights",
+    "config_folder",
+    "find_known_weights",
     "find_problems",
     "get_cfg",
 ]

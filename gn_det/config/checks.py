@@ -2,22 +2,19 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
 from .errors import ConfigError
 from .known_weights import find_known_weights
+from .weights import FPN_BACKBONES, RESNETS, Problem, check_weights
 
 __all__ = ["Problem", "check_config", "find_problems"]
 
 logger = logging.getLogger(__name__)
 
 NORM_NAMES = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "IN")
-GROUPED = ("GN", "LN", "IN")
 UNFROZEN_BN = ("BN", "SyncBN")
-FPN_BACKBONES = ("build_gn_resnet_fpn_backbone", "build_resnet_fpn_backbone")
-RESNETS = (*FPN_BACKBONES, "build_gn_resnet_backbone", "build_resnet_backbone")
 BOX_HEAD_USERS = ("StandardROIHeads", "CascadeROIHeads")
 
 # Detectron2's own names obey NORM, but know 32 groups only, no eps, and neither "LN" nor "IN"
@@ -28,19 +25,6 @@ OURS_FOR = {
     "MaskRCNNConvUpsampleHead": "GNMaskRCNNConvUpsampleHead",
     "Res5ROIHeads": "GNRes5ROIHeads",
 }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a config.
-
-    Attributes:
-        fatal: it must not be trained so; otherwise a warning.
-        message: the keys, what is wrong, and what to do.
-    """
-
-    fatal: bool
-    message: str
 
 
 def check_config(
@@ -177,6 +161,12 @@ def _ignored_gn_keys(cfg: CfgNode) -> Iterator[Problem]:
                 f"{name_key} {name} is Detectron2's own and knows nothing of {norm_key} {norm} "
                 f"with MODEL.GN's groups and eps. Set {name_key} {ours}.",
             )
+        elif norm and gn.WEIGHT_STANDARDIZATION:
+            yield Problem(
+                True,
+                f"{name_key} {name} is Detectron2's own and knows nothing of "
+                f"MODEL.GN.WEIGHT_STANDARDIZATION. Set {name_key} {ours}.",
+            )
 
 
 def _sync_bn_on_cpu(cfg: CfgNode, num_processes: int) -> Iterator[Problem]:
@@ -225,62 +215,8 @@ def _frozen_random_layers(cfg: CfgNode) -> Iterator[Problem]:
 
 def _weights_of_another_network(cfg: CfgNode) -> Iterator[Problem]:
     found = find_known_weights(cfg.MODEL.WEIGHTS)
-    if found is None or cfg.MODEL.BACKBONE.NAME not in RESNETS:
-        return
-    name, known = found
-    r, norm = cfg.MODEL.RESNETS, cfg.MODEL.RESNETS.NORM
-    weights = f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"
-    if known.depth != r.DEPTH:
-        yield Problem(
-            True, f"{weights} is a ResNet-{known.depth}, but MODEL.RESNETS.DEPTH is {r.DEPTH}."
-        )
-    if known.norm == "GN" and norm != "GN":
-        yield Problem(
-            True,
-            f"{weights} was trained with GN, but MODEL.RESNETS.NORM is {norm!r}: its convolutions "
-            "expect normalized features. Set MODEL.RESNETS.NORM GN.",
-        )
-    if known.norm == "BN" and norm in (*GROUPED, ""):
-        yield Problem(
-            True,
-            f"{weights} was trained with BN, but MODEL.RESNETS.NORM is {norm!r}: scale and offset "
-            "would be read into another norm and mean nothing there. Use the R-50-GN or R-101-GN "
-            "weights, or MODEL.RESNETS.NORM FrozenBN.",
-        )
-    if known.norm == "GN" and norm == "GN" and cfg.MODEL.GN.CHANNELS_PER_GROUP:
-        yield Problem(
-            True,
-            f"{weights} was trained with 32 groups, but MODEL.GN.CHANNELS_PER_GROUP is "
-            f"{cfg.MODEL.GN.CHANNELS_PER_GROUP}. Set it to 0.",
-        )
-    elif known.norm == "GN" and norm == "GN" and cfg.MODEL.GN.NUM_GROUPS != 32:
-        yield Problem(
-            True,
-            f"{weights} was trained with 32 groups, but MODEL.GN.NUM_GROUPS is "
-            f"{cfg.MODEL.GN.NUM_GROUPS}.",
-        )
-    if known.stride_in_1x1 != r.STRIDE_IN_1X1:
-        yield Problem(
-            True,
-            f"{weights} has the stride on the {'1x1' if known.stride_in_1x1 else '3x3'} "
-            f"convolution, but MODEL.RESNETS.STRIDE_IN_1X1 is {r.STRIDE_IN_1X1}. "
-            f"Set it to {known.stride_in_1x1}.",
-        )
-    wanted = {
-        "MODEL.PIXEL_MEAN": (cfg.MODEL.PIXEL_MEAN, known.pixel_mean),
-        "MODEL.PIXEL_STD": (cfg.MODEL.PIXEL_STD, known.pixel_std),
-    }
-    for key, (have, want) in wanted.items():
-        if max(abs(a - b) for a, b in zip(have, want)) > 0.5:
-            yield Problem(
-                True, f"{weights} was trained with {key} {list(want)}, but it is {list(have)}."
-            )
-    if known.input_format != cfg.INPUT.FORMAT:
-        yield Problem(
-            True,
-            f"{weights} was trained on {known.input_format} images, but INPUT.FORMAT is "
-            f"{cfg.INPUT.FORMAT}.",
-        )
+    if found is not None:
+        yield from check_weights(cfg, found[1])
 
 
 def _batch_norm_at_small_batch(cfg: CfgNode, num_processes: int) -> Iterator[Problem]:

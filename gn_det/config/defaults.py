@@ -32,6 +32,12 @@ def add_gn_config(cfg: CfgNode) -> None:
     # detector starts from pre-trained norms, and the paper's from-scratch models start at 1.
     _C.MODEL.GN.ZERO_INIT_RESIDUAL = False
 
+    # Weight Standardization (arXiv:1903.10520): convolve with (w - mean) / (std + 1e-5),
+    # mean and std of each filter of w. It is for every convolution of backbone, FPN, box and mask
+    # head that a norm follows; the others stay plain. Weights that were pre-trained with it need
+    # it, and others must not have it. False (default): the Group Normalization paper has none.
+    _C.MODEL.GN.WEIGHT_STANDARDIZATION = False
+
     # Allow random layers to stay frozen: MODEL.WEIGHTS "" with MODEL.BACKBONE.FREEZE_AT > 0 or
     # with FrozenBN is refused otherwise, since it trains without an error and loses AP.
     _C.MODEL.GN.ALLOW_FROZEN_RANDOM = False

@@ -8,7 +8,20 @@ class ConfigError(ValueError):
 
 
 class UnknownKeyError(ConfigError, KeyError):
-    """A key that does not exist. A KeyError too, as Detectron2 raises one."""
+    """A key that does not exist. A KeyError too, as Detectron2 raises one.
+
+    Args:
+        message: for a person.
+        key: the key, such as ``"SOLVER.BASE_RL"``.
+    """
+
+    def __init__(self, message: str, key: str = ""):
+        super().__init__(message, key)
+
+    @property
+    def key(self) -> str:
+        """The key that does not exist."""
+        return self.args[1]
 
     def __str__(self) -> str:
         """Return the plain message: KeyError would show its repr, on one line, in quotes."""

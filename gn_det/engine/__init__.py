@@ -1,6 +1,7 @@
 """One set-up of training and evaluation, used by every tool."""
 
 from .arguments import add_options, argument_parser
+from .lazy import finish_lazy, is_lazy, run_lazy
 from .precision import autocast
 from .progress import ProgressBar, in_terminal
 from .setup import check_run, finish_config, has_checkpoint, run, setup
@@ -16,8 +17,11 @@ __all__ = [
     "autocast",
     "check_run",
     "finish_config",
+    "finish_lazy",
     "has_checkpoint",
     "in_terminal",
+    "is_lazy",
     "run",
+    "run_lazy",
     "setup",
 ]

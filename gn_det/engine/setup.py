@@ -40,13 +40,18 @@ def finish_config(config_file: str, opts: list[str]) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
     cfg.merge_from_list(opts)
+    go_on_without_gpu(cfg)
+    return cfg
+
+
+def go_on_without_gpu(cfg: CfgNode) -> None:
+    """Set ``MODEL.DEVICE`` "cpu" where there is no GPU, and a precision that a CPU has."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("There is no GPU: going on on the CPU (MODEL.DEVICE cpu).")
         cfg.MODEL.DEVICE = "cpu"
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":
             logger.warning("float16 is for GPUs: going on in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
             cfg.SOLVER.AMP.DTYPE = "bfloat16"
-    return cfg
 
 
 def check_run(cfg: CfgNode, *, training: bool = True, resume: bool = False) -> None:
@@ -63,10 +68,16 @@ def check_run(cfg: CfgNode, *, training: bool = True, resume: bool = False) -> N
         weights_loaded=resume and has_checkpoint(cfg.OUTPUT_DIR),
     )
     check_datasets(cfg, training=training)
-    if training and not resume and has_checkpoint(cfg.OUTPUT_DIR):
+    if training and not resume:
+        refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+
+
+def refuse_used_folder(folder: str, key: str) -> None:
+    """Raise a ConfigError where the folder, the value of ``key``, holds another run."""
+    if has_checkpoint(folder):
         raise ConfigError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoints of another run, which would be "
-            "overwritten. Go on with that run by --resume, or give another OUTPUT_DIR."
+            f"{key} {folder} holds the checkpoints of another run, which would be "
+            f"overwritten. Go on with that run by --resume, or give another {key}."
         )
 
 

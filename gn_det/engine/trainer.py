@@ -6,7 +6,6 @@ import weakref
 from functools import partial
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import (
     build_detection_test_loader,
@@ -19,6 +18,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 
+from gn_det.checkpoint import Checkpointer
 from gn_det.data import check_images
 from gn_det.evaluation import build_evaluator
 
@@ -56,8 +56,8 @@ class Trainer(DefaultTrainer):
             clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, cfg=cfg, trainer=weakref.proxy(self)
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER

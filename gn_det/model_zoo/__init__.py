@@ -1,6 +1,15 @@
 """Configs by name, from a checkout and from the installed wheel alike, and published numbers."""
 
 from .configs import get_config, get_config_file, list_configs
+from .lazy import lazy_config
 from .published import Entry, published, zoo
 
-__all__ = ["Entry", "get_config", "get_config_file", "list_configs", "published", "zoo"]
+__all__ = [
+    "Entry",
+    "get_config",
+    "get_config_file",
+    "lazy_config",
+    "list_configs",
+    "published",
+    "zoo",
+]

@@ -1,28 +1,15 @@
-"""Where the config files are, and configs by name."""
+"""Configs by name."""
 
 import difflib
-from pathlib import Path
 
-import gn_det
-from gn_det.config import CfgNode, get_cfg
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig
 
-__all__ = ["config_folder", "get_config", "get_config_file", "list_configs"]
+from gn_det.config import CfgNode, config_folder, get_cfg
 
+from .lazy import lazy_config
 
-def config_folder() -> Path:
-    """Return the folder of the configs: inside the installed package, or beside it in a checkout.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    package = Path(gn_det.__file__).parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "base").is_dir():
-            return folder
-    raise FileNotFoundError(
-        f"gn_det's configs are missing: no folder configs/ in {package} (an installed wheel) or "
-        f"in {package.parent} (a checkout). Install gn_det again."
-    )
+__all__ = ["get_config", "get_config_file", "list_configs"]
 
 
 def list_configs() -> list[str]:
@@ -34,20 +21,35 @@ def get_config_file(name: str) -> str:
     """Return the path of the config called ``name``.
 
     Args:
-        name: as :func:`list_configs` gives it; ``.yaml`` may be left out.
+        name: as :func:`list_configs` gives it; ``.yaml`` may be left out. Or one of the Python
+            configs that have a file.
 
     Raises:
         FileNotFoundError: there is no such config; the message names the closest ones.
     """
-    filename = name if name.endswith(".yaml") else f"{name}.yaml"
-    if filename not in (names := list_configs()):
+    filename = name if name.endswith((".yaml", ".py")) else f"{name}.yaml"
+    names = list_configs() + sorted(path.name for path in config_folder().glob("*.py"))
+    if filename not in names:
         close = difflib.get_close_matches(filename, names, n=3) or names
         raise FileNotFoundError(f"gn_det has no config {name!r}. Closest: {', '.join(close)}.")
     return str(config_folder() / filename)
 
 
-def get_config(name: str) -> CfgNode:
-    """Return the finished config called ``name``; see :func:`get_config_file`."""
+def get_config(name: str) -> CfgNode | DictConfig:
+    """Return the finished config called ``name``; see :func:`get_config_file`.
+
+    A name that ends in ``.py`` gives a LazyConfig: of that file, or of the YAML of the same name,
+    see :func:`gn_det.model_zoo.lazy_config`. A file of gn_det's own runs its code.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        gn_det.config.ConfigError: the YAML has no lazy form.
+    """
+    if name.endswith(".py"):
+        yaml = name.removesuffix(".py") + ".yaml"
+        if (config_folder() / name).is_file() or yaml not in list_configs():
+            return LazyConfig.load(get_config_file(name))
+        return lazy_config(get_config(yaml))
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(name))
     return cfg

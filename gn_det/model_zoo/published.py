@@ -20,6 +20,7 @@ class Entry:
         box: box AP in percent by metric (``AP``, ``AP50``, ``AP75``), as far as published.
         mask: mask AP, likewise.
         detectron: Detectron's own run of it: model id, GB a GPU, seconds an iteration (8 GPUs).
+        mem_gb: GB a GPU in training, where ``source`` itself published it.
         note: what else a reader has to know.
         measured: our own COCO result; None where it was not run.
     """
@@ -31,6 +32,7 @@ class Entry:
     box: dict[str, float] | None = None
     mask: dict[str, float] | None = None
     detectron: dict[str, float] | None = None
+    mem_gb: float | None = None
     note: str = ""
     measured: dict[str, float] | None = None
 

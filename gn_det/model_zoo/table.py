@@ -11,12 +11,13 @@ HEADERS = ("config", "published as", "box AP", "mask AP", "memory", "s/iter", "o
 
 def _row(entry: Entry) -> list[str]:
     run = entry.detectron or {}
+    memory = run.get("mem_gb", entry.mem_gb)
     return [
         entry.name.removesuffix(".yaml"),
         f"{entry.table}, {entry.row}" if entry.table else "-",
         _number(entry.box),
         _number(entry.mask),
-        f"{run['mem_gb']} GB" if "mem_gb" in run else "-",
+        "-" if memory is None else f"{memory} GB",
         f"{run['s_per_iter']:.2f}" if "s_per_iter" in run else "-",
         "" if entry.measured is None else f"{entry.measured['box']} / {entry.measured['mask']}",
     ]

@@ -6,15 +6,23 @@ from .mask_head import GNMaskRCNNConvUpsampleHead
 from .norms import NORMS, get_norm, norm_from_cfg
 from .res5_heads import GNRes5ROIHeads
 from .resnet import build_gn_resnet_backbone, make_resnet_stage
+from .weight_standardization import (
+    StandardizedConv2d,
+    fold_weight_standardization,
+    standardize_convs,
+)
 
 __all__ = [
     "NORMS",
     "GNFastRCNNConvFCHead",
     "GNMaskRCNNConvUpsampleHead",
     "GNRes5ROIHeads",
+    "StandardizedConv2d",
     "build_gn_resnet_backbone",
     "build_gn_resnet_fpn_backbone",
+    "fold_weight_standardization",
     "get_norm",
     "make_resnet_stage",
     "norm_from_cfg",
+    "standardize_convs",
 ]

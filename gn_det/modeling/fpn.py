@@ -7,6 +7,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .norms import norm_from_cfg
 from .resnet import build_gn_resnet_backbone
+from .weight_standardization import standardize_convs
 
 __all__ = ["build_gn_resnet_fpn_backbone"]
 
@@ -16,13 +17,13 @@ def build_gn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build Detectron2's FPN on :func:`build_gn_resnet_backbone`.
 
     ``MODEL.FPN.NORM`` may be any norm by name; with one, the convolutions of the pyramid have no
-    bias. Features are called p2 to p6.
+    bias. ``MODEL.GN.WEIGHT_STANDARDIZATION`` is obeyed. Features are called p2 to p6.
 
     Args:
         cfg: a config with our keys.
         input_shape: its ``channels`` are those of the image.
     """
-    return FPN(
+    fpn = FPN(
         bottom_up=build_gn_resnet_backbone(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
@@ -30,3 +31,6 @@ def build_gn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
+        standardize_convs(fpn)
+    return fpn

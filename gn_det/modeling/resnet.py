@@ -18,6 +18,7 @@ from torch import nn
 from gn_det.layers import GroupNorm
 
 from .norms import norm_from_cfg
+from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_BLOCKS", "build_gn_resnet_backbone", "make_resnet_stage"]
 
@@ -39,7 +40,8 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
         stage: 2 to 5, for res2 to res5.
 
     Raises:
-        ValueError: a depth that is not known, or a key that R18 and R34 do not have.
+        ValueError: a depth that is not known, a key that R18 and R34 do not have, or Weight
+            Standardization of deformable convolutions.
     """
     r = cfg.MODEL.RESNETS
     if r.DEPTH not in NUM_BLOCKS:
@@ -69,6 +71,7 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
         kwargs["dilation"] = dilation
         kwargs["num_groups"] = r.NUM_GROUPS
         if r.DEFORM_ON_PER_STAGE[stage - 2]:
+            _check_deformable(cfg)
             kwargs["block_class"] = DeformBottleneckBlock
             kwargs["deform_modulated"] = r.DEFORM_MODULATED
             kwargs["deform_num_groups"] = r.DEFORM_NUM_GROUPS
@@ -76,6 +79,9 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
     if cfg.MODEL.GN.ZERO_INIT_RESIDUAL:
         for block in blocks:
             _zero_init_last_norm(block)
+    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
+        for block in blocks:
+            standardize_convs(block)
     return blocks
 
 
@@ -84,8 +90,8 @@ def build_gn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """Build a ResNet-18 to -152 or a ResNeXt with ``MODEL.RESNETS.NORM`` after every convolution.
 
     The same keys, state dict and features as Detectron2's ``build_resnet_backbone``; in addition
-    the groups and eps of ``MODEL.GN`` are obeyed. ``MODEL.RESNETS.OUT_FEATURES`` names the feature
-    maps that are returned: ``["res4"]`` makes a C4 backbone, res2 to res5 feed an FPN.
+    the keys of ``MODEL.GN`` are obeyed. ``MODEL.RESNETS.OUT_FEATURES`` names the feature maps that
+    are returned: ``["res4"]`` makes a C4 backbone, res2 to res5 feed an FPN.
 
     Args:
         cfg: a config with our keys.
@@ -100,6 +106,8 @@ def build_gn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         out_channels=r.STEM_OUT_CHANNELS,
         norm=norm_from_cfg(cfg, r.NORM),
     )
+    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
+        standardize_convs(stem)
     # ResNet drops the stages after the last one that out_features names
     stages = [make_resnet_stage(cfg, stage) for stage in range(2, 6)]
     return ResNet(stem, stages, out_features=r.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
@@ -118,6 +126,15 @@ def _check_basic(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is for bottlenecks (depth 50 and more), "
             f"but MODEL.RESNETS.DEPTH is {r.DEPTH}."
+        )
+
+
+def _check_deformable(cfg: CfgNode) -> None:
+    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
+        raise ValueError(
+            "MODEL.GN.WEIGHT_STANDARDIZATION is for plain convolutions, but "
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE}. "
+            "Set one of them to False."
         )
 
 

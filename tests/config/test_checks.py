@@ -47,6 +47,14 @@ def test_unknown_norm(key):
     assert "'', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'LN', 'IN'" in message
 
 
+def test_weight_standardization_with_detectron2s_own_parts():
+    on = ["MODEL.GN.WEIGHT_STANDARDIZATION", True]
+    assert _find(*SCRATCH, *on) == []
+    text = "\n".join(p.message for p in _find(*SCRATCH, *STOCK, *on))
+    assert "build_resnet_fpn_backbone is Detectron2's own and knows nothing of MODEL.GN." in text
+    assert "Set MODEL.ROI_MASK_HEAD.NAME GNMaskRCNNConvUpsampleHead." in text
+
+
 @pytest.mark.parametrize("name", ["", "GN", "LN", "IN"])
 def test_known_norms(name):
     assert _find(*SCRATCH, *_all_norms(name)) == []

@@ -1,5 +1,4 @@
 import logging
-import sys
 
 import pytest
 from detectron2.engine import HookBase, TrainerBase
@@ -10,7 +9,7 @@ from gn_det.engine.progress import inference_bar, quiet_inference
 
 @pytest.fixture
 def terminal(monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("gn_det.engine.progress.in_terminal", lambda: True)
 
 
 class Losses(HookBase):

@@ -10,9 +10,9 @@ from torch import nn
 
 import gn_det
 from gn_det import model_zoo
-from gn_det.config import find_problems
+from gn_det.config import config_folder, find_problems
 from gn_det.config.cfg_node import flatten
-from gn_det.model_zoo.configs import config_folder
+from gn_det.modeling import StandardizedConv2d
 
 # config -> norms of (backbone, FPN or res5 of a C4 head, box head, mask head)
 PAPER = {
@@ -30,6 +30,11 @@ PAPER = {
     "mask_rcnn_R101_bn_frozen_long": ("FrozenBN", "", "", ""),
     "mask_rcnn_R101_gn_all": ("GN", "GN", "GN", "GN"),
     "mask_rcnn_R101_gn_all_long": ("GN", "GN", "GN", "GN"),
+    # mmdetection's
+    "mask_rcnn_R50_gn_ws_all": ("GN", "GN", "GN", "GN"),
+    "mask_rcnn_R101_gn_ws_all": ("GN", "GN", "GN", "GN"),
+    "mask_rcnn_X50_gn_ws_all": ("GN", "GN", "GN", "GN"),
+    "mask_rcnn_X101_gn_ws_all": ("GN", "GN", "GN", "GN"),
     "scratch_mask_rcnn_R50_gn_all": ("GN", "GN", "GN", "GN"),
     "scratch_mask_rcnn_R101_gn_all": ("GN", "GN", "GN", "GN"),
     "scratch_mask_rcnn_R50_gn_all_9x": ("GN", "GN", "GN", "GN"),
@@ -37,6 +42,8 @@ PAPER = {
 }
 
 MSRA = "detectron2://ImageNetPretrained/MSRA/R-{}.pkl"
+JHU_GN_WS = "weights/resnet{}_gn_ws.pkl"
+JHU_GN_WS_X = "weights/resnext{}_32x4d_gn_ws.pkl"
 FAIR_GN = "catalog://ImageNetPretrained/FAIR/R-{}-GN"
 
 
@@ -58,6 +65,13 @@ NINE = {
     "INPUT.MIN_SIZE_TRAIN": ((800,), (640, 672, 704, 736, 768, 800)),
 }
 DEPTH = {"MODEL.RESNETS.DEPTH": (50, 101)}
+GN_TO_GN_WS = {
+    "MODEL.GN.WEIGHT_STANDARDIZATION": (False, True),
+    "MODEL.PIXEL_MEAN": ([103.53, 116.28, 123.675], [123.675, 116.28, 103.53]),
+    "MODEL.PIXEL_STD": ([1.0, 1.0, 1.0], [58.395, 57.12, 57.375]),
+    "INPUT.FORMAT": ("BGR", "RGB"),
+}
+R_TO_X = {"MODEL.RESNETS.NUM_GROUPS": (1, 32), "MODEL.RESNETS.WIDTH_PER_GROUP": (64, 4)}
 GN_TO_SYNCBN = {
     f"MODEL.{part}.NORM": ("GN", "SyncBN")
     for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")
@@ -107,6 +121,19 @@ def _names(*cases):
         ("mask_rcnn_R101_gn_all", "mask_rcnn_R101_gn_all_long", LONG),
         ("mask_rcnn_R50_bn_frozen", "mask_rcnn_R101_bn_frozen", _deeper(MSRA)),
         ("mask_rcnn_R50_gn_all", "mask_rcnn_R101_gn_all", _deeper(FAIR_GN)),
+        # mmdetection's GN+WS
+        (
+            "mask_rcnn_R50_gn_all",
+            "mask_rcnn_R50_gn_ws_all",
+            {**GN_TO_GN_WS, "MODEL.WEIGHTS": (FAIR_GN.format(50), JHU_GN_WS.format(50))},
+        ),
+        ("mask_rcnn_R50_gn_ws_all", "mask_rcnn_R101_gn_ws_all", _deeper(JHU_GN_WS)),
+        (
+            "mask_rcnn_R50_gn_ws_all",
+            "mask_rcnn_X50_gn_ws_all",
+            {**R_TO_X, "MODEL.WEIGHTS": (JHU_GN_WS.format(50), JHU_GN_WS_X.format(50))},
+        ),
+        ("mask_rcnn_X50_gn_ws_all", "mask_rcnn_X101_gn_ws_all", _deeper(JHU_GN_WS_X)),
         # table 7
         ("mask_rcnn_R50_gn_all_long", "scratch_mask_rcnn_R50_gn_all", _to_scratch(50)),
         ("mask_rcnn_R101_gn_all_long", "scratch_mask_rcnn_R101_gn_all", _to_scratch(101)),
@@ -170,6 +197,8 @@ def test_builds_on_the_cpu_with_norms_where_the_table_has_them(name):
         if not key.endswith("mask_head.predictor"):
             norm = getattr(module, "norm", None)
             found[part].add(norm if norm is None else type(norm))
+            standardized = cfg.MODEL.GN.WEIGHT_STANDARDIZATION and norm is not None
+            assert isinstance(module, StandardizedConv2d) == standardized, key
         convs[part].add(key)
     classes = {
         "": None,
@@ -184,7 +213,7 @@ def test_builds_on_the_cpu_with_norms_where_the_table_has_them(name):
         assert len(convs["backbone"]) == 43
         assert len(convs["roi_heads.res5"]) == 10
     else:
-        assert len(convs["backbone.bottom_up"]) == (104 if "R101" in name else 53)
+        assert len(convs["backbone.bottom_up"]) == (104 if "101_" in name else 53)
         assert len(convs["backbone"]) == 8
         assert len(convs["roi_heads.box_head"]) == cfg.MODEL.ROI_BOX_HEAD.NUM_CONV
     frozen = [p for p in model.backbone.parameters() if not p.requires_grad]
@@ -262,15 +291,3 @@ def test_unknown_name():
     with pytest.raises(FileNotFoundError) as error:
         model_zoo.get_config_file("zzz")
     assert all(name in str(error.value) for name in model_zoo.list_configs())
-
-
-def test_missing_folder(monkeypatch, tmp_path):
-    package = tmp_path / "gn_det"
-    package.mkdir()
-    monkeypatch.setattr(gn_det, "__file__", str(package / "__init__.py"))
-    with pytest.raises(FileNotFoundError, match="Install gn_det again"):
-        config_folder()
-    (tmp_path / "configs" / "base").mkdir(parents=True)
-    assert config_folder() == tmp_path / "configs"  # a checkout
-    (package / "configs" / "base").mkdir(parents=True)
-    assert config_folder() == package / "configs"  # a wheel

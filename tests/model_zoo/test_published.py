@@ -1,6 +1,7 @@
 import pytest
 
 from gn_det.model_zoo import list_configs, published, zoo
+from gn_det.model_zoo.table import plain_table
 
 
 def test_every_coco_config_has_an_entry():
@@ -20,6 +21,27 @@ def test_numbers(name, box, mask):
     entry = published(name)
     assert list(entry.numbers("box").values()) == box
     assert list(entry.numbers("mask").values()) == mask
+
+
+@pytest.mark.parametrize(
+    ("name", "box", "mask", "memory"),
+    [  # read off mmdetection's configs/gn+ws/README.md, the rows of 2x
+        ("mask_rcnn_R50_gn_ws_all.yaml", 40.6, 36.6, 7.3),
+        ("mask_rcnn_R101_gn_ws_all.yaml", 42.0, 37.7, 10.3),
+        ("mask_rcnn_X50_gn_ws_all.yaml", 41.1, 37.0, 8.4),
+        ("mask_rcnn_X101_gn_ws_all.yaml", 42.1, 37.9, 12.2),
+    ],
+)
+def test_numbers_of_mmdetection(name, box, mask, memory):
+    entry = published(name)
+    assert entry.source == "mmdetection configs/gn+ws"
+    assert (entry.box, entry.mask, entry.mem_gb) == ({"AP": box}, {"AP": mask}, memory)
+    row = next(r for r in plain_table().splitlines() if name.removesuffix(".yaml") + " " in r)
+    assert f" {memory} GB " in row
+
+
+def test_memory_has_one_source():
+    assert not any(entry.mem_gb and entry.detectron for entry in zoo().values())
 
 
 def test_nothing_measured_is_claimed():

@@ -64,7 +64,7 @@ R50 = ["--config", "mask_rcnn_R50_gn_all.yaml"]
 
 @pytest.fixture(scope="module")
 def trained(tool):
-    done = tool("train_net.py", *R50, "MODEL.DEVICE", "cuda")
+    done = tool("train_net.py", *R50, last=["MODEL.DEVICE", "cuda"])
     if not torch.cuda.is_available():
         assert "There is no GPU: going on on the CPU" in done.stdout + done.stderr
     return tool.folder / "output"
@@ -88,6 +88,13 @@ def test_second_run_into_the_same_folder_is_refused(tool, trained):
 def test_wrong_key_is_one_line(tool):
     done = tool("train_net.py", *R50, "SOLVER.BASE_RL", "1", options=False, expect=2)
     assert done.stderr.splitlines()[-1].startswith("error: There is no config key SOLVER.BASE_RL.")
+
+
+def test_python_config(tool):
+    words = ["--config", "mask_rcnn_R50_gn_all.py"]
+    done = tool("train_net.py", *words, "train.max_itr=3", options=False, expect=2)
+    assert "error: Command line: there is no key train.max_itr." in done.stderr
+    assert "Was train.max_iter meant?" in done.stderr
 
 
 def test_evaluate(tool, trained):

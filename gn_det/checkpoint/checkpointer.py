@@ -1,0 +1,147 @@
+"""Loads weights of any source into a model, safely; saves and resumes as Detectron2 does.
+
+checkpointer = Checkpointer(model, cfg=cfg)
+checkpointer.load("catalog://ImageNetPretrained/FAIR/R-50-GN")
+print(checkpointer.report.table())
+"""
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from torch import nn
+
+from gn_det.config import check_weights
+
+from .convert import convert
+from .converted import Converted
+from .errors import WeightsError
+from .files import is_url, local_file, parse_path
+from .fit import check_fit
+from .matching import Report, match
+from .safe_load import load_file
+
+__all__ = ["Checkpointer"]
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer for all sources of :mod:`gn_det.checkpoint.sources`.
+
+    Files are read by :func:`gn_det.checkpoint.load_file` alone, which runs no code of theirs.
+
+    Args:
+        model: to be filled or saved.
+        save_dir: folder of :meth:`save` and of ``last_checkpoint``.
+        cfg: what the model was built from. With it, weights that say how they were trained are
+            held against it: depth, norm, groups, stride, and the preprocessing of images.
+        save_to_disk: default: in the main process.
+        **checkpointables: other objects with a ``state_dict``, such as the optimizer.
+
+    Attributes:
+        report: what the last :meth:`load` matched, missed and left over; None before the first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        cfg: CfgNode | None = None,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ):
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.cfg = cfg
+        self.report: Report | None = None
+        self._converted: Converted | None = None
+        self._path = ""
+        self._heuristics = False
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file. The model is changed only if all of the checks pass.
+
+        Args:
+            path: a path, or a URL (``catalog://``, ``detectron2://``, ``https://``), possibly with
+                ``#sha256=...``; "" leaves the model as it is.
+            *args: ``checkpointables``, as in Detectron2.
+            **kwargs: likewise.
+
+        Returns:
+            What else the file holds, such as the iteration.
+
+        Raises:
+            FileNotFoundError: no such file.
+            WeightsError: a file that is damaged, unsafe, or of another network.
+        """
+        if not path:
+            return super().load(path, *args, **kwargs)
+        self._path, digest, self._heuristics = parse_path(path)
+        self.report = None
+        local = local_file(self._path, digest)
+        try:
+            return super().load(local, *args, **kwargs)
+        finally:
+            # Detectron2 asserts that it is None, also after a file that was refused
+            self._parsed_url_during_load = None
+            self._converted = None
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            checkpoint = load_file(filename)
+        except WeightsError:
+            if is_url(self._path):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(filename)  # a login page, say, would be in the cache for good
+            raise
+        try:
+            self._converted = convert(checkpoint, about=self._path)
+        except WeightsError as error:
+            raise WeightsError(f"{self._path}: {error}") from None
+        if self._heuristics:
+            self._converted.suffixes = True
+        # the optimizer and so on of others are none of ours
+        rest = checkpoint if isinstance(checkpoint.get("model"), dict) else {}
+        return {**rest, "model": self._converted.state}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        converted = self._converted
+        checkpoint.pop("model")
+        if self.cfg is not None:
+            self._check_config(converted)
+        found, keys, report = match(converted, self.model)
+        try:
+            check_fit(converted, self.model, keys, report)
+        except WeightsError as error:
+            raise WeightsError(f"{self._path}: {error}") from None
+        self.model.load_state_dict(found, strict=False)
+        self.report = report
+        self._log(report)
+
+    def _check_config(self, converted: Converted) -> None:
+        problems = check_weights(self.cfg, converted.known, self._path)
+        fatal = [problem.message for problem in problems if problem.fatal]
+        if fatal:
+            raise WeightsError("\n".join(fatal))
+        for problem in problems:
+            logger.warning(problem.message)
+
+    def _log(self, report: Report) -> None:
+        logger.info(f"{self._path}: {report.summary()}")
+        if report.missing:
+            logger.warning(f"Not in the file, left as it was: {_layers(report.missing)}")
+        if report.unused:
+            logger.warning(f"In the file, but not in the model: {_layers(report.unused)}")
+        for name, theirs, ours in report.misshapen:
+            logger.warning(f"{name} is left as it was: {theirs} in the file, {ours} in the model.")
+
+
+def _layers(names: list[str]) -> str:
+    """Return ``backbone.fpn_lateral2 (3), ...``: the modules with the number of their tensors."""
+    modules = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{module} ({count})" for module, count in modules.items())

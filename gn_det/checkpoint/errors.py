@@ -1,0 +1,9 @@
+"""Errors of weights: always for a person to read."""
+
+from gn_det.config import ConfigError
+
+__all__ = ["WeightsError"]
+
+
+class WeightsError(ConfigError):
+    """A file of weights that is unsafe, damaged, not of this format, or of another network."""

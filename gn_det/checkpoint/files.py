@@ -1,0 +1,103 @@
+"""From what MODEL.WEIGHTS says to a file on this machine whose content was checked.
+
+Paths and URLs are Detectron2's: its PathManager knows catalog://, detectron2:// and https://. It
+downloads to a temporary file, compares the length, and only then moves it into the cache.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from urllib.parse import parse_qs, urldefrag
+
+from detectron2.utils.file_io import PathManager
+
+from .errors import WeightsError
+
+__all__ = ["is_url", "local_file", "parse_path"]
+
+# resnet50-0676ba61.pth: the first digits of the file's SHA-256, as PyTorch Hub and OpenMMLab name
+# their files. Detectron2's model_final_f10217.pkl has no documented digest in its name.
+_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|pkl|pyth|tar|pth\.tar)$")
+
+
+def is_url(path: str) -> bool:
+    """Return whether ``path`` has to be fetched from elsewhere."""
+    return "://" in path
+
+
+def parse_path(path: str) -> tuple[str, str, bool]:
+    """Split ``MODEL.WEIGHTS`` up.
+
+    Returns:
+        The plain path or URL; the SHA-256 that ``#sha256=...`` records at its end, or "";
+        whether ``?matching_heuristics=True`` stands at its end, as Detectron2 knows it.
+
+    Raises:
+        WeightsError: another ``#...`` than a SHA-256.
+    """
+    digest = ""
+    if "#sha256=" in path or (is_url(path) and "#" in path):
+        path, fragment = urldefrag(path)
+        digest = fragment.removeprefix("sha256=").lower()
+        if not fragment.startswith("sha256=") or not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise WeightsError(f"{path}#{fragment}: after # belongs sha256= and 64 hex digits.")
+    plain, mark, query = path.rpartition("?")
+    if mark and set(parse_qs(query)) == {"matching_heuristics"}:
+        return plain, digest, parse_qs(query)["matching_heuristics"] == ["True"]
+    return path, digest, False
+
+
+def local_file(path: str, digest: str = "") -> str:
+    """Return the local file for ``path``; a URL is downloaded once and then kept in the cache.
+
+    Args:
+        path: a path, or a URL that Detectron2's PathManager knows.
+        digest: the SHA-256 that the file must have. Without one, a download is checked against
+            the digits in its name where it has some.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsError: it cannot be downloaded, or has another digest; a download is removed then.
+    """
+    if not is_url(path):
+        if not os.path.isfile(path):
+            what = "is a folder, and no file" if os.path.isdir(path) else "does not exist"
+            raise FileNotFoundError(f"Weights file '{path}' {what}.")
+        local = path
+    else:
+        local = _download(path)
+        in_name = _IN_NAME.search(path)
+        digest = digest or (in_name[1] if in_name else "")
+    if digest:
+        have = _sha256(local)
+        if not have.startswith(digest):
+            if is_url(path):
+                with contextlib.suppress(FileNotFoundError):  # by another process of the same run
+                    os.unlink(local)
+            raise WeightsError(
+                f"{path}: it is damaged or another file: its SHA-256 starts with "
+                f"{have[: len(digest)]}, not {digest}."
+                + (" The copy was removed; try again." if is_url(path) else "")
+            )
+    return local
+
+
+def _download(url: str) -> str:
+    try:
+        local = PathManager.get_local_path(url)
+    except OSError as error:  # of urllib: no connection, HTTP status, fewer bytes than announced
+        raise WeightsError(f"{url}: it cannot be downloaded ({error}).") from None
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{url}: there is no such entry ({error}).") from None
+    if not os.path.isfile(local):
+        raise WeightsError(f"{url}: what it leads to, {local}, is no file.")
+    return local
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

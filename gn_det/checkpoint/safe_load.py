@@ -1,0 +1,103 @@
+"""Reading a file of weights by its content, whatever its name ends with, without running code."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import WeightsError
+from .safe_content import shown
+from .safe_numpy import load_numpy_pickle
+from .safe_pickle import DamagedPickle
+from .safe_torch import LEGACY_MAGIC, is_tar, load_torch_legacy, load_torch_zip
+
+__all__ = ["load_file"]
+
+_WEB_PAGE = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE
+)
+_SAFETENSORS = re.compile(rb".{6}\0\0\s*\{", re.DOTALL)  # a length of 8 bytes, then JSON
+
+_OTHER_FORMATS = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself: run `git lfs pull`",
+    b"\x1f\x8b": "is compressed with gzip: unpack it first",
+    b"BZh": "is compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "is compressed with xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard: unpack it first",
+    b"\x93NUMPY": "is a single array (.npy), not named weights",
+    b"\x89HDF": "is an HDF5 file: convert it to a PyTorch state_dict first",
+    b"%PDF": "is a PDF document",
+    b"\x7fELF": "is a program",
+}
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Read a pickle of arrays, or a file of ``torch.save``, by its content.
+
+    Detectron's and Detectron2's ``.pkl`` (Python 2 and 3, protocol 0 to 5, NumPy 1 and 2), and
+    PyTorch's zip and older files. Only arrays, tensors, numbers, strings and containers are read;
+    no code of the file is run, and memory stays within a small multiple of its size.
+
+    Args:
+        path: a file on this machine.
+
+    Returns:
+        The content as it was saved: arrays stay NumPy's, tensors are PyTorch's on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: it would run code, is damaged, of another format, or holds no dict. One line.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"Weights file '{path}' does not exist.")
+    if not path.is_file():
+        raise WeightsError(f"{path} is a folder or a device, not a file of weights.")
+    try:
+        with path.open("rb") as file:
+            content = _load(file)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}.") from error.__cause__
+    except OSError as error:
+        raise WeightsError(f"{path}: it cannot be read ({error.strerror or error}).") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: it holds a {type(content).__name__}, not weights by name.")
+    return content
+
+
+def _load(file: BinaryIO) -> Any:
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(512)
+    file.seek(0)
+    if not head.strip(b"\0 \r\n\t"):
+        raise WeightsError("it is empty" if not head else "it starts with blanks, and is no pickle")
+    if _WEB_PAGE.match(head):
+        raise WeightsError(
+            "it is a web page, not weights: the download probably failed (a login, an error or "
+            "a preview page was saved); get the file itself"
+        )
+    for start, what in _OTHER_FORMATS.items():
+        if head.startswith(start):
+            raise WeightsError(f"it {what}")
+    if _SAFETENSORS.match(head):
+        raise WeightsError("it is a safetensors file: convert it with torch.save first")
+    if is_tar(head):
+        raise WeightsError("it is a tar archive (or a file of PyTorch 0.1): unpack it first")
+    if head.startswith(b"PK\3\4"):
+        return load_torch_zip(file, size)
+    if LEGACY_MAGIC in head[:32]:
+        return load_torch_legacy(file, size)
+    if head[0] > 0x80:  # protocols 2 and later start with 0x80, those before with a letter
+        raise WeightsError("it is neither a pickle nor a file of torch.save, or it is damaged")
+    try:
+        return load_numpy_pickle(file, size)
+    except DamagedPickle:
+        if not head.startswith(b"\x80") and _is_text(head):
+            start = shown(head[:60].decode(errors="replace"), 70)
+            raise WeightsError(f"it is text, not weights: it starts with '{start}'") from None
+        raise
+
+
+def _is_text(head: bytes) -> bool:
+    text = head.decode("utf-8", errors="replace").rstrip("\ufffd")  # cut within a letter
+    return all(letter.isprintable() or letter in "\t\r\n" for letter in text)

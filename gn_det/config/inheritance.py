@@ -1,0 +1,145 @@
+"""``_BASE_``: a config and the files that it inherits from, merged into one tree.
+
+Detectron2 looks for every base in the folder of the file that names it. Here a base may also be
+``gn_det://NAME.yaml`` or ``detectron2://PATH.yaml``, from any folder.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .paths import resolve
+from .yaml_loader import Budget, Document, read_yaml
+
+__all__ = ["BASE_KEY", "Inherited", "load_with_bases"]
+
+BASE_KEY = "_BASE_"
+# of one config, each counted as often as it is named: a list of bases may be a list at every step
+MAX_FILES = 64
+
+
+@dataclass
+class Inherited:
+    """A config with its bases.
+
+    Attributes:
+        tree: the keys of all files, without ``_BASE_``.
+        where: ``"FILE:LINE"`` of each key by its path, where it got its value.
+    """
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    where: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def find(self, name: str) -> str | None:
+        """Return the ``FILE:LINE`` of the key ``name``, ``"MODEL.GN.EPS"``; None if unknown."""
+        # by the joined path, since a key may have dots in its own name
+        return next((at for path, at in self.where.items() if ".".join(path) == name), None)
+
+
+def load_with_bases(address: str | os.PathLike) -> Inherited:
+    """Read a config and its ``_BASE_`` files: later ones win over earlier ones, the file over all.
+
+    Args:
+        address: a path, ``gn_det://NAME.yaml`` or ``detectron2://PATH.yaml``.
+
+    Raises:
+        ConfigError: a file is refused, bases form a circle, or ``_BASE_`` is none.
+        FileNotFoundError: the file or a base does not exist.
+    """
+    return _Reader().load(resolve(os.fspath(address)), [])
+
+
+class _Reader:
+    """Reads the files of one config.
+
+    A link of the chain is (the real path of a file, the ``FILE:LINE`` that names the next one).
+    """
+
+    def __init__(self) -> None:
+        self.budget = Budget()
+        self.files = 0
+
+    def load(self, path: Path, chain: list[tuple[str, str]]) -> Inherited:
+        self.files += 1
+        if self.files > MAX_FILES:
+            raise ConfigError(
+                f"{chain[-1][1]}: the config has more than {MAX_FILES} {BASE_KEY} files, each "
+                "counted as often as it is named."
+            )
+        try:
+            document = read_yaml(path, self.budget)
+        except ConfigError as error:
+            if not chain:
+                raise
+            raise ConfigError(f"{error} It is a {BASE_KEY} of {chain[-1][1]}.") from None
+        result = Inherited()
+        line = document.lines.get((BASE_KEY,))
+        for address in _bases(path, document):
+            where = f"{path}:{line}"
+            base = _resolve_base(address, path, where)
+            link = (os.path.realpath(path), where)
+            _check_circle(base, [*chain, link])
+            _merge(self.load(base, [*chain, link]), result)
+        lines = {key: f"{path}:{line}" for key, line in document.lines.items()}
+        _merge(Inherited(document.tree, lines), result)
+        return result
+
+
+def _bases(path: Path, document: Document) -> list[str]:
+    """Take ``_BASE_`` out of a document."""
+    for key, line in document.lines.items():
+        if key[-1] == BASE_KEY and len(key) > 1:
+            raise ConfigError(
+                f"{path}:{line}: {BASE_KEY} stands below {'.'.join(key[:-1])}; it belongs to the "
+                "top of a file, in the first column."
+            )
+    if BASE_KEY not in document.tree:
+        return []
+    value, line = document.tree.pop(BASE_KEY), document.lines[(BASE_KEY,)]
+    bases = value if isinstance(value, list) else [value]
+    for base in bases:
+        if not isinstance(base, str) or not base.strip():
+            raise ConfigError(
+                f"{path}:{line}: {BASE_KEY} takes the path of a file, or a list of them, such as "
+                f"[base.yaml, gn_det://mask_rcnn_R50_gn_all.yaml], but {base!r} was given."
+            )
+    return bases
+
+
+def _resolve_base(address: str, path: Path, where: str) -> Path:
+    try:
+        return resolve(address, path.parent)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: its {BASE_KEY} {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: its {BASE_KEY} {error}") from None
+
+
+def _check_circle(base: Path, chain: list[tuple[str, str]]) -> None:
+    real = os.path.realpath(base)
+    for index, (link, _) in enumerate(chain):
+        if link == real:
+            shown = " -> ".join([*(where for _, where in chain[index:]), str(base)])
+            raise ConfigError(f"{chain[-1][1]}: the {BASE_KEY} files form a circle: {shown}")
+
+
+def _merge(source: Inherited, target: Inherited) -> None:
+    """Merge ``source`` into ``target``, group by group. A value of ``source`` wins."""
+
+    def merge(theirs: dict[str, Any], mine: dict[str, Any], path: tuple[str, ...]) -> None:
+        for key, value in theirs.items():
+            if not isinstance(value, dict) or key not in mine:
+                mine[key] = value
+                continue
+            name = (*path, key)
+            if not isinstance(mine[key], dict):
+                raise ConfigError(
+                    f"{source.where[name]}: {'.'.join(name)} holds keys here, but it is a single "
+                    f"value, {mine[key]!r}, in {target.where[name]}."
+                )
+            merge(value, mine[key], name)
+
+    merge(source.tree, target.tree, ())
+    target.where.update(source.where)

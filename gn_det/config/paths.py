@@ -1,0 +1,102 @@
+"""Where configs are: gn_det's own folder, and the addresses gn_det:// and detectron2://."""
+
+import difflib
+from pathlib import Path
+
+from detectron2 import model_zoo as detectron2_zoo
+
+import gn_det
+
+from .errors import ConfigError
+
+__all__ = ["config_folder", "resolve"]
+
+
+def config_folder() -> Path:
+    """Return the folder of the configs: inside the installed package, or beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    package = Path(gn_det.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "base").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"gn_det's configs are missing: no folder configs/ in {package} (an installed wheel) or "
+        f"in {package.parent} (a checkout). Install gn_det again."
+    )
+
+
+def resolve(address: str, folder: Path | None = None) -> Path:
+    """Return the file that a ``_BASE_`` or the name of a config stands for.
+
+    Args:
+        address: ``gn_det://NAME.yaml``, ``detectron2://PATH.yaml`` of Detectron2's model zoo, or a
+            path: absolute, below ``~``, or relative to ``folder``.
+        folder: of the file that names it; None for the current one.
+
+    Raises:
+        ConfigError: an address that is not read: of the web, or one that leaves the zoo's folder.
+        FileNotFoundError: no such file; the message says which others there are.
+    """
+    scheme, separator, inside = address.partition("://")
+    if not separator:
+        path = _expand(address) if folder is None else folder / _expand(address)
+        if not _exists(path):
+            raise FileNotFoundError(f"{_named(address, path)} does not exist.{_closest(path)}")
+        return path
+    if scheme == "gn_det":
+        return _in_zoo(address, inside, config_folder())
+    if scheme == "detectron2":
+        return _in_zoo(address, inside, Path(detectron2_zoo.__file__).parent / "configs")
+    raise ConfigError(
+        f"{address!r} is not read: configs come from files, gn_det:// and detectron2:// alone. "
+        "What is loaded over a network can be changed by others, between two runs as well. "
+        "Save the file, and name it here by its path."
+    )
+
+
+def _expand(address: str) -> Path:
+    try:
+        return Path(address).expanduser()
+    except RuntimeError as error:  # the home of an unknown user
+        raise FileNotFoundError(f"{address!r}: {error}") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
+        return False
+
+
+def _named(address: str, path: Path) -> str:
+    return f"{address!r}" if str(path) == address else f"{address!r} ({str(path)!r})"
+
+
+def _in_zoo(address: str, inside: str, root: Path) -> Path:
+    parts = inside.replace("\\", "/").split("/")
+    if not inside or ".." in parts or "" in parts or ":" in inside or inside.startswith("~"):
+        raise ConfigError(
+            f"{address!r} leads out of the folder of those configs, {str(root)!r}. Name a file in "
+            "it, without '..' and without a leading '/', or give a path without '://'."
+        )
+    path = root / inside
+    if not _exists(path) or not path.is_file():
+        scheme = address.partition("://")[0]
+        names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.yaml"))
+        close = difflib.get_close_matches(inside, names, n=3, cutoff=0.4)
+        shown = ", ".join(f"{scheme}://{name}" for name in close)
+        hint = f" Closest: {shown}." if close else f" They are in {str(root)!r}."
+        raise FileNotFoundError(f"{address!r}: there is no such config.{hint}")
+    return path
+
+
+def _closest(path: Path) -> str:
+    try:
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+    except (OSError, ValueError):
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
+    return f" Closest in that folder: {', '.join(close)}." if close else ""

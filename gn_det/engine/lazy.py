@@ -1,0 +1,252 @@
+"""Training and evaluation of LazyConfigs: Python files with model, dataloader, optimizer, ...
+
+They are what Detectron2's tools/lazyconfig_train_net.py runs. Here they get mixed precision on any
+device, the checks of datasets and output folder, and overrides that are checked. A Python config
+is a program: it can do all that its author can think of.
+"""
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterator
+from functools import partial
+
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.utils import comm
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from gn_det.checkpoint import Checkpointer
+from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
+from gn_det.data import check_datasets
+from gn_det.model_zoo import get_config, lazy_config
+
+from .precision import autocast, grad_scaler
+from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from .setup import go_on_without_gpu, refuse_used_folder
+from .step import StepTrainer
+
+__all__ = ["finish_lazy", "is_lazy", "run_lazy"]
+
+PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+def is_lazy(config_file: str) -> bool:
+    """Return whether a config is a Python file."""
+    return config_file.endswith(".py")
+
+
+def run_lazy(args: argparse.Namespace) -> dict | None:
+    """Train and evaluate, or only evaluate, the LazyConfig of a command line.
+
+    Args:
+        args: of :func:`gn_det.engine.argument_parser`, with ``resume`` and ``eval_only``; its
+            ``opts`` are ``key=value``.
+
+    Returns:
+        The results of the last evaluation; None where there was none.
+
+    Raises:
+        ConfigError, FileNotFoundError: see :func:`finish_lazy`; or datasets, output folder or
+            frozen layers are not as they must be.
+    """
+    cfg = finish_lazy(args.config_file, args.opts)
+    facts = _facts(cfg)
+    if "dataloader" in cfg:
+        check_datasets(facts, training=not args.eval_only)
+    if not args.eval_only and not args.resume:
+        refuse_used_folder(cfg.train.output_dir, "train.output_dir")
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    model = instantiate(cfg.model).to(cfg.train.device)
+    if args.eval_only:
+        checkpointer = Checkpointer(model, save_dir=cfg.train.output_dir)
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+        return _evaluate(cfg, facts, model)
+    if not args.resume:
+        _refuse_frozen_random(cfg, model)
+    return _train(cfg, facts, model, resume=args.resume)
+
+
+def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
+    """Read a LazyConfig and the options of a command line. This runs the file's code.
+
+    Args:
+        config_file: a Python file, or the name of one of gn_det's configs with ``.py``.
+        opts: ``["key=value", ...]`` with keys that exist; ``+key=value`` adds one.
+
+    Returns:
+        The config; what ``train`` lacks is filled in. ``train.device`` is "cpu" where there is no
+        GPU.
+
+    Raises:
+        ConfigError: a syntax error, a missing part, or an option that cannot be.
+        FileNotFoundError: no such file.
+    """
+    cfg = _load(config_file)
+    missing = [part for part in PARTS if part not in cfg]
+    if missing:
+        raise ConfigError(
+            f"{config_file}: it has no {', '.join(missing)}. A LazyConfig has {', '.join(PARTS)}, "
+            "each of them a dict or a LazyCall."
+        )
+    defaults = lazy_config(get_config("mask_rcnn_R50_gn_all.yaml")).train
+    defaults.init_checkpoint = ""
+    cfg.train = OmegaConf.merge(defaults, cfg.train)
+    for word in opts:
+        _override(cfg, word)
+    facts = _facts(cfg)
+    go_on_without_gpu(facts)
+    cfg.train.device, cfg.train.amp.dtype = facts.MODEL.DEVICE, facts.SOLVER.AMP.DTYPE
+    if cfg.train.amp.dtype not in ("float16", "bfloat16"):
+        raise ConfigError(f"train.amp.dtype is {cfg.train.amp.dtype!r}, not float16 or bfloat16.")
+    return cfg
+
+
+def _load(config_file: str) -> DictConfig:
+    if not os.path.isfile(config_file):
+        return get_config(os.path.basename(config_file))
+    try:
+        return LazyConfig.load(config_file)
+    except SyntaxError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
+        where = f"{cause.filename if error is cause else config_file}:{cause.lineno}"
+        raise ConfigError(f"{where}: it is not Python: {cause.msg}.") from None
+
+
+def _override(cfg: DictConfig, word: str) -> None:
+    """Set one ``key=value``, in place."""
+    key, equals, _ = word.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"Command line: options of a Python config are key=value, such as "
+            f"train.max_iter=100, but {word!r} was given."
+        )
+    new, key = key.startswith("+"), key.removeprefix("+")
+    names = list(_flatten(OmegaConf.to_container(cfg)))
+    if key not in names and not new:
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+        meant = f" Was {close[0]} meant?" if close else ""
+        raise UnknownKeyError(
+            f"Command line: there is no key {key}.{meant} +{word} would add it.", key
+        )
+    try:
+        before = OmegaConf.select(cfg, key)
+        LazyConfig.apply_overrides(cfg, [word])
+        after = OmegaConf.select(cfg, key)
+    except (OmegaConfBaseException, KeyError, ValueError, SyntaxError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"Command line: {word!r} cannot be set: {reason}") from None
+    except Exception as error:
+        # hydra, which parses the words where it is installed, has errors of its own
+        if not type(error).__module__.startswith("hydra"):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"Command line: {word!r} cannot be read: {reason}") from None
+    if _other_kind(before, after):
+        raise ConfigError(
+            f"Command line: {key} is {before!r} in the config; {after!r} is of another type."
+        )
+
+
+def _flatten(node: dict | list, prefix: str = "") -> Iterator[str]:
+    """Yield the path of each key, of groups as well; list items go by their number."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        yield f"{prefix}{key}"
+        if isinstance(value, dict | list):
+            yield from _flatten(value, f"{prefix}{key}.")
+
+
+def _other_kind(before: object, after: object) -> bool:
+    if isinstance(before, DictConfig) != isinstance(after, DictConfig):
+        return before is not None
+    plain = (bool, int, float, str)
+    if not isinstance(before, plain) or not isinstance(after, plain):
+        return False
+    return type(before) is not type(after) and (type(before), type(after)) != (float, int)
+
+
+def _facts(cfg: DictConfig) -> CfgNode:
+    """Return what checks and precision read, under the keys where they read it."""
+    facts = get_cfg()
+    facts.MODEL.DEVICE = cfg.train.device
+    facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled
+    facts.SOLVER.AMP.DTYPE = cfg.train.amp.dtype
+    for split, key in (("train", "TRAIN"), ("test", "TEST")):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
+        facts.DATASETS[key] = (names,) if isinstance(names, str) else tuple(names)
+    classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    if classes is None:
+        facts.MODEL.META_ARCHITECTURE = "other"  # has no number of classes that is known
+    else:
+        facts.MODEL.ROI_HEADS.NUM_CLASSES = classes
+    return facts
+
+
+def _refuse_frozen_random(cfg: DictConfig, model: nn.Module) -> None:
+    if cfg.train.init_checkpoint or cfg.train.allow_frozen_random:
+        return
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    frozen += [name for name, m in model.named_modules() if isinstance(m, FrozenBatchNorm2d)]
+    if frozen:
+        raise ConfigError(
+            f"train.init_checkpoint is empty and {len(frozen)} layers are frozen ({frozen[0]}, "
+            "...): they would stay random. Set model.backbone.freeze_at=0 and a norm that is not "
+            "FrozenBN, or give weights. Set train.allow_frozen_random=True if this is meant."
+        )
+
+
+def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> dict | None:
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    data_loader = instantiate(cfg.dataloader.train)
+    device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
+    model = create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
+    trainer = StepTrainer(
+        model,
+        data_loader,
+        optimizer,
+        autocast=partial(autocast, facts),
+        scaler=grad_scaler(facts),
+        clip_norm=cfg.train.clip_global_norm,
+    )
+    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
+    results: list[dict | None] = [None]
+
+    def evaluate() -> dict | None:
+        results[0] = _evaluate(cfg, facts, model)
+        return results[0]
+
+    main = comm.is_main_process()
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+            hooks.EvalHook(cfg.train.eval_period, evaluate),
+            hooks.PeriodicWriter(
+                default_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period
+            )
+            if main
+            else None,
+            ProgressBar() if main and in_terminal() else None,
+        ]
+    )
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    trainer.train(start, cfg.train.max_iter)
+    return results[0]
+
+
+def _evaluate(cfg: DictConfig, facts: CfgNode, model: nn.Module) -> dict | None:
+    if "evaluator" not in cfg.dataloader:
+        return None
+    loader = inference_bar(instantiate(cfg.dataloader.test), "test")
+    with autocast(facts), quiet_inference():
+        results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results

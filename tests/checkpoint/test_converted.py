@@ -1,0 +1,78 @@
+import pytest
+
+from gn_det.checkpoint import Converted, WeightsError
+from gn_det.checkpoint.converted import (
+    metadata_from_dict,
+    metadata_to_dict,
+    resnet_depth,
+    resnet_norm,
+)
+from gn_det.config import KnownWeights
+from gn_det.config.known_weights import KNOWN_WEIGHTS
+
+
+def _names(blocks, convs):
+    return [
+        f"backbone.res{stage + 2}.{block}.conv{conv + 1}.weight"
+        for stage, count in enumerate(blocks)
+        for block in range(count)
+        for conv in range(convs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "convs", "depth"),
+    [
+        ((2, 2, 2, 2), 2, 18),
+        ((3, 4, 6, 3), 2, 34),
+        ((3, 4, 6, 3), 3, 50),
+        ((3, 4, 23, 3), 3, 101),
+        ((3, 8, 36, 3), 3, 152),
+        ((3, 4, 6), 3, None),
+        ((), 3, None),
+    ],
+)
+def test_depth(blocks, convs, depth):
+    assert resnet_depth(_names(blocks, convs)) == depth
+
+
+def test_norm():
+    assert resnet_norm(["stem.conv1.weight"]) is None
+    assert resnet_norm(["stem.conv1.norm.weight"]) == "GN"
+    assert resnet_norm(["res2.0.conv1.norm.weight", "res2.0.conv1.norm.running_mean"]) == "BN"
+    assert resnet_norm(["roi_heads.box_head.conv1.norm.weight"]) is None
+
+
+@pytest.mark.parametrize("known", [KnownWeights(), *KNOWN_WEIGHTS.values()])
+def test_metadata_round_trip(known):
+    values = metadata_to_dict(known, "timm")
+    assert values["source"] == "timm"
+    assert not any(isinstance(value, tuple) for value in values.values())
+    assert metadata_from_dict(values) == known
+    assert metadata_from_dict({**values, "a later key": 1}) == known
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("depth", "50"),
+        ("depth", True),
+        ("stride_in_1x1", 1),
+        ("pixel_mean", [1.0, 2.0]),
+        ("pixel_std", ["1", "2", "3"]),
+        ("input_format", b"RGB"),
+    ],
+)
+def test_metadata_of_another_kind(key, value):
+    with pytest.raises(WeightsError, match=f"'gn_det' has the {key} "):
+        metadata_from_dict({key: value})
+
+
+def test_metadata_is_no_dict():
+    with pytest.raises(WeightsError, match="'gn_det' is a list, not a dict"):
+        metadata_from_dict([])
+
+
+def test_name_in_file():
+    converted = Converted("x", {}, {"a": "b"})
+    assert (converted.name_in_file("a"), converted.name_in_file("c")) == ("b", "c")

@@ -1,0 +1,188 @@
+import argparse
+import json
+
+import pytest
+import torch
+from detectron2.config import LazyConfig
+
+from gn_det import model_zoo
+from gn_det.config import ConfigError, UnknownKeyError
+from gn_det.data import DatasetError
+from gn_det.engine import Trainer, finish_lazy, is_lazy, run_lazy, setup
+
+ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
+
+
+@pytest.fixture
+def words(digits):
+    """Overrides that make the photo digits config train two tiny steps on :func:`digits`."""
+    train, val = digits
+    small = "short_edge_length=[64]"
+    return [
+        f"dataloader.train.dataset.names=[{train}]",
+        f"dataloader.test.dataset.names=[{val}]",
+        "dataloader.train.num_workers=0",
+        "dataloader.test.num_workers=0",
+        "dataloader.train.total_batch_size=2",
+        f"dataloader.train.mapper.augmentations.0.{small}",
+        "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+        "train.max_iter=2",
+        "train.eval_period=0",
+        "train.checkpointer.period=1",
+        "train.seed=1",
+        "train.device=cpu",
+        "train.amp.enabled=False",
+        "model.proposal_generator.pre_nms_topk=[50,50]",
+        "model.proposal_generator.post_nms_topk=[10,10]",
+        "model.roi_heads.batch_size_per_image=8",
+        "model.roi_heads.box_predictor.test_topk_per_image=5",
+    ]
+
+
+def _args(words, folder, config=ZOO, **kwargs):
+    defaults = {"resume": False, "eval_only": False}
+    opts = [*words, f"train.output_dir={folder}"]
+    return argparse.Namespace(config_file=config, opts=opts, **{**defaults, **kwargs})
+
+
+def test_trains_evaluates_and_resumes(words, tmp_path):
+    results = run_lazy(_args(words, tmp_path))
+    assert set(results) == {"bbox", "segm"}
+    assert {p.name for p in tmp_path.glob("*.pth")} == {
+        "model_0000000.pth",
+        "model_0000001.pth",
+        "model_final.pth",
+    }
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert lines[0]["grad_norm"] > 0  # the clipping of the YAML
+    assert (tmp_path / "inference" / "digits_val" / "coco_instances_results.json").exists()
+    assert "short_edge_length: [64]" in (tmp_path / "config.yaml").read_text()
+
+    weights = str(tmp_path / "model_final.pth")
+    again = run_lazy(_args([*words, f"train.init_checkpoint={weights}"], tmp_path, eval_only=True))
+    assert str(again) == str(results)
+
+    with pytest.raises(ConfigError, match=r"train\.output_dir .* another run.*--resume"):
+        run_lazy(_args(words, tmp_path))
+    run_lazy(_args([*words, "train.max_iter=3"], tmp_path, resume=True))
+    state = torch.load(weights, weights_only=False)
+    assert state["iteration"] == 2
+
+
+SAME = """
+from gn_det.engine import finish_config
+from gn_det.model_zoo import lazy_config
+
+_config = lazy_config(finish_config("mask_rcnn_R50_gn_all.yaml", {options!r}))
+model, dataloader, optimizer = _config.model, _config.dataloader, _config.optimizer
+lr_multiplier, train = _config.lr_multiplier, _config.train
+"""
+
+
+def test_same_training_as_the_yaml(digits_options, tmp_path):
+    """After three steps of one seed the weights are the same to the bit, and so are the APs."""
+    options = [*digits_options, "SOLVER.BASE_LR", 0.02, "SOLVER.CLIP_GLOBAL_NORM", 5.0]
+    path = _write(tmp_path / "same.py", SAME.format(options=options))
+    results = run_lazy(_args([], tmp_path / "lazy", path))
+
+    opts = [*options, "OUTPUT_DIR", str(tmp_path / "yaml")]
+    cfg = setup(argparse.Namespace(config_file="mask_rcnn_R50_gn_all.yaml", opts=opts))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    expected = trainer.train()
+
+    ours, theirs = (
+        torch.load(tmp_path / name / "model_final.pth", weights_only=False)["model"]
+        for name in ("lazy", "yaml")
+    )
+    assert list(ours) == list(theirs)
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    start = trainer.build_model(cfg).state_dict()
+    moved = [key for key in theirs if not torch.equal(theirs[key], start[key])]
+    assert len(moved) > 50
+    assert str(results) == str(expected)
+
+
+def test_is_lazy():
+    assert is_lazy("configs/x.py")
+    assert not is_lazy("configs/x.yaml")
+    assert not is_lazy("python.pyyaml")
+
+
+def _write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+OWN = """
+from gn_det import model_zoo
+
+_config = model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.py")
+model, dataloader, optimizer = _config.model, _config.dataloader, _config.optimizer
+lr_multiplier = _config.lr_multiplier
+train = dict(output_dir="here", max_iter=5, device="cpu", amp=dict(enabled=False))
+model.roi_heads.num_classes = 3
+"""
+
+
+def test_own_file(tmp_path):
+    cfg = finish_lazy(_write(tmp_path / "own.py", OWN), ["optimizer.lr=0.5", "+train.note=mine"])
+    assert (cfg.train.output_dir, cfg.train.max_iter, cfg.train.note) == ("here", 5, "mine")
+    assert (cfg.optimizer.lr, cfg.optimizer.params.base_lr) == (0.5, 0.5)
+    assert cfg.model.roi_heads.mask_head.num_classes == 3
+    # what is not in the file is Detectron2's usual
+    assert (cfg.train.clip_global_norm, cfg.train.init_checkpoint, cfg.train.seed) == (0, "", -1)
+    assert LazyConfig.load(str(tmp_path / "own.py")).train.keys() < cfg.train.keys()
+
+
+def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = finish_lazy("mask_rcnn_R50_gn_all.py", ["train.amp.enabled=True"])
+    assert (cfg.train.device, cfg.train.amp.dtype) == ("cpu", "bfloat16")
+    assert "no GPU" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("word", "error", "message"),
+    [
+        ("train.max_itr=5", UnknownKeyError, r"no key train\.max_itr\. Was train\.max_iter meant"),
+        ("model.roi_heads.classes=5", UnknownKeyError, "no key model.roi_heads.classes"),
+        ("SOLVER.BASE_LR", ConfigError, "options of a Python config are key=value"),
+        ("train.max_iter=many", ConfigError, r"train\.max_iter is \d+ in the config; 'many' is of"),
+        ("train.amp=3", ConfigError, "of another type"),
+        ("train.amp.dtype=float8", ConfigError, "'float8', not float16 or bfloat16"),
+        ("train.max_iter=[1", ConfigError, "train.max_iter=.1' cannot be"),
+    ],
+)
+def test_wrong_options(word, error, message):
+    with pytest.raises(error, match=message) as caught:
+        finish_lazy(ZOO, [word])
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Closest: mask_rcnn_R50_gn_all\.py"):
+        finish_lazy("nowhere/mask_rcnn_R50_gn_al.py", [])
+    path = _write(tmp_path / "a.py", "train = dict()\nmodel = dict(\n")
+    with pytest.raises(ConfigError, match=f"{path}:2: it is not Python"):
+        finish_lazy(path, [])
+    path = _write(tmp_path / "b.py", "train = dict()\nmodel = dict()\n")
+    with pytest.raises(ConfigError, match="it has no dataloader, optimizer, lr_multiplier"):
+        finish_lazy(path, [])
+
+
+def test_checks_before_any_work(words, tmp_path):
+    frozen = [*words, "model.backbone.freeze_at=2"]
+    with pytest.raises(ConfigError, match="train.init_checkpoint is empty and .* are frozen"):
+        run_lazy(_args(frozen, tmp_path / "a"))
+    with pytest.raises(DatasetError, match="digits_trai: there is no dataset"):
+        run_lazy(_args([*words, "dataloader.train.dataset.names=[digits_trai]"], tmp_path / "b"))
+    with pytest.raises(DatasetError, match="10 classes"):
+        run_lazy(_args([*words, "model.roi_heads.num_classes=7"], tmp_path / "c"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_zoo_names_need_no_file():
+    cfg = finish_lazy("mask_rcnn_R101_gn_all.py", [])
+    assert cfg.model == model_zoo.get_config("mask_rcnn_R101_gn_all.py").model
