@@ -24,6 +24,7 @@ from gn_det.checkpoint import Checkpointer
 from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
 from gn_det.data import check_datasets
 from gn_det.model_zoo import get_config, lazy_config
+from gn_det.modeling.lazy import cfg_from_keys
 
 from .precision import autocast, grad_scaler
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
@@ -63,7 +64,7 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
-        checkpointer = Checkpointer(model, save_dir=cfg.train.output_dir)
+        checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
         return _evaluate(cfg, facts, model)
     if not args.resume:
@@ -171,7 +172,18 @@ def _other_kind(before: object, after: object) -> bool:
 
 def _facts(cfg: DictConfig) -> CfgNode:
     """Return what checks and precision read, under the keys where they read it."""
-    facts = get_cfg()
+    backbone = OmegaConf.select(cfg, "model.backbone")
+    if OmegaConf.select(cfg, "model.backbone.resnets") is None:
+        facts = get_cfg()
+        facts.MODEL.BACKBONE.NAME = "other"  # nothing is known of it
+    else:
+        facts = cfg_from_keys(
+            BACKBONE={"name": backbone.name}, RESNETS=backbone.resnets, GN=backbone.gn
+        )
+        facts.MODEL.PIXEL_MEAN, facts.MODEL.PIXEL_STD = (
+            list(cfg.model[key]) for key in ("pixel_mean", "pixel_std")
+        )
+        facts.INPUT.FORMAT = cfg.model.input_format
     facts.MODEL.DEVICE = cfg.train.device
     facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled
     facts.SOLVER.AMP.DTYPE = cfg.train.amp.dtype
@@ -213,7 +225,7 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
         scaler=grad_scaler(facts),
         clip_norm=cfg.train.clip_global_norm,
     )
-    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
+    checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts, trainer=trainer)
     results: list[dict | None] = [None]
 
     def evaluate() -> dict | None:

@@ -2,10 +2,12 @@
 
 from .configs import get_config, get_config_file, list_configs
 from .lazy import lazy_config
+from .models import get
 from .published import Entry, published, zoo
 
 __all__ = [
     "Entry",
+    "get",
     "get_config",
     "get_config_file",
     "lazy_config",

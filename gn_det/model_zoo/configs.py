@@ -1,13 +1,15 @@
 """Configs by name."""
 
 import difflib
+import os
 
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
-from gn_det.config import CfgNode, config_folder, get_cfg
+from gn_det.config import CfgNode, ConfigError, config_folder, get_cfg
 
 from .lazy import lazy_config
+from .published import published, zoo
 
 __all__ = ["get_config", "get_config_file", "list_configs"]
 
@@ -35,21 +37,35 @@ def get_config_file(name: str) -> str:
     return str(config_folder() / filename)
 
 
-def get_config(name: str) -> CfgNode | DictConfig:
+def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
     """Return the finished config called ``name``; see :func:`get_config_file`.
 
     A name that ends in ``.py`` gives a LazyConfig: of that file, or of the YAML of the same name,
     see :func:`gn_det.model_zoo.lazy_config`. A file of gn_det's own runs its code.
 
+    Args:
+        name: see :func:`get_config_file`.
+        trained: set ``MODEL.WEIGHTS`` to the published model of this config, in place of the
+            backbone that training starts from. For YAML names.
+
     Raises:
         FileNotFoundError: there is no such config.
-        gn_det.config.ConfigError: the YAML has no lazy form.
+        gn_det.config.ConfigError: the YAML has no lazy form, or no model of it was published.
     """
     if name.endswith(".py"):
+        if trained:
+            raise ConfigError(f"{name}: trained weights go with the YAML of that name.")
         yaml = name.removesuffix(".py") + ".yaml"
         if (config_folder() / name).is_file() or yaml not in list_configs():
             return LazyConfig.load(get_config_file(name))
         return lazy_config(get_config(yaml))
     cfg = get_cfg()
-    cfg.merge_from_file(get_config_file(name))
+    path = get_config_file(name)
+    cfg.merge_from_file(path)
+    if trained:
+        entry = published(os.path.basename(path))
+        if entry is None or entry.weights is None:
+            have = ", ".join(e.name for e in zoo().values() if e.weights)
+            raise ConfigError(f"No model of {name} was published. There is one of: {have}.")
+        cfg.MODEL.WEIGHTS = entry.weights
     return cfg

@@ -21,6 +21,7 @@ class Entry:
         mask: mask AP, likewise.
         detectron: Detectron's own run of it: model id, GB a GPU, seconds an iteration (8 GPUs).
         mem_gb: GB a GPU in training, where ``source`` itself published it.
+        weights: address of a published model of this config; None where there is none.
         note: what else a reader has to know.
         measured: our own COCO result; None where it was not run.
     """
@@ -33,6 +34,7 @@ class Entry:
     mask: dict[str, float] | None = None
     detectron: dict[str, float] | None = None
     mem_gb: float | None = None
+    weights: str | None = None
     note: str = ""
     measured: dict[str, float] | None = None
 

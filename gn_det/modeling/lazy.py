@@ -31,7 +31,7 @@ from gn_det.config import ConfigError, get_cfg
 from .norms import get_norm
 from .resnet import make_resnet_stage
 
-__all__ = ["backbone_from_keys", "lazy_model", "refuse_other", "res5_from_keys"]
+__all__ = ["backbone_from_keys", "cfg_from_keys", "lazy_model", "refuse_other", "res5_from_keys"]
 
 NUM_CLASSES = "${..num_classes}"  # of the RoI heads, one level up
 
@@ -112,16 +112,21 @@ def backbone_from_keys(
     Raises:
         ConfigError: a key that does not exist, or a value of another type.
     """
-    cfg = _cfg_of(RESNETS=resnets, GN=gn, FPN=fpn or {}, BACKBONE={"freeze_at": freeze_at})
+    cfg = cfg_from_keys(RESNETS=resnets, GN=gn, FPN=fpn or {}, BACKBONE={"freeze_at": freeze_at})
     return BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=in_channels))
 
 
 def res5_from_keys(resnets: dict[str, Any], gn: dict[str, Any]) -> nn.Sequential:
     """Build res5, which a C4 model runs on each RoI; see :func:`backbone_from_keys`."""
-    return nn.Sequential(*make_resnet_stage(_cfg_of(RESNETS=resnets, GN=gn), stage=5))
+    return nn.Sequential(*make_resnet_stage(cfg_from_keys(RESNETS=resnets, GN=gn), stage=5))
 
 
-def _cfg_of(**groups: dict[str, Any]) -> CfgNode:
+def cfg_from_keys(**groups: dict[str, Any]) -> CfgNode:
+    """Return Detectron2's defaults with ``MODEL.GROUP.KEY`` set from ``GROUP={"key": value}``.
+
+    Raises:
+        ConfigError: a key that does not exist, or a value of another type.
+    """
     cfg = get_cfg()
     keys = []
     for group, values in groups.items():
