@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -112,6 +113,9 @@ def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
 
 
 def _quiet_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
+    # notes of torch's and Detectron2's authors to each other, which a user can do nothing about
+    warnings.filterwarnings("ignore", module="torch|detectron2|pycocotools")
+    logging.getLogger("torch").setLevel(logging.ERROR)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         default_setup(cfg, args)
     console = logging.StreamHandler(sys.stdout)
