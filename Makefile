@@ -43,4 +43,4 @@ wheel: venv ## build dist/*.whl
 
 clean: ## remove what was built and cached; VENV, output/ and datasets/ stay
 	rm -rf build dist gn_det.egg-info .pytest_cache .ruff_cache
-	find gn_det tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find examples gn_det tests tools -name __pycache__ -prune -exec rm -rf {} +

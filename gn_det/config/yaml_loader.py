@@ -30,7 +30,7 @@ _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null")}
 _MERGE = _TAG + "merge"
 
-Path_ = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Document:
     """
 
     tree: dict[str, Any]
-    lines: dict[Path_, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
 
 
 class _Refused(Exception):
@@ -175,11 +175,11 @@ class _Builder:
         lines: gets the line of each key.
     """
 
-    def __init__(self, loader: yaml.SafeLoader, budget: Budget, lines: dict[Path_, int]):
+    def __init__(self, loader: yaml.SafeLoader, budget: Budget, lines: dict[KeyPath, int]):
         self.loader, self.budget, self.lines = loader, budget, lines
         self.parents: list[yaml.Node] = []
 
-    def value(self, node: yaml.Node, path: Path_) -> Any:
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
         line = node.start_mark.line + 1
         if not self.budget.spend():
             raise _too_many(line)
@@ -221,7 +221,7 @@ class _Builder:
                 raise _Refused(f"the text {value[:20]!r}... cannot be a value.", line) from None
         return value
 
-    def mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         if node.tag != _TAG + "map":
             raise _bad_tag(node.tag, node.start_mark.line + 1)
         self.enter(node)
@@ -259,7 +259,7 @@ class _Builder:
             raise _Refused(f"the key {key[:40]!r} has characters that cannot be printed.", line)
         return key
 
-    def merge(self, node: yaml.MappingNode, into: dict[str, Any], path: Path_) -> None:
+    def merge(self, node: yaml.MappingNode, into: dict[str, Any], path: KeyPath) -> None:
         """Add what ``<<: *anchor`` brings; what is there already stays."""
         lines, self.lines = self.lines, {}
         brought = self.mapping(node, path)

@@ -24,7 +24,7 @@ from gn_det.checkpoint import Checkpointer
 from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
 from gn_det.data import check_datasets
 from gn_det.model_zoo import get_config, lazy_config
-from gn_det.modeling.lazy import cfg_from_keys
+from gn_det.modeling.from_keys import cfg_from_keys
 
 from .precision import autocast, grad_scaler
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference

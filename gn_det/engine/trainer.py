@@ -92,6 +92,8 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> torch.utils.data.DataLoader:
         """Build Detectron2's loader, once every image file is known to be there.
 
+        Where masks are RLE, ``INPUT.MASK_FORMAT`` polygon is read as bitmask: it could not be used.
+
         Raises:
             gn_det.data.DatasetError: an image is missing.
         """
@@ -106,7 +108,7 @@ class Trainer(DefaultTrainer):
             ),
         )
         check_images(dicts, f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}")
-        return build_detection_train_loader(cfg, dataset=dicts)
+        return build_detection_train_loader(_mask_format_for(cfg, dicts), dataset=dicts)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
@@ -133,3 +135,16 @@ class Trainer(DefaultTrainer):
         """
         with autocast(cfg), quiet_inference():
             return super().test(cfg, model, evaluators)
+
+
+def _mask_format_for(cfg: CfgNode, dicts: list[dict]) -> CfgNode:
+    if not cfg.MODEL.MASK_ON or cfg.INPUT.MASK_FORMAT != "polygon":
+        return cfg
+    masks = (a.get("segmentation") for record in dicts for a in record.get("annotations", []))
+    if not any(isinstance(mask, dict) for mask in masks):
+        return cfg
+    logger.info("The dataset has masks as RLE: INPUT.MASK_FORMAT is bitmask.")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    return cfg

@@ -10,28 +10,25 @@ import torch
 from detectron2.config import CfgNode, LazyCall
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
-    BACKBONE_REGISTRY,
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     GeneralizedRCNN,
 )
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from omegaconf import DictConfig
 
-from gn_det.config import ConfigError, get_cfg
+from gn_det.config import ConfigError
 
+from .from_keys import backbone_from_keys, res5_from_keys
 from .norms import get_norm
-from .resnet import make_resnet_stage
 
-__all__ = ["backbone_from_keys", "cfg_from_keys", "lazy_model", "refuse_other", "res5_from_keys"]
+__all__ = ["lazy_model", "refuse_other"]
 
 NUM_CLASSES = "${..num_classes}"  # of the RoI heads, one level up
 
@@ -89,52 +86,6 @@ def refuse_other(cfg: CfgNode, known: dict[str, tuple]) -> None:
                 f"{key} {node!r} has no lazy form here (there is one for "
                 f"{' and '.join(map(repr, values))}): train the YAML, or write the LazyConfig."
             )
-
-
-def backbone_from_keys(
-    name: str,
-    in_channels: int,
-    freeze_at: int,
-    resnets: dict[str, Any],
-    gn: dict[str, Any],
-    fpn: dict[str, Any] | None = None,
-) -> Backbone:
-    """Build a registered ResNet, with or without FPN.
-
-    Args:
-        name: of ``BACKBONE_REGISTRY``.
-        in_channels: of the image.
-        freeze_at: ``MODEL.BACKBONE.FREEZE_AT``.
-        resnets: the keys of ``MODEL.RESNETS`` in lower case, as far as they are not the defaults.
-        gn: those of ``MODEL.GN``.
-        fpn: those of ``MODEL.FPN``.
-
-    Raises:
-        ConfigError: a key that does not exist, or a value of another type.
-    """
-    cfg = cfg_from_keys(RESNETS=resnets, GN=gn, FPN=fpn or {}, BACKBONE={"freeze_at": freeze_at})
-    return BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=in_channels))
-
-
-def res5_from_keys(resnets: dict[str, Any], gn: dict[str, Any]) -> nn.Sequential:
-    """Build res5, which a C4 model runs on each RoI; see :func:`backbone_from_keys`."""
-    return nn.Sequential(*make_resnet_stage(cfg_from_keys(RESNETS=resnets, GN=gn), stage=5))
-
-
-def cfg_from_keys(**groups: dict[str, Any]) -> CfgNode:
-    """Return Detectron2's defaults with ``MODEL.GROUP.KEY`` set from ``GROUP={"key": value}``.
-
-    Raises:
-        ConfigError: a key that does not exist, or a value of another type.
-    """
-    cfg = get_cfg()
-    keys = []
-    for group, values in groups.items():
-        values = OmegaConf.to_container(values) if OmegaConf.is_config(values) else values
-        for key, value in values.items():
-            keys += [f"MODEL.{group}.{key.upper()}", value]
-    cfg.merge_from_list(keys)
-    return cfg
 
 
 def _keys(node: CfgNode) -> dict[str, Any]:

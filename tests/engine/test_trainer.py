@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.structures import BitMasks
 
 from gn_det.data import DatasetError
 from gn_det.engine import Trainer, finish_config
@@ -75,6 +76,13 @@ def test_missing_image_stops_before_training(make_cfg, tmp_path):
             Trainer.build_train_loader(make_cfg(tmp_path, "DATASETS.TRAIN", "('gone',)"))
     finally:
         DatasetCatalog.remove("gone")
+
+
+def test_rle_masks_need_no_key(make_cfg, tmp_path):
+    cfg = make_cfg(tmp_path, "INPUT.MASK_FORMAT", "polygon")
+    images = next(iter(Trainer.build_train_loader(cfg)))
+    assert all(isinstance(image["instances"].gt_masks, BitMasks) for image in images)
+    assert cfg.INPUT.MASK_FORMAT == "polygon"
 
 
 def test_evaluation_is_in_the_configs_precision(trained):

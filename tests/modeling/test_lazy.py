@@ -10,8 +10,8 @@ from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from gn_det import model_zoo
-from gn_det.config import ConfigError, UnknownKeyError
-from gn_det.modeling.lazy import backbone_from_keys, lazy_model
+from gn_det.config import ConfigError
+from gn_det.modeling.lazy import lazy_model
 
 
 def _plain(value):
@@ -169,11 +169,3 @@ def test_random_numbers_are_left_alone(tiny_cfg):
 def test_what_has_no_lazy_form(tiny_cfg, key, value):
     with pytest.raises(ConfigError, match=f"{key} {value!r} has no lazy form"):
         lazy_model(tiny_cfg(key, value))
-
-
-def test_wrong_keys_of_the_backbone():
-    args = {"name": "build_gn_resnet_backbone", "in_channels": 3, "freeze_at": 0, "gn": {}}
-    with pytest.raises(UnknownKeyError, match=r"MODEL\.RESNETS\.DEPT\..*MODEL\.RESNETS\.DEPTH"):
-        backbone_from_keys(**args, resnets={"dept": 18})
-    with pytest.raises(ConfigError, match=r"MODEL\.RESNETS\.DEPTH takes a whole number"):
-        backbone_from_keys(**args, resnets={"depth": "many"})
