@@ -1,6 +1,7 @@
-"""Normalization of features and weights. Depends on torch alone: no cfg, no registry."""
+"""Norms of features and weights, and RoIAlign. Depends on torch alone: no cfg, no registry."""
 
 from .group_norm import GroupNorm, num_groups_for
+from .roi_align import pyramid_roi_align
 from .weight_standardization import standardize_weight
 
-__all__ = ["GroupNorm", "num_groups_for", "standardize_weight"]
+__all__ = ["GroupNorm", "num_groups_for", "pyramid_roi_align", "standardize_weight"]

@@ -1,10 +1,14 @@
 import copy
 import pickle
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from gn_det.layers import GroupNorm, num_groups_for
 
@@ -183,3 +187,177 @@ def test_repr_can_be_typed_in():
     again = eval(text, {"GroupNorm": GroupNorm})
     assert (again.num_channels, again.num_groups, again.eps) == (12, 4, 1e-3)
     assert repr(again) == text
+
+
+# --- Types, layouts, large means -------------------------------------------------------------
+
+CHANNELS_LAST = torch.channels_last
+LOW = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+LAYOUTS = pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, CHANNELS_LAST], ids=["contiguous", "channels_last"]
+)
+
+
+def _backward(function, norm, x, dy):
+    """Return y, dx, dweight, dbias of ``function(norm, x)``."""
+    x = x.detach().requires_grad_()
+    norm.zero_grad()
+    y = function(norm, x)
+    y.backward(dy)
+    return y.detach(), x.grad, norm.weight.grad.clone(), norm.bias.grad.clone()
+
+
+@LAYOUTS
+def test_float32_is_exactly_nn_group_norm(layout):
+    norm = _with_affine(GroupNorm(16, num_groups=4))
+    x, dy = (torch.randn(2, 16, 9, 11).to(memory_format=layout) for _ in range(2))
+    ours = _backward(lambda norm, x: norm(x), norm, x, dy)
+    theirs = _backward(nn.GroupNorm.forward, norm, x, dy)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    assert ours[0].is_contiguous(memory_format=layout)
+    assert ours[1].is_contiguous(memory_format=layout)
+
+
+@LAYOUTS
+def test_large_means_do_not_cancel(layout):
+    # PyTorch's own kernel for channels_last is off by more than the output is large
+    norm = _with_affine(GroupNorm(16, num_groups=4))
+    x = (torch.randn(2, 16, 32, 32) + 1e4).to(memory_format=layout)
+    dy = torch.randn(2, 16, 32, 32).to(memory_format=layout)
+    actual = _backward(lambda norm, x: norm(x), norm, x, dy)
+    expected = _closed_form(x, dy, norm.weight, norm.bias, 4, 1e-5)
+    assert actual[0].is_contiguous(memory_format=layout)
+    for a, e, limit in zip(actual, expected, (1e-3, 1e-3, 2e-2, 1e-5)):
+        assert (a.double() - e).abs().max() < limit * e.abs().max()
+
+
+@pytest.mark.parametrize("mean", [1.0, 3.0, 5.0, 50.0])
+def test_channels_last_is_right_near_the_switch(mean):
+    norm = _with_affine(GroupNorm(16, num_groups=4))
+    x = (torch.randn(2, 16, 64, 64) + mean).to(memory_format=CHANNELS_LAST)
+    expected = _closed_form(x, x, norm.weight, norm.bias, 4, 1e-5)[0]
+    assert (norm(x).double() - expected).abs().max() < 2e-4 * expected.abs().max()
+
+
+@LOW
+@LAYOUTS
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_low_precision_in_and_out_float32_inside(dtype, layout, mean):
+    norm = _with_affine(GroupNorm(16, num_groups=4))
+    x = (torch.randn(2, 16, 33, 31) + mean).to(dtype).to(memory_format=layout)
+    dy = torch.randn(2, 16, 33, 31).to(dtype).to(memory_format=layout)
+
+    def under_autocast(norm, x):
+        with torch.autocast("cpu", dtype=dtype):
+            return norm(x)
+
+    actual = _backward(under_autocast, norm, x, dy)
+    assert [t.dtype for t in actual] == [dtype, dtype, torch.float32, torch.float32]
+    assert all(t.is_contiguous(memory_format=layout) for t in actual[:2])
+    expected = _closed_form(x, dy, norm.weight, norm.bias, 4, 1e-5)
+    one_rounding = torch.finfo(dtype).eps
+    for a, e, limit in zip(actual, expected, (one_rounding, one_rounding, 2e-4, 1e-5)):
+        assert (a.double() - e).abs().max() < limit * e.abs().max()
+
+
+@LOW
+@LAYOUTS
+def test_keeps_the_low_precision_input_alone(dtype, layout):
+    norm = GroupNorm(16, num_groups=4)
+    x = torch.randn(2, 16, 12, 12).to(dtype).to(memory_format=layout).requires_grad_()
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        torch.autocast("cpu", dtype=dtype),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        y = norm(x)
+    own = {p.untyped_storage().data_ptr() for p in norm.parameters()}
+    nbytes = sum(n for pointer, n in kept.items() if pointer not in own)
+    assert y.dtype == dtype
+    assert nbytes == x.numel() * 2 + 2 * (2 * 4) * 4  # x; mean and 1 / std in float32
+
+
+@LAYOUTS
+def test_twice_under_checkpoint(layout):
+    norm = _with_affine(GroupNorm(16, num_groups=4))
+    conv = nn.Conv2d(16, 16, 1).to(memory_format=layout)
+    dy = torch.randn(2, 16, 8, 8).bfloat16().to(memory_format=layout)
+
+    def twice(norm, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return conv(F.relu(norm(conv(norm(x)))))
+
+    def kept_input_alone(norm, x):
+        return checkpoint(twice, norm, x, use_reentrant=False)
+
+    for mean in (0.0, 20.0):  # on both sides of the switch
+        x = (torch.randn(2, 16, 8, 8) + mean).bfloat16().to(memory_format=layout)
+        plain, remade = (_backward(f, norm, x, dy) for f in (twice, kept_input_alone))
+        assert all(torch.equal(a, b) for a, b in zip(plain, remade))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@LAYOUTS
+def test_exports(dtype, layout):
+    norm = _with_affine(GroupNorm(16, num_groups=4)).eval()
+    shape = (2, 16, 8, 8)
+    x, other = (torch.randn(shape).to(dtype).to(memory_format=layout) for _ in range(2))
+    for exported in (torch.jit.trace(norm, x), torch.jit.script(norm)):
+        torch.testing.assert_close(exported(other), norm(other))
+        assert exported(other).dtype == dtype
+    far = (other.float() + 1e4).to(memory_format=layout)
+    torch.testing.assert_close(torch.jit.script(norm)(far), norm(far), rtol=0, atol=1e-2)
+
+
+def test_compiles_to_one_graph():
+    norm, graphs = _with_affine(GroupNorm(16, num_groups=4)), []
+
+    def keep(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    x = torch.randn(2, 16, 8, 8).to(memory_format=CHANNELS_LAST)
+    y = torch.compile(norm, backend=keep, fullgraph=True)(x)
+    torch.testing.assert_close(y, norm(x))
+    assert len(graphs) == 1
+
+
+@LAYOUTS
+def test_far_mean_of_one_group_is_enough(layout):
+    norm = GroupNorm(16, num_groups=4)
+    x = torch.randn(2, 16, 32, 32)
+    x[1, 4:8] += 1e4
+    x = x.to(memory_format=layout)
+    expected = _closed_form(x, x, norm.weight, norm.bias, 4, 1e-5)[0]
+    assert (norm(x).double() - expected).abs().max() < 1e-2
+
+
+def test_nan_stays_nan():
+    x = torch.randn(2, 16, 4, 4).to(memory_format=CHANNELS_LAST)
+    x[0, 0, 0, 0] = float("nan")
+    y = GroupNorm(16, num_groups=4)(x)
+    assert y[0, :4].isnan().all()
+    assert y[0, 4:].isfinite().all()
+    assert y[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@LAYOUTS
+def test_type_and_layout_without_values(dtype, device, layout):
+    # "meta" goes the way of a GPU, where PyTorch's operator takes one type and one layout
+    with FakeTensorMode() if device == "cpu" else nullcontext(), torch.device(device):
+        norm = GroupNorm(16, num_groups=4)
+        x = torch.empty(2, 16, 8, 8, dtype=dtype).to(memory_format=layout)
+        x.requires_grad_()
+        y = norm(x)
+        y.backward(torch.empty_like(y))
+    for tensor in (y, x.grad):
+        assert tensor.dtype == dtype
+        assert tensor.is_contiguous(memory_format=layout)
+    assert norm.weight.grad.dtype == torch.float32
