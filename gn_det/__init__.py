@@ -1,5 +1,7 @@
 """Group Normalization (Wu & He, ECCV 2018) for Detectron2."""
 
+import warnings
+
 __version__ = "0.1.0"
 
 try:
@@ -13,7 +15,13 @@ except ImportError as error:
         "'git+https://github.com/facebookresearch/detectron2.git'"
     ) from error
 
-from . import data, model_zoo, modeling  # noqa: F401  (fills Detectron2's registries and catalogs)
-from .config import add_gn_config, check_config, get_cfg
+import torch  # noqa: F401  (first: the filters of warnings that it sets are to stay)
+
+with warnings.catch_warnings():
+    # notes to Detectron2's authors on its imports, which a user can do nothing about
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
+    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)
+    from . import data, model_zoo, modeling  # noqa: F401  (fills registries and catalogs)
+    from .config import add_gn_config, check_config, get_cfg
 
 __all__ = ["__version__", "add_gn_config", "check_config", "get_cfg"]

@@ -182,6 +182,7 @@ def _kind(class_path: str) -> str:
 
 
 def _short(text: str) -> str:
+    text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator
 
 from detectron2.config import CfgNode
 
+from .batches import batch_problems
 from .errors import ConfigError
 from .known_weights import find_known_weights
-from .weights import FPN_BACKBONES, RESNETS, Problem, check_weights
+from .weights import FPN_BACKBONES, Problem, check_weights, network_node
 
 __all__ = ["Problem", "check_config", "find_problems"]
 
 logger = logging.getLogger(__name__)
 
 NORM_NAMES = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "IN")
-UNFROZEN_BN = ("BN", "SyncBN")
-BOX_HEAD_USERS = ("StandardROIHeads", "CascadeROIHeads")
+MEMORY_MODES = ("standard", "lean", "minimal")
+ON_SAVE_ERROR = ("stop", "continue")
+BOX_HEAD_USERS = ("GNStandardROIHeads", "StandardROIHeads", "CascadeROIHeads")
 
 # Detectron2's own names obey NORM, but know 32 groups only, no eps, and neither "LN" nor "IN"
 OURS_FOR = {
@@ -61,6 +63,8 @@ def find_problems(
         _unknown_norms,
         _groups_that_do_not_divide,
         _ignored_gn_keys,
+        _unknown_memory_mode,
+        _ignored_by_detectron2s_own,
         _half_on_cpu,
     ]
     if not weights_loaded:
@@ -70,8 +74,8 @@ def find_problems(
     problems = [problem for check in checks for problem in check(cfg)]
     if training:
         problems += _sync_bn_on_cpu(cfg, num_processes)
-        problems += _batch_norm_at_small_batch(cfg, num_processes)
-        problems += _batch_that_does_not_split(cfg, num_processes)
+        problems += batch_problems(cfg, num_processes, _norms(cfg))
+        problems += _unknown_choices(cfg)
     return problems
 
 
@@ -79,8 +83,9 @@ def _norms(cfg: CfgNode) -> dict[str, str]:
     """Return ``key -> name of the norm`` of the parts that the model has."""
     m = cfg.MODEL
     norms = {}
-    if m.BACKBONE.NAME in RESNETS:
-        norms["MODEL.RESNETS.NORM"] = m.RESNETS.NORM
+    node = network_node(cfg)
+    if node is not None:
+        norms[f"MODEL.{node}.NORM"] = m[node].NORM
     if m.BACKBONE.NAME in FPN_BACKBONES:
         norms["MODEL.FPN.NORM"] = m.FPN.NORM
     if m.META_ARCHITECTURE == "GeneralizedRCNN":
@@ -104,6 +109,10 @@ def _layers(cfg: CfgNode) -> Iterator[tuple[str, str, int]]:
                 yield key, f"res{i + 2} bottleneck (MODEL.RESNETS.WIDTH_PER_GROUP)", inner
             outer = r.RES2_OUT_CHANNELS * 2**i
             yield key, f"res{i + 2} output (MODEL.RESNETS.RES2_OUT_CHANNELS)", outer
+    if "MODEL.VGG.NORM" in norms:
+        for number, width in enumerate((1, 2, 4, 8), start=1):
+            layer = f"vgg{number} (MODEL.VGG.BASE_CHANNELS)"
+            yield "MODEL.VGG.NORM", layer, m.VGG.BASE_CHANNELS * width
     parts = {
         "MODEL.FPN.NORM": ("FPN (MODEL.FPN.OUT_CHANNELS)", m.FPN.OUT_CHANNELS),
         "MODEL.ROI_BOX_HEAD.NORM": (
@@ -169,6 +178,48 @@ def _ignored_gn_keys(cfg: CfgNode) -> Iterator[Problem]:
             )
 
 
+def _ignored_by_detectron2s_own(cfg: CfgNode) -> Iterator[Problem]:
+    m = cfg.MODEL
+    names = {"MODEL.BACKBONE.NAME": m.BACKBONE.NAME}
+    if m.META_ARCHITECTURE == "GeneralizedRCNN":
+        names["MODEL.ROI_HEADS.NAME"] = m.ROI_HEADS.NAME
+        if m.ROI_HEADS.NAME in BOX_HEAD_USERS:
+            names["MODEL.ROI_BOX_HEAD.NAME"] = m.ROI_BOX_HEAD.NAME
+        if m.MASK_ON:
+            names["MODEL.ROI_MASK_HEAD.NAME"] = m.ROI_MASK_HEAD.NAME
+    asked_for = {
+        "MODEL.CHANNELS_LAST": m.CHANNELS_LAST,
+        f"MODEL.GN.MEMORY {m.GN.MEMORY}": m.GN.MEMORY != "standard",
+    }
+    for key, name in names.items():
+        for what in (what for what, asked in asked_for.items() if asked and name in OURS_FOR):
+            yield Problem(
+                True,
+                f"{key} {name} is Detectron2's own and knows nothing of {what}. "
+                f"Set {key} {OURS_FOR[name]}.",
+            )
+
+
+def _unknown_memory_mode(cfg: CfgNode) -> Iterator[Problem]:
+    if cfg.MODEL.GN.MEMORY not in MEMORY_MODES:
+        known = ", ".join(MEMORY_MODES)
+        yield Problem(True, f"MODEL.GN.MEMORY is {cfg.MODEL.GN.MEMORY!r}; known are {known}.")
+
+
+def _unknown_choices(cfg: CfgNode) -> Iterator[Problem]:
+    if cfg.SOLVER.ON_SAVE_ERROR not in ON_SAVE_ERROR:
+        yield Problem(
+            True,
+            f"SOLVER.ON_SAVE_ERROR is {cfg.SOLVER.ON_SAVE_ERROR!r}; known are "
+            f"{', '.join(ON_SAVE_ERROR)}.",
+        )
+    if cfg.SOLVER.KEEP_CHECKPOINTS < 0:
+        yield Problem(
+            True,
+            f"SOLVER.KEEP_CHECKPOINTS is {cfg.SOLVER.KEEP_CHECKPOINTS}: a number, or 0 for all.",
+        )
+
+
 def _sync_bn_on_cpu(cfg: CfgNode, num_processes: int) -> Iterator[Problem]:
     # one process has nothing to synchronize: PyTorch then runs it as BN, on a CPU too
     keys = [key for key, name in _norms(cfg).items() if name == "SyncBN"]
@@ -217,25 +268,3 @@ def _weights_of_another_network(cfg: CfgNode) -> Iterator[Problem]:
     found = find_known_weights(cfg.MODEL.WEIGHTS)
     if found is not None:
         yield from check_weights(cfg, found[1])
-
-
-def _batch_norm_at_small_batch(cfg: CfgNode, num_processes: int) -> Iterator[Problem]:
-    per_process = cfg.SOLVER.IMS_PER_BATCH / num_processes
-    for key, name in _norms(cfg).items():
-        images = cfg.SOLVER.IMS_PER_BATCH if name == "SyncBN" else per_process
-        if name in UNFROZEN_BN and images < 8:
-            yield Problem(
-                False,
-                f"{key} is {name}, unfrozen, with statistics of {images:g} images. ImageNet "
-                "error of R50 at 32, 16, 8, 4, 2 images: BN 23.6, 23.7, 24.8, 27.3, 34.7; GN 24.1, "
-                "24.2, 24.0, 24.2, 24.1 (Group Normalization, table 2). Consider GN.",
-            )
-
-
-def _batch_that_does_not_split(cfg: CfgNode, num_processes: int) -> Iterator[Problem]:
-    if cfg.SOLVER.IMS_PER_BATCH % num_processes:
-        yield Problem(
-            True,
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared equally by "
-            f"{num_processes} processes.",
-        )

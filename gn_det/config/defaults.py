@@ -15,7 +15,7 @@ def add_gn_config(cfg: CfgNode) -> None:
 
     _C.MODEL.GN = type(cfg)()
 
-    # Groups of every norm called "GN" in MODEL.{RESNETS,FPN,ROI_BOX_HEAD,ROI_MASK_HEAD}.NORM.
+    # Groups of every norm called "GN" in MODEL.{RESNETS,VGG,FPN,ROI_BOX_HEAD,ROI_MASK_HEAD}.NORM.
     # It has to divide the channels of each of them. 32 is the paper's default and what all
     # published GN weights were trained with (table 3: 64 to 2 groups cost at most 0.6% top-1).
     _C.MODEL.GN.NUM_GROUPS = 32
@@ -38,9 +38,79 @@ def add_gn_config(cfg: CfgNode) -> None:
     # it, and others must not have it. False (default): the Group Normalization paper has none.
     _C.MODEL.GN.WEIGHT_STANDARDIZATION = False
 
+    # What training keeps for backward in the parts with a GN; results are the same in all three.
+    # "standard" (default): what PyTorch keeps by itself, 1.7 times as much as with FrozenBN.
+    # "lean": the outputs of norms are made again: 0.84 times FrozenBN's, 5% more time.
+    # "minimal": blocks, FPN and heads keep their inputs alone and run twice: 0.31 times FrozenBN's,
+    # a third more time. FrozenBN parts obey it too; unfrozen BN never.
+    # `tools/benchmark.py estimate` tells which one fits; docs/performance.md has measurements.
+    _C.MODEL.GN.MEMORY = "standard"
+
     # Allow random layers to stay frozen: MODEL.WEIGHTS "" with MODEL.BACKBONE.FREEZE_AT > 0 or
     # with FrozenBN is refused otherwise, since it trains without an error and loses AP.
     _C.MODEL.GN.ALLOW_FROZEN_RANDOM = False
+
+    # Keep features and convolutions of our backbones, FPN and heads in PyTorch's channels_last
+    # layout. It pays with mixed precision, on GPUs and on CPUs with AMX or AVX512-BF16, and little
+    # in fp32. Results differ by rounding, weights go both ways. False (default): as Detectron2.
+    _C.MODEL.CHANNELS_LAST = False
+
+    _C.MODEL.VGG = type(cfg)()
+
+    # Convolutions: 11, 13, 16 or 19 with the three fully connected layers that are left out here.
+    # For MODEL.BACKBONE.NAME build_gn_vgg_backbone and build_gn_vgg_fpn_backbone.
+    _C.MODEL.VGG.DEPTH = 16
+
+    # The norm after every convolution: "", BN, SyncBN, FrozenBN, GN, LN or IN. "" (default) is VGG
+    # as it was published; its convolutions then have a bias.
+    _C.MODEL.VGG.NORM = ""
+
+    # Channels of vgg1; vgg2 to vgg5 have 2, 4, 8 and 8 times as many. 64 is VGG's own.
+    _C.MODEL.VGG.BASE_CHANNELS = 64
+
+    # Feature maps: vgg1 to vgg5 (stride 1 to 16, before they are pooled) and pool5 (stride 32).
+    # ["vgg5"] for a backbone of one feature map; [vgg3, vgg4, vgg5, pool5] for an FPN from p2 on.
+    _C.MODEL.VGG.OUT_FEATURES = ["vgg5"]
+
+    _C.MODEL.CLASSIFIER = type(cfg)()
+
+    # Classes of MODEL.META_ARCHITECTURE ImageClassifier. 1000 is ImageNet's.
+    _C.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+
+    # Pre-training of backbones by tools/pretrain_net.py. The defaults are those of section 4.1.
+    _C.PRETRAIN = type(cfg)()
+
+    # The folder that has train/CLASS/IMAGE and val/CLASS/IMAGE. One that is not found from the
+    # working directory is looked for below $DETECTRON2_DATASETS, or else below ./datasets.
+    _C.PRETRAIN.ROOT = "imagenet"
+
+    # The schedule in epochs: the length, and when the learning rate is multiplied by SOLVER.GAMMA.
+    # SOLVER.MAX_ITER and STEPS, which follow from them and from the number of images, stay as
+    # they are.
+    _C.PRETRAIN.EPOCHS = 100
+    _C.PRETRAIN.STEPS = (30, 60, 90)
+
+    # Epochs from one evaluation and checkpoint to the next.
+    _C.PRETRAIN.EVAL_PERIOD = 1
+
+    # The batch that SOLVER.BASE_LR is for. With another SOLVER.IMS_PER_BATCH the learning rate is
+    # BASE_LR * IMS_PER_BATCH / REFERENCE_BATCH (the linear rule of Goyal et al. 2017).
+    _C.PRETRAIN.REFERENCE_BATCH = 256
+
+    # Side of the square that the network sees; in evaluation it is cut out of the middle of an
+    # image whose shorter side was made RESIZE.
+    _C.PRETRAIN.CROP = 224
+    _C.PRETRAIN.RESIZE = 256
+
+    # Area of a training crop as a share of the image's.
+    _C.PRETRAIN.CROP_AREA = (0.08, 1.0)
+
+    # Brightness, contrast and saturation are each changed by up to this share; 0 changes nothing.
+    _C.PRETRAIN.COLOR_JITTER = 0.4
+
+    # Standard deviation of the noise along the principal components of ImageNet's colours
+    # (Krizhevsky et al. 2012); 0 for none.
+    _C.PRETRAIN.LIGHTING = 0.1
 
     # Element type of mixed precision where SOLVER.AMP.ENABLED: "float16" (with a loss scaler, GPU
     # only) or "bfloat16" (no scaler; GPU, and CPU where it pays with AMX or AVX512-BF16).
@@ -51,3 +121,21 @@ def add_gn_config(cfg: CfgNode) -> None:
     # SOLVER.CLIP_GRADIENTS of Detectron2 clips each parameter by itself, which changes the
     # direction of the step. Keeps short warm-ups from scratch from exploding.
     _C.SOLVER.CLIP_GLOBAL_NORM = 0.0
+
+    # Images in one forward pass of one process. 0 (default): all of its share of IMS_PER_BATCH at
+    # once, as Detectron2. 1 trains the paper's 16-image schedule on one small GPU: 16 passes
+    # accumulate their gradients, and lr and iterations stay as they are. With GN the result is that
+    # of 16 GPUs with one image each (docs/scaling.md); with unfrozen BN it is not.
+    _C.SOLVER.IMS_PER_STEP = 0
+
+    # Checkpoints of the past that are kept, besides the final and the best one. 0 (default) keeps
+    # all, as Detectron2; R50 with its optimizer is 350 MB each.
+    _C.SOLVER.KEEP_CHECKPOINTS = 0
+
+    # The best checkpoint, model_best.pth, has the highest value of this so far. It is looked at
+    # after each evaluation of TEST.EVAL_PERIOD. "" keeps none. Default: box AP.
+    _C.SOLVER.BEST_METRIC = "bbox/AP"
+
+    # What a run does that cannot save a checkpoint (disk full, folder read-only): "stop" (default),
+    # or "continue" without it, to try again at the next one. The last good one is kept in any case.
+    _C.SOLVER.ON_SAVE_ERROR = "stop"

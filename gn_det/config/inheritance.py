@@ -18,6 +18,7 @@ __all__ = ["BASE_KEY", "Inherited", "load_with_bases"]
 BASE_KEY = "_BASE_"
 # of one config, each counted as often as it is named: a list of bases may be a list at every step
 MAX_FILES = 64
+MAX_ADDRESS = 1024  # characters; no file has so long a path
 
 
 @dataclass
@@ -100,12 +101,17 @@ def _bases(path: Path, document: Document) -> list[str]:
     value, line = document.tree.pop(BASE_KEY), document.lines[(BASE_KEY,)]
     bases = value if isinstance(value, list) else [value]
     for base in bases:
-        if not isinstance(base, str) or not base.strip():
+        if not isinstance(base, str) or not base.strip() or len(base) > MAX_ADDRESS:
             raise ConfigError(
                 f"{path}:{line}: {BASE_KEY} takes the path of a file, or a list of them, such as "
-                f"[base.yaml, gn_det://mask_rcnn_R50_gn_all.yaml], but {base!r} was given."
+                f"[base.yaml, gn_det://mask_rcnn_R50_gn_all.yaml], but {_short(base)} was given."
             )
     return bases
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _resolve_base(address: str, path: Path, where: str) -> Path:
@@ -137,7 +143,7 @@ def _merge(source: Inherited, target: Inherited) -> None:
             if not isinstance(mine[key], dict):
                 raise ConfigError(
                     f"{source.where[name]}: {'.'.join(name)} holds keys here, but it is a single "
-                    f"value, {mine[key]!r}, in {target.where[name]}."
+                    f"value, {_short(mine[key])}, in {target.where[name]}."
                 )
             merge(value, mine[key], name)
 

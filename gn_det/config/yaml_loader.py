@@ -25,6 +25,7 @@ MAX_DEPTH = 32
 MAX_VALUES = 20_000
 # of one text; also keeps yacs, which reads text as a Python literal, at a harmless size
 MAX_TEXT = 4096
+MAX_KEY = 200  # characters; a key is shown whole where something is wrong with it
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null")}
@@ -153,7 +154,8 @@ def _read(text: str, budget: Budget) -> Document:
 
 def _syntax_error(error: yaml.MarkedYAMLError) -> _Refused:
     mark = error.problem_mark or error.context_mark
-    parts = [part for part in (error.context, error.problem) if part]
+    # they may quote a name of the file, as long as the file has it
+    parts = [part[:120] for part in (error.context, error.problem) if part]
     hint = " YAML is indented by spaces, not tabs." if "\\t" in (error.problem or "") else ""
     return _Refused(f"it is not YAML: {', '.join(parts)}.{hint}", mark.line + 1 if mark else None)
 
@@ -209,7 +211,8 @@ class _Builder:
             raise _Refused(f"a text has more than {MAX_TEXT} characters.", line)
         try:
             value = self.loader.construct_object(node)
-        except (ValueError, LookupError, OverflowError):  # !!int "many"
+        except (ValueError, LookupError, OverflowError, yaml.constructor.ConstructorError):
+            # !!int "many"
             kind = node.tag.removeprefix(_TAG)
             raise _Refused(f"{node.value[:40]!r} is not of YAML's type {kind}.", line) from None
         if isinstance(value, str):
@@ -255,6 +258,8 @@ class _Builder:
         key = self.scalar(node, line)
         if not isinstance(key, str):
             raise _Refused(f"the key {node.value[:40]!r} is no text, but a {_kind(key)}.", line)
+        if len(key) > MAX_KEY:
+            raise _Refused(f"a key has more than {MAX_KEY} characters.", line)
         if not key.isprintable():
             raise _Refused(f"the key {key[:40]!r} has characters that cannot be printed.", line)
         return key

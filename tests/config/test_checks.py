@@ -55,6 +55,27 @@ def test_weight_standardization_with_detectron2s_own_parts():
     assert "Set MODEL.ROI_MASK_HEAD.NAME GNMaskRCNNConvUpsampleHead." in text
 
 
+@pytest.mark.parametrize(
+    "on", [["MODEL.CHANNELS_LAST", True], ["MODEL.GN.MEMORY", "lean"]], ids=lambda on: on[0]
+)
+def test_detectron2s_own_parts_ignore(on):
+    assert _find(*SCRATCH, *on) == []
+    text = "\n".join(p.message for p in _find(*SCRATCH, *STOCK, *on))
+    assert f"build_resnet_fpn_backbone is Detectron2's own and knows nothing of {on[0]}" in text
+    assert "Set MODEL.ROI_BOX_HEAD.NAME GNFastRCNNConvFCHead." in text
+    assert "Set MODEL.ROI_MASK_HEAD.NAME GNMaskRCNNConvUpsampleHead." in text
+    c4 = _find(*SCRATCH, *STOCK_C4, *on, config="mask_rcnn_R50_C4_gn")
+    assert [p.fatal for p in c4] == [True, True]
+    retina = ["MODEL.META_ARCHITECTURE", "RetinaNet", *STOCK[2:]]
+    assert _find(*SCRATCH, *on, *retina) == []
+
+
+def test_unknown_memory_mode():
+    (problem,) = _find(*SCRATCH, "MODEL.GN.MEMORY", "small")
+    assert problem.fatal
+    assert "MODEL.GN.MEMORY is 'small'; known are standard, lean, minimal." in problem.message
+
+
 @pytest.mark.parametrize("name", ["", "GN", "LN", "IN"])
 def test_known_norms(name):
     assert _find(*SCRATCH, *_all_norms(name)) == []
@@ -282,9 +303,7 @@ def test_weights_of_a_backbone_that_is_no_resnet():
     assert _find(*options) == []
 
 
-@pytest.mark.parametrize(
-    ("images", "processes", "each"), [(16, 8, "2"), (7, 1, "7"), (12, 8, "1.5")]
-)
+@pytest.mark.parametrize(("images", "processes", "each"), [(16, 8, "2"), (7, 1, "7"), (24, 8, "3")])
 def test_batch_norm_at_few_images(images, processes, each):
     options = [*SCRATCH, "MODEL.RESNETS.NORM", "BN", "SOLVER.IMS_PER_BATCH", images]
     problems = _find(*options, num_processes=processes)
@@ -303,6 +322,13 @@ def test_batch_norm_at_enough_images():
     assert _find(*options, "SyncBN", "SOLVER.IMS_PER_BATCH", 16, num_processes=8) == []
     few = _find(*options, "SyncBN", "SOLVER.IMS_PER_BATCH", 4, num_processes=4)
     assert "statistics of 4 images" in _only(few, fatal=False)
+
+
+def test_unknown_ways_to_save():
+    message = _only(_find("SOLVER.ON_SAVE_ERROR", "retry"))
+    assert "SOLVER.ON_SAVE_ERROR is 'retry'; known are stop, continue." in message
+    message = _only(_find("SOLVER.KEEP_CHECKPOINTS", -1))
+    assert "SOLVER.KEEP_CHECKPOINTS is -1" in message
 
 
 def test_frozen_bn_needs_no_batch():
@@ -343,3 +369,17 @@ def test_check_config_says_nothing_of_a_good_one(caplog):
     assert not caplog.records
     assert cfg == before
     assert gn_det.check_config is check_config
+
+
+def test_vgg():
+    vgg = [*SCRATCH, "MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN"]
+    assert _find(*vgg) == []
+    message = _only(_find(*vgg, "MODEL.VGG.BASE_CHANNELS", 16)[:1])
+    assert "MODEL.VGG.NORM is GN, and MODEL.GN.NUM_GROUPS 32 does not divide the 16 " in message
+    assert "vgg1 (MODEL.VGG.BASE_CHANNELS)" in message
+    assert len(_find(*vgg, "MODEL.VGG.BASE_CHANNELS", 48)) == 1  # 48; 96, 192 and 384 are divided
+    assert "MODEL.VGG.NORM is 'XN'" in _only(_find(*vgg, "MODEL.VGG.NORM", "XN"))
+    # the ResNet's keys are none of its own
+    assert _find(*vgg, "MODEL.RESNETS.NORM", "XN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 48) == []
+    frozen = _only(_find(*vgg, "MODEL.VGG.NORM", "FrozenBN"))
+    assert "MODEL.VGG.NORM is FrozenBN" in frozen

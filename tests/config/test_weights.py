@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from gn_det import model_zoo
-from gn_det.config import KnownWeights, check_weights
+from gn_det.config import KnownWeights, check_weights, describe_weights
 from gn_det.config.known_weights import KNOWN_WEIGHTS
 
 R50_GN = KNOWN_WEIGHTS["R-50-GN"]
@@ -78,3 +78,69 @@ def test_how_it_is_called():
     cfg = model_zoo.get_config("mask_rcnn_R50_gn_all.yaml")
     (problem,) = check_weights(cfg, KnownWeights(depth=18))
     assert problem.message.startswith(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is a ResNet-18")
+
+
+VGG = ["MODEL.BACKBONE.NAME", "build_gn_vgg_backbone"]
+
+
+@pytest.mark.parametrize(
+    ("known", "options", "words"),
+    [
+        (R50_GN, VGG, ["is a ResNet, but MODEL.BACKBONE.NAME build_gn_vgg_backbone is a VGG"]),
+        (KnownWeights(network="VGG"), [], ["is a VGG, but MODEL.BACKBONE.NAME", "is a ResNet"]),
+        (KnownWeights(network="VGG", depth=13), VGG, ["is a VGG-13", "MODEL.VGG.DEPTH is 16"]),
+        (KnownWeights(norm="BN"), VGG, ["trained with BN, but MODEL.VGG.NORM is ''"]),
+        (
+            KnownWeights(norm=""),
+            [*VGG, "MODEL.VGG.NORM", "GN"],
+            ["trained without a norm, but MODEL.VGG.NORM is 'GN'. Set MODEL.VGG.NORM ''"],
+        ),
+        (KnownWeights(norm="LN"), [], ["trained with LN", "Set MODEL.RESNETS.NORM LN"]),
+        (
+            KnownWeights(norm="GN", channels_per_group=16),
+            [],
+            ["16 channels per group, but MODEL.GN.CHANNELS_PER_GROUP is 0"],
+        ),
+    ],
+)
+def test_networks_norms_and_groups(known, options, words):
+    (message,) = _messages(known, *options)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], KnownWeights(50, "GN", False, num_groups=32)),
+        (["MODEL.GN.CHANNELS_PER_GROUP", 8], KnownWeights(50, "GN", False, channels_per_group=8)),
+        (["MODEL.RESNETS.NORM", "LN"], KnownWeights(50, "LN", False, num_groups=1)),
+        (["MODEL.RESNETS.NORM", "IN"], KnownWeights(50, "IN", False, channels_per_group=1)),
+        (["MODEL.RESNETS.NORM", "SyncBN"], KnownWeights(50, "BN", False)),
+        (["MODEL.RESNETS.NORM", "FrozenBN"], KnownWeights(50, "BN", False)),
+        ([*VGG, "MODEL.VGG.NORM", "GN"], KnownWeights(16, "GN", network="VGG", num_groups=32)),
+        (VGG, KnownWeights(16, "", network="VGG")),
+    ],
+)
+def test_what_a_training_makes(options, expected):
+    cfg = model_zoo.get_config("mask_rcnn_R50_gn_all.yaml")
+    cfg.merge_from_list(list(options))
+    known = describe_weights(cfg)
+    assert known == dataclasses.replace(
+        expected,
+        network=expected.network or "ResNet",
+        pixel_mean=(103.53, 116.28, 123.675),
+        pixel_std=(1.0, 1.0, 1.0),
+        input_format="BGR",
+        weight_standardization=False,
+    )
+    assert check_weights(cfg, known) == []
+
+
+def test_of_an_unknown_backbone_the_preprocessing_alone():
+    cfg = model_zoo.get_config("mask_rcnn_R50_gn_all.yaml")
+    cfg.MODEL.BACKBONE.NAME = "build_my_backbone"
+    assert describe_weights(cfg) == KnownWeights(
+        pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0), input_format="BGR"
+    )
+    assert check_weights(cfg, R50_GN) == []
