@@ -1,14 +1,45 @@
-"""The embedded dataset, and checks of the datasets that a config names."""
+"""The embedded dataset, and checks of datasets: of a json and its images, and of a config's."""
 
 from .builtin import ensure_dataset, register_photo_digits
-from .checks import DatasetError, check_datasets, check_images
+from .checks import check_datasets, check_images
+from .dataset_checks import CheckedJson, check_json, compare_classes
+from .errors import DatasetError
+from .image_checks import check_files
+from .image_folder import LabelledImages, check_image_folders
+from .image_loader import build_eval_loader, build_train_loader
+from .locate import locate_dataset
 from .photo_digits import build_photo_digits
+from .repaired_copy import changes_file, refuse_existing, repair
+from .seeding import choose_seed, kept_rng, seed_everything
+from .stream import TrainStream
+from .train_loader import build_train_stream, stream_of
+from .worker_watch import MapperError, WorkerDied
 
 __all__ = [
+    "CheckedJson",
     "DatasetError",
+    "LabelledImages",
+    "MapperError",
+    "TrainStream",
+    "WorkerDied",
+    "build_eval_loader",
     "build_photo_digits",
+    "build_train_loader",
+    "build_train_stream",
+    "changes_file",
     "check_datasets",
+    "check_files",
+    "check_image_folders",
+    "choose_seed",
     "check_images",
+    "check_json",
+    "compare_classes",
     "ensure_dataset",
+    "kept_rng",
+    "locate_dataset",
+    "refuse_existing",
     "register_photo_digits",
+    "repair",
+    "seed_everything",
+    "stream_of",
 ]

@@ -1,0 +1,167 @@
+"""Images in folders of their classes: ImageNet's layout, train/CLASS/IMAGE and val/CLASS/IMAGE."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from detectron2.config import CfgNode
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension, pil_loader
+
+from .checks import on_one_process
+from .errors import DatasetError
+from .image_checks import check_image, check_images_of
+from .image_transforms import eval_transform, train_transform
+
+__all__ = ["LabelledImages", "check_image_folders", "find_image_folder"]
+
+# read at the start of a run, spread evenly over the classes
+SAMPLE = 256
+
+
+def find_image_folder(root: str) -> str:
+    """Return the path of ``PRETRAIN.ROOT``, which has the folders train and val.
+
+    Raises:
+        DatasetError: it is not there; the message says where it was looked for.
+    """
+    datasets = os.getenv("DETECTRON2_DATASETS", "datasets")
+    places = [os.path.expanduser(root)]
+    if not os.path.isabs(places[0]):
+        places.append(os.path.join(datasets, root))
+    for place in places:
+        if os.path.isdir(place):
+            return place
+    raise DatasetError(
+        f"PRETRAIN.ROOT {root}: there is no folder {' and none '.join(places)}. It has to hold "
+        "train/CLASS/IMAGE and val/CLASS/IMAGE. Name another by PRETRAIN.ROOT, or set the "
+        "environment variable DETECTRON2_DATASETS to the folder that it is in."
+    )
+
+
+def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
+    """Check that classes and images of train and val are there, and read some of the images.
+
+    Of several processes, one a machine reads the files.
+
+    Args:
+        cfg: a config with gn_det's keys.
+        training: look at train as well as at val.
+
+    Raises:
+        DatasetError: with what is wrong, in one line.
+    """
+    problems = on_one_process(lambda: list(_problems(cfg, training)))
+    if problems:
+        raise DatasetError(problems[0])
+
+
+def _problems(cfg: CfgNode, training: bool) -> Iterator[str]:
+    try:
+        _check(cfg, training)
+    except DatasetError as error:
+        yield str(error)
+
+
+def _check(cfg: CfgNode, training: bool) -> None:
+    root = find_image_folder(cfg.PRETRAIN.ROOT)
+    val = _classes(os.path.join(root, "val"))
+    train = _classes(os.path.join(root, "train")) if training else val
+    if train != val:
+        raise DatasetError(
+            f"{root}: the classes of train and val differ: {_some(train - val)} in train alone, "
+            f"{_some(val - train)} in val alone. They are numbered in the order of their names, so "
+            "that every number behind the first difference would mean another class."
+        )
+    if len(val) != cfg.MODEL.CLASSIFIER.NUM_CLASSES:
+        raise DatasetError(
+            f"{root} has {_some(val)}, but MODEL.CLASSIFIER.NUM_CLASSES is "
+            f"{cfg.MODEL.CLASSIFIER.NUM_CLASSES}. Set it to {len(val)}."
+        )
+    for split in ("train", "val") if training else ("val",):
+        folder = os.path.join(root, split)
+        _check_sample(folder, _images_by_class(folder, sorted(val)))
+
+
+def _classes(folder: str) -> set[str]:
+    if not os.path.isdir(folder):
+        raise DatasetError(f"There is no folder {folder}: PRETRAIN.ROOT needs train and val.")
+    with os.scandir(folder) as entries:
+        names = {entry.name: entry.is_dir() for entry in entries}
+    classes = {name for name, is_dir in names.items() if is_dir}
+    if not classes:
+        raise DatasetError(
+            f"{folder} has {len(names)} files and no folder: every class needs a folder of its own "
+            "for its images. (ImageNet's validation images come without; its development kit says "
+            "which class each of them is.)"
+        )
+    return classes
+
+
+def _images_by_class(folder: str, classes: list[str]) -> dict[str, list[str]]:
+    images = {name: list(_images(os.path.join(folder, name))) for name in classes}
+    empty = {name for name, paths in images.items() if not paths}
+    if empty:
+        raise DatasetError(
+            f"{folder}: {_some(empty)} without an image. Images end in {', '.join(IMG_EXTENSIONS)}."
+        )
+    return images
+
+
+def _images(folder: str) -> list[str]:
+    return [
+        os.path.join(path, name)
+        for path, _, names in os.walk(folder, followlinks=True)
+        for name in sorted(names)
+        if has_file_allowed_extension(name, IMG_EXTENSIONS)
+    ]
+
+
+def _check_sample(folder: str, images: dict[str, list[str]]) -> None:
+    paths = [path for of_class in images.values() for path in of_class]
+    sample = paths[:: -(-len(paths) // SAMPLE)]
+    found = check_images_of(((path, None) for path in sample), workers=min(8, os.cpu_count() or 1))
+    bad = [(path, finding) for path, finding in found if finding.size is None]
+    if bad:
+        path, finding = bad[0]
+        raise DatasetError(
+            f"{folder}: of {len(sample)} images that were opened, {len(bad)} cannot be read, such "
+            f"as {path}: {finding.detail}."
+        )
+
+
+def _some(names: set[str]) -> str:
+    """Return ``3 classes (a, b, c)``."""
+    shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'}" + (f" ({shown})" if names else "")
+
+
+class LabelledImages(ImageFolder):
+    """One split of :func:`find_image_folder`'s folder.
+
+    An item is ``{"image": (3, CROP, CROP) in 0 to 255, ordered as INPUT.FORMAT, "label": int}``;
+    for an image that cannot be read it is the DatasetError that says so, to be raised where it
+    comes out of the loader: a worker process could raise it only with its own stack trace.
+
+    Args:
+        cfg: a config with gn_det's keys.
+        split: "train" (augmented) or "val".
+    """
+
+    def __init__(self, cfg: CfgNode, split: str):
+        make = train_transform if split == "train" else eval_transform
+        super().__init__(os.path.join(find_image_folder(cfg.PRETRAIN.ROOT), split), make(cfg))
+
+    def __getitem__(self, index: int) -> dict[str, Any] | DatasetError:
+        """Read and transform one image."""
+        path, label = self.samples[index]
+        try:
+            image = pil_loader(path)
+        except Exception as error:  # noqa: BLE001 Pillow's readers raise whatever they are led to
+            finding = check_image(path, None)
+            detail = finding.detail if finding and finding.detail else error
+            return DatasetError(
+                f"{path} cannot be read as an image: {detail}. Get it again, or remove it, and go "
+                "on by --resume."
+            )
+        return {"image": self.transform(image), "label": label}

@@ -1,0 +1,70 @@
+"""Augmentation of images for classification.
+
+That of Szegedy et al. 2015 as fb.resnet.torch has it, which the paper names (section 4.1): a random
+crop of random area and shape, a flip, changed brightness, contrast and saturation, and noise along
+the principal components of ImageNet's colours. In evaluation: the shorter side made RESIZE, and the
+square in the middle.
+"""
+
+import torch
+from detectron2.config import CfgNode
+from torchvision import transforms as T
+from torchvision.transforms import InterpolationMode
+
+__all__ = ["Lighting", "eval_transform", "train_transform"]
+
+# of RGB in 0 to 1, over ImageNet's training set; a column is a component
+_EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
+_EIGENVECTORS = torch.tensor(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+
+
+class Lighting:
+    """Add to all pixels of an RGB image the same random colour (Krizhevsky et al. 2012).
+
+    Args:
+        std: of the share of each component.
+    """
+
+    def __init__(self, std: float):
+        self.std = std
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Return an image (3, H, W) in 0 to 255 as float32; it may leave this range a little."""
+        colour = _EIGENVECTORS @ (_EIGENVALUES * torch.randn(3) * self.std)
+        return image.float() + 255 * colour.view(3, 1, 1)
+
+
+def train_transform(cfg: CfgNode) -> T.Compose:
+    """Return what makes a PIL image (3, CROP, CROP), ordered as ``INPUT.FORMAT``."""
+    p = cfg.PRETRAIN
+    steps = [
+        T.RandomResizedCrop(
+            p.CROP, scale=tuple(p.CROP_AREA), interpolation=InterpolationMode.BICUBIC
+        )
+    ]
+    if cfg.INPUT.RANDOM_FLIP == "horizontal":
+        steps.append(T.RandomHorizontalFlip())
+    elif cfg.INPUT.RANDOM_FLIP == "vertical":
+        steps.append(T.RandomVerticalFlip())
+    if p.COLOR_JITTER:
+        steps.append(T.ColorJitter(p.COLOR_JITTER, p.COLOR_JITTER, p.COLOR_JITTER))
+    steps.append(T.PILToTensor())
+    if p.LIGHTING:
+        steps.append(Lighting(p.LIGHTING))
+    return T.Compose([*steps, *_order(cfg)])
+
+
+def eval_transform(cfg: CfgNode) -> T.Compose:
+    """Return the same without anything random."""
+    resize = T.Resize(cfg.PRETRAIN.RESIZE, InterpolationMode.BICUBIC)
+    return T.Compose([resize, T.CenterCrop(cfg.PRETRAIN.CROP), T.PILToTensor(), *_order(cfg)])
+
+
+def _order(cfg: CfgNode) -> list:
+    return [_to_bgr] if cfg.INPUT.FORMAT == "BGR" else []
+
+
+def _to_bgr(image: torch.Tensor) -> torch.Tensor:
+    return image.flip(0)

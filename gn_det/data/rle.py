@@ -1,0 +1,54 @@
+"""COCO's run lengths as text, read without pycocotools, which trusts what it is given."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["run_lengths"]
+
+_MOST_DIGITS = 7  # of 5 bits each: 2 ** 34 pixels
+
+
+def run_lengths(counts: Any) -> np.ndarray | None:
+    """Return the runs of background, foreground, background, ...; None where they are malformed.
+
+    Args:
+        counts: COCO's compressed text, or the list of runs.
+
+    Returns:
+        (N,) int64, none of them negative.
+    """
+    if isinstance(counts, str):
+        runs = _decompress(counts)
+    elif type(counts) is list and set(map(type, counts)) <= {int}:
+        fits = not counts or (min(counts) >= 0 and max(counts) < 2**31)
+        runs = np.array(counts, dtype=np.int64) if fits else None
+    else:
+        return None
+    return runs if runs is not None and (runs >= 0).all() else None
+
+
+def _decompress(text: str) -> np.ndarray | None:
+    """Undo pycocotools' ``rleToString``: digits of 5 bits, and differences to the run before last.
+
+    Each character less 48 is a digit, the lowest first; its bit 0x20 says that more follow, and bit
+    0x10 of a number's last digit is the sign.
+    """
+    if not text.isascii():
+        return None
+    digits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    if not len(digits):
+        return digits
+    last = np.flatnonzero(digits & 0x20 == 0)
+    if digits.min() < 0 or digits.max() > 63 or not len(last) or last[-1] != len(digits) - 1:
+        return None
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    if lengths.max() > _MOST_DIGITS:
+        return None
+    place = np.arange(len(digits)) - np.repeat(first, lengths)
+    numbers = np.add.reduceat((digits & 0x1F) << (5 * place), first)
+    numbers -= np.where(digits[last] & 0x10, np.int64(1) << (5 * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers

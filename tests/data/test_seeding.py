@@ -1,0 +1,43 @@
+import random
+
+import numpy as np
+import torch
+
+from gn_det.data import choose_seed, kept_rng, seed_everything
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(()).item()
+
+
+def test_same_numbers_same_draws():
+    seed_everything(3, 7)
+    first = draw()
+    seed_everything(3, 8)
+    second = draw()
+    seed_everything(3, 7)
+    assert draw() == first
+    assert all(a != b for a, b in zip(first, second))
+
+
+def test_order_and_count_of_the_numbers_matter():
+    draws = set()
+    for numbers in ((1, 2), (2, 1), (1, 2, 0), (12,)):
+        seed_everything(*numbers)
+        draws.add(draw())
+    assert len(draws) == 4
+
+
+def test_states_are_given_back():
+    seed_everything(5)
+    wanted = draw()
+    seed_everything(5)
+    with kept_rng():
+        seed_everything(9)
+        draw()
+    assert draw() == wanted
+
+
+def test_seed_is_chosen_where_none_is_given():
+    assert choose_seed(7) == 7
+    assert choose_seed(-1) >= 0
