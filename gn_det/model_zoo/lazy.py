@@ -47,7 +47,7 @@ def lazy_config(cfg: CfgNode) -> DictConfig:
         ``model``, ``dataloader`` (``train``, ``test``, ``evaluator``), ``optimizer``,
         ``lr_multiplier`` and ``train``, as Detectron2's ``lazyconfig_train_net.py`` takes them.
         ``train`` has these keys besides Detectron2's: ``amp.dtype``, ``clip_global_norm``,
-        ``allow_frozen_random``.
+        ``ims_per_step``, ``best_metric``, ``on_save_error``, ``allow_frozen_random``.
 
     Raises:
         gn_det.config.ConfigError: something in the config has no lazy form.
@@ -187,12 +187,18 @@ def _train(cfg: CfgNode) -> dict:
             "find_unused_parameters": False,
             "fp16_compression": False,
         },
-        "checkpointer": {"period": cfg.SOLVER.CHECKPOINT_PERIOD, "max_to_keep": None},
+        "checkpointer": {
+            "period": cfg.SOLVER.CHECKPOINT_PERIOD,
+            "max_to_keep": cfg.SOLVER.KEEP_CHECKPOINTS or None,
+        },
         "eval_period": cfg.TEST.EVAL_PERIOD,
         "log_period": 20,
         "device": cfg.MODEL.DEVICE,
         "seed": cfg.SEED,
         "cudnn_benchmark": cfg.CUDNN_BENCHMARK,
         "clip_global_norm": cfg.SOLVER.CLIP_GLOBAL_NORM,
+        "ims_per_step": cfg.SOLVER.IMS_PER_STEP,
+        "best_metric": cfg.SOLVER.BEST_METRIC,
+        "on_save_error": cfg.SOLVER.ON_SAVE_ERROR,
         "allow_frozen_random": cfg.MODEL.GN.ALLOW_FROZEN_RANDOM,
     }

@@ -1,15 +1,77 @@
-"""Feature pyramid on a ResNet, with ``MODEL.FPN.NORM`` on lateral and output convolutions."""
+"""Feature pyramid on a ResNet or VGG, with ``MODEL.FPN.NORM`` on lateral and output convolutions.
 
+Shapes: N images, C channels, H x W pixels of the level.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import Backbone, fpn
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from .channels_last import to_channels_last
+from .memory import WithMemory, finish, made_by, remake, set_memory
 from .norms import norm_from_cfg
 from .resnet import build_gn_resnet_backbone
-from .weight_standardization import standardize_convs
+from .vgg import build_gn_vgg_backbone
+from .weight_standardization import convolve, standardize_convs
 
-__all__ = ["build_gn_resnet_fpn_backbone"]
+__all__ = ["FPN", "build_gn_resnet_fpn_backbone", "build_gn_vgg_fpn_backbone"]
+
+
+class FPN(WithMemory, fpn.FPN):
+    """Detectron2's FPN with the ways to train of ``MODEL.GN.MEMORY``."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return p2 to p6 of a batch of images (N, C, H, W)."""
+        mode = self.memory_now()
+        if mode == "standard":
+            return super().forward(x)
+        bottom_up = self.bottom_up(x)
+        features = [bottom_up[name] for name in reversed(self.in_features)]
+        make = self._lean_pyramid if mode == "lean" else partial(remake, self._pyramid)
+        results = list(make(*features))[::-1]
+        if self.top_block is not None:
+            source = self.top_block.in_feature
+            if source in bottom_up:
+                results += self.top_block(bottom_up[source])
+            else:
+                results += self.top_block(results[self._out_features.index(source)])
+        return dict(zip(self._out_features, results))
+
+    def _pyramid(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
+        outputs = self._top_down(*laterals)
+        return tuple(finish(conv, x) for conv, x in zip(self.output_convs, outputs))
+
+    def _lean_pyramid(self, *features: torch.Tensor) -> list[torch.Tensor]:
+        """Keep what the convolutions give; the RPN head makes the norms of the outputs again.
+
+        Of the output convolutions those of the small levels, a quarter of the work, run again.
+        """
+        laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
+        outputs = remake(self._top_down, *laterals)
+        return [made_by(partial(finish, conv), x) for conv, x in zip(self.output_convs, outputs)]
+
+    def _top_down(self, *laterals: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Take lateral convolutions to output convolutions, lowest resolution first.
+
+        The norms of the former are in between, those of the latter are yet to come.
+        """
+        outputs, above = [], None
+        for lateral_conv, output_conv, x in zip(self.lateral_convs, self.output_convs, laterals):
+            x = finish(lateral_conv, x)
+            if above is not None:
+                x = x + F.interpolate(above, scale_factor=2.0, mode="nearest")
+                if self._fuse_type == "avg":
+                    x /= 2
+            outputs.append(convolve(output_conv, x))
+            above = x
+        return tuple(outputs)
 
 
 @BACKBONE_REGISTRY.register()
@@ -17,14 +79,33 @@ def build_gn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build Detectron2's FPN on :func:`build_gn_resnet_backbone`.
 
     ``MODEL.FPN.NORM`` may be any norm by name; with one, the convolutions of the pyramid have no
-    bias. ``MODEL.GN.WEIGHT_STANDARDIZATION`` is obeyed. Features are called p2 to p6.
+    bias. ``MODEL.GN.WEIGHT_STANDARDIZATION``, ``MODEL.GN.MEMORY`` and ``MODEL.CHANNELS_LAST`` are
+    obeyed. Features are called p2 to p6.
 
     Args:
         cfg: a config with our keys.
         input_shape: its ``channels`` are those of the image.
     """
-    fpn = FPN(
-        bottom_up=build_gn_resnet_backbone(cfg, input_shape),
+    return _build_fpn(cfg, build_gn_resnet_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_gn_vgg_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build the same on :func:`gn_det.modeling.build_gn_vgg_backbone`.
+
+    With ``MODEL.FPN.IN_FEATURES`` vgg3, vgg4, vgg5 and pool5 (``MODEL.VGG.OUT_FEATURES`` likewise)
+    the features have the strides of a ResNet's p2 to p6.
+
+    Args:
+        cfg: a config with our keys.
+        input_shape: its ``channels`` are those of the image.
+    """
+    return _build_fpn(cfg, build_gn_vgg_backbone(cfg, input_shape))
+
+
+def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    pyramid = FPN(
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=norm_from_cfg(cfg, cfg.MODEL.FPN.NORM),
@@ -32,5 +113,9 @@ def build_gn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
     if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
-        standardize_convs(fpn)
-    return fpn
+        standardize_convs(pyramid)
+    own_layers = [*pyramid.lateral_convs, *pyramid.output_convs]
+    set_memory(pyramid, cfg.MODEL.GN.MEMORY, own_layers)
+    if cfg.MODEL.CHANNELS_LAST:
+        to_channels_last(pyramid)
+    return pyramid

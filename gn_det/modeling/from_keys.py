@@ -11,7 +11,7 @@ from torch import nn
 
 from gn_det.config import get_cfg
 
-from .resnet import make_resnet_stage
+from .res5_heads import build_res5
 
 __all__ = ["backbone_from_keys", "cfg_from_keys", "res5_from_keys"]
 
@@ -20,11 +20,13 @@ def backbone_from_keys(
     name: str,
     in_channels: int,
     freeze_at: int,
-    resnets: dict[str, Any],
-    gn: dict[str, Any],
+    resnets: dict[str, Any] | None = None,
+    gn: dict[str, Any] | None = None,
     fpn: dict[str, Any] | None = None,
+    channels_last: bool = False,
+    vgg: dict[str, Any] | None = None,
 ) -> Backbone:
-    """Build a registered ResNet, with or without FPN.
+    """Build a registered ResNet or VGG, with or without FPN.
 
     Args:
         name: of ``BACKBONE_REGISTRY``.
@@ -33,17 +35,30 @@ def backbone_from_keys(
         resnets: the keys of ``MODEL.RESNETS`` in lower case, as far as they are not the defaults.
         gn: those of ``MODEL.GN``.
         fpn: those of ``MODEL.FPN``.
+        channels_last: ``MODEL.CHANNELS_LAST``.
+        vgg: the keys of ``MODEL.VGG``.
 
     Raises:
         ConfigError: a key that does not exist, or a value of another type.
     """
-    cfg = cfg_from_keys(RESNETS=resnets, GN=gn, FPN=fpn or {}, BACKBONE={"freeze_at": freeze_at})
+    cfg = cfg_from_keys(
+        RESNETS=resnets or {},
+        VGG=vgg or {},
+        GN=gn or {},
+        FPN=fpn or {},
+        BACKBONE={"freeze_at": freeze_at},
+    )
+    cfg.MODEL.CHANNELS_LAST = channels_last
     return BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=in_channels))
 
 
-def res5_from_keys(resnets: dict[str, Any], gn: dict[str, Any]) -> nn.Sequential:
+def res5_from_keys(
+    resnets: dict[str, Any], gn: dict[str, Any], channels_last: bool = False
+) -> nn.Sequential:
     """Build res5, which a C4 model runs on each RoI; see :func:`backbone_from_keys`."""
-    return nn.Sequential(*make_resnet_stage(cfg_from_keys(RESNETS=resnets, GN=gn), stage=5))
+    cfg = cfg_from_keys(RESNETS=resnets, GN=gn)
+    cfg.MODEL.CHANNELS_LAST = channels_last
+    return build_res5(cfg)
 
 
 def cfg_from_keys(**groups: dict[str, Any]) -> CfgNode:

@@ -14,12 +14,14 @@ from detectron2.modeling import (
     ROI_HEADS_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     GeneralizedRCNN,
+    build_backbone,
+    poolers,
 )
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from omegaconf import DictConfig
 
@@ -27,6 +29,7 @@ from gn_det.config import ConfigError
 
 from .from_keys import backbone_from_keys, res5_from_keys
 from .norms import get_norm
+from .poolers import ROIPooler
 
 __all__ = ["lazy_model", "refuse_other"]
 
@@ -40,11 +43,18 @@ KNOWN = {
         "build_gn_resnet_backbone",
         "build_resnet_fpn_backbone",
         "build_resnet_backbone",
+        "build_gn_vgg_fpn_backbone",
+        "build_gn_vgg_backbone",
     ),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
-    "MODEL.RPN.HEAD_NAME": ("StandardRPNHead",),
+    "MODEL.RPN.HEAD_NAME": ("GNRPNHead", "StandardRPNHead"),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
-    "MODEL.ROI_HEADS.NAME": ("StandardROIHeads", "GNRes5ROIHeads", "Res5ROIHeads"),
+    "MODEL.ROI_HEADS.NAME": (
+        "GNStandardROIHeads",
+        "StandardROIHeads",
+        "GNRes5ROIHeads",
+        "Res5ROIHeads",
+    ),
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False,),
     "MODEL.KEYPOINT_ON": (False,),
     "MODEL.LOAD_PROPOSALS": (False,),
@@ -98,6 +108,9 @@ def _feature_shapes(cfg: CfgNode) -> dict[str, ShapeSpec]:
     if "fpn" in cfg.MODEL.BACKBONE.NAME:
         channels = cfg.MODEL.FPN.OUT_CHANNELS
         return {f"p{k}": ShapeSpec(channels=channels, stride=2**k) for k in range(2, 7)}
+    if "vgg" in cfg.MODEL.BACKBONE.NAME:
+        with torch.device("meta"):  # neither memory nor random numbers
+            return build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))).output_shape()
     strides = {2: 4, 3: 8, 4: 16, 5: 32 // r.RES5_DILATION}
     return {
         f"res{k}": ShapeSpec(channels=r.RES2_OUT_CHANNELS * 2 ** (k - 2), stride=stride)
@@ -107,13 +120,15 @@ def _feature_shapes(cfg: CfgNode) -> dict[str, ShapeSpec]:
 
 def _backbone(cfg: CfgNode) -> DictConfig:
     m = cfg.MODEL
+    node = "vgg" if "vgg" in m.BACKBONE.NAME else "resnets"
     return LazyCall(backbone_from_keys)(
         name=m.BACKBONE.NAME,
         in_channels=len(m.PIXEL_MEAN),
         freeze_at=m.BACKBONE.FREEZE_AT,
-        resnets=_keys(m.RESNETS),
+        **{node: _keys(m[node.upper()])},
         gn=_keys(m.GN),
         fpn=_keys(m.FPN) if "fpn" in m.BACKBONE.NAME else None,
+        channels_last=m.CHANNELS_LAST,
     )
 
 
@@ -138,15 +153,10 @@ def _rpn(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> DictConfig:
         "strides": [feature.stride for feature in features],
         "offset": m.ANCHOR_GENERATOR.OFFSET,
     }
-    generator = DefaultAnchorGenerator(**anchors)
+    head = RPN_HEAD_REGISTRY.get(rpn.HEAD_NAME)
     return LazyCall(RPN)(
         in_features=rpn.IN_FEATURES,
-        head=LazyCall(StandardRPNHead)(
-            in_channels=features[0].channels,
-            num_anchors=generator.num_anchors[0],
-            box_dim=generator.box_dim,
-            conv_dims=rpn.CONV_DIMS,
-        ),
+        head=LazyCall(head)(**head.from_config(cfg, features)),
         anchor_generator=LazyCall(DefaultAnchorGenerator)(**anchors),
         anchor_matcher=_matcher(rpn, allow_low_quality_matches=True),
         box2box_transform=_box2box(rpn.BBOX_REG_WEIGHTS),
@@ -175,7 +185,7 @@ def _roi_heads(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> DictConfig:
         "proposal_append_gt": heads.PROPOSAL_APPEND_GT,
         "proposal_matcher": _matcher(heads, allow_low_quality_matches=False),
     }
-    own = _standard_heads if heads.NAME == "StandardROIHeads" else _c4_heads
+    own = _c4_heads if "Res5" in heads.NAME else _standard_heads
     features = {name: shapes[name] for name in heads.IN_FEATURES}
     return LazyCall(ROI_HEADS_REGISTRY.get(heads.NAME))(**shared, **own(cfg, features))
 
@@ -189,14 +199,14 @@ def _standard_heads(cfg: CfgNode, features: dict[str, ShapeSpec]) -> dict[str, A
         output = box_head(cfg, shape).output_shape
     parts = {
         "box_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
-        "box_pooler": _pooler(box, features),
+        "box_pooler": _pooler(cfg, box, features),
         "box_head": _head(cfg, box_head, box, shape),
         "box_predictor": _predictor(cfg, output),
         "train_on_pred_boxes": box.TRAIN_ON_PRED_BOXES,
     }
     if cfg.MODEL.MASK_ON:
         parts["mask_in_features"] = cfg.MODEL.ROI_HEADS.IN_FEATURES
-        parts["mask_pooler"] = _pooler(mask, features)
+        parts["mask_pooler"] = _pooler(cfg, mask, features)
         parts["mask_head"] = _mask_head(cfg, _square(channels, mask.POOLER_RESOLUTION))
     return parts
 
@@ -206,8 +216,10 @@ def _c4_heads(cfg: CfgNode, features: dict[str, ShapeSpec]) -> dict[str, Any]:
     channels = m.RESNETS.RES2_OUT_CHANNELS * 8
     parts = {
         "in_features": m.ROI_HEADS.IN_FEATURES,
-        "pooler": _pooler(box, features),
-        "res5": LazyCall(res5_from_keys)(resnets=_keys(m.RESNETS), gn=_keys(m.GN)),
+        "pooler": _pooler(cfg, box, features),
+        "res5": LazyCall(res5_from_keys)(
+            resnets=_keys(m.RESNETS), gn=_keys(m.GN), channels_last=m.CHANNELS_LAST
+        ),
         "box_predictor": _predictor(cfg, _square(channels, 1)),
     }
     if m.MASK_ON:
@@ -219,8 +231,9 @@ def _square(channels: int, size: int) -> ShapeSpec:
     return ShapeSpec(channels=channels, height=size, width=size)
 
 
-def _pooler(node: CfgNode, features: dict[str, ShapeSpec]) -> DictConfig:
-    return LazyCall(ROIPooler)(
+def _pooler(cfg: CfgNode, node: CfgNode, features: dict[str, ShapeSpec]) -> DictConfig:
+    ours = cfg.MODEL.ROI_HEADS.NAME.startswith("GN")
+    return LazyCall(ROIPooler if ours else poolers.ROIPooler)(
         output_size=node.POOLER_RESOLUTION,
         scales=[1.0 / feature.stride for feature in features.values()],
         sampling_ratio=node.POOLER_SAMPLING_RATIO,

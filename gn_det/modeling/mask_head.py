@@ -1,43 +1,26 @@
 """Mask head with any norm (section 4.2: GN on the mask head's convolutions)."""
 
-from typing import Any
-
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+import torch
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 
-from .norms import norm_from_cfg
-from .weight_standardization import standardize_convs
+from .head import GNHead
 
 __all__ = ["GNMaskRCNNConvUpsampleHead"]
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class GNMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
+class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
     """Detectron2's mask head, its convolutions followed by ``MODEL.ROI_MASK_HEAD.NORM``.
 
     Input (R, C, H, W) for R RoIs, R may be 0; mask logits (R, classes, 2H, 2W). The upsampling
     layer has no norm, as in the paper's models.
-
-    Args:
-        input_shape: of the features of a RoI.
-        weight_standardization: standardize the weights of the convolutions that a norm follows.
-        **kwargs: Detectron2's own, such as ``conv_dims`` and ``conv_norm``.
     """
 
-    @configurable
-    def __init__(
-        self, input_shape: ShapeSpec, *, weight_standardization: bool = False, **kwargs: Any
-    ):
-        super().__init__(input_shape, **kwargs)
-        if weight_standardization:
-            standardize_convs(self)
+    cfg_node = "ROI_MASK_HEAD"
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Read ``cfg.MODEL.ROI_MASK_HEAD`` as Detectron2 does, with the norms of ``MODEL.GN``."""
-        args = super().from_config(cfg, input_shape)
-        args["conv_norm"] = norm_from_cfg(cfg, cfg.MODEL.ROI_MASK_HEAD.NORM)
-        args["weight_standardization"] = cfg.MODEL.GN.WEIGHT_STANDARDIZATION
-        return args
+    def layers(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits of RoI features; what is kept follows ``MODEL.GN.MEMORY``."""
+        if self.memory_now() == "standard":
+            return super().layers(x)
+        return self.run_layers(list(self)[len(self.conv_norm_relus) :], x)

@@ -6,17 +6,14 @@ Shapes: N images, C channels, H x W pixels, all of the padded batch.
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone.resnet import (
-    BasicBlock,
-    BasicStem,
-    BottleneckBlock,
-    DeformBottleneckBlock,
-    ResNet,
-)
+from detectron2.modeling.backbone.resnet import ResNet
 from torch import nn
 
 from gn_det.layers import GroupNorm
 
+from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
+from .channels_last import to_channels_last
+from .memory import set_memory
 from .norms import norm_from_cfg
 from .weight_standardization import standardize_convs
 
@@ -79,9 +76,10 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
     if cfg.MODEL.GN.ZERO_INIT_RESIDUAL:
         for block in blocks:
             _zero_init_last_norm(block)
-    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
-        for block in blocks:
+    for block in blocks:
+        if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
             standardize_convs(block)
+        set_memory(block, cfg.MODEL.GN.MEMORY)
     return blocks
 
 
@@ -108,9 +106,15 @@ def build_gn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     )
     if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
         standardize_convs(stem)
+    set_memory(stem, cfg.MODEL.GN.MEMORY)
     # ResNet drops the stages after the last one that out_features names
     stages = [make_resnet_stage(cfg, stage) for stage in range(2, 6)]
-    return ResNet(stem, stages, out_features=r.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    backbone = ResNet(
+        stem, stages, out_features=r.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
+    )
+    if cfg.MODEL.CHANNELS_LAST:
+        to_channels_last(backbone)
+    return backbone
 
 
 def _check_basic(cfg: CfgNode) -> None:

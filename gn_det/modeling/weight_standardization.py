@@ -13,7 +13,12 @@ from torch import nn
 
 from gn_det.layers import standardize_weight
 
-__all__ = ["StandardizedConv2d", "fold_weight_standardization", "standardize_convs"]
+__all__ = [
+    "StandardizedConv2d",
+    "convolve",
+    "fold_weight_standardization",
+    "standardize_convs",
+]
 
 
 class StandardizedConv2d(Conv2d):
@@ -27,12 +32,24 @@ class StandardizedConv2d(Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve, then norm and activation where the layer has them."""
-        x = self._conv_forward(x, standardize_weight(self.weight), self.bias)
+        x = convolve(self, x)
         if self.norm is not None:
             x = self.norm(x)
         if self.activation is not None:
             x = self.activation(x)
         return x
+
+
+def convolve(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Return the convolution of a layer alone, without the norm and activation that it holds.
+
+    Args:
+        conv: one of Detectron2's ``Conv2d``, standardized or not.
+        x: (N, C, H, W), N may be 0.
+    """
+    standardized = isinstance(conv, StandardizedConv2d)
+    weight = standardize_weight(conv.weight) if standardized else conv.weight
+    return conv._conv_forward(x, weight, conv.bias)
 
 
 def standardize_convs(model: nn.Module) -> None:

@@ -55,6 +55,7 @@ def _assert_same_parts(ours, theirs):
         "mask_rcnn_R50_C4_bn_frozen",
         "mask_rcnn_X50_gn_ws_all",
         "scratch_mask_rcnn_R50_syncbn",
+        "mask_rcnn_VGG16_gn_all",
         "photo_digits_mask_rcnn_R18_gn_all",
     ],
 )

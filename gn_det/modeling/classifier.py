@@ -1,0 +1,83 @@
+"""Image classification on a backbone that detection builds as well: for pre-training it."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling.backbone import Backbone
+from torch import nn
+
+from gn_det.config import ConfigError
+
+__all__ = ["ImageClassifier"]
+
+
+@META_ARCH_REGISTRY.register()
+class ImageClassifier(nn.Module):
+    """Backbone, global average pooling, linear classifier.
+
+    Args:
+        backbone: with one feature map.
+        num_classes: of the data.
+        pixel_mean: subtracted from the images, in the order of their channels.
+        pixel_std: divided by.
+
+    Raises:
+        ConfigError: a backbone with several feature maps.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        num_classes: int,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+    ):
+        super().__init__()
+        shapes = backbone.output_shape()
+        if len(shapes) != 1:
+            raise ConfigError(
+                f"A classifier needs a backbone with one feature map; this one has "
+                f"{', '.join(shapes)}. Set MODEL.RESNETS.OUT_FEATURES ['res5'], or "
+                "MODEL.VGG.OUT_FEATURES ['vgg5'], and a MODEL.BACKBONE.NAME without FPN."
+            )
+        self.backbone = backbone
+        self.feature = next(iter(shapes))
+        self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.01)  # as in Goyal et al. 2017, section 5.1
+        nn.init.zeros_(self.linear.bias)
+        # the config has them: Detectron2's models do not save them either
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Read the keys of a config."""
+        return {
+            "backbone": build_backbone(cfg),
+            "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | torch.Tensor:
+        """Return the loss in training, the logits (N, K) in evaluation.
+
+        Args:
+            batch: ``image`` (N, C, H, W) in 0 to 255, channels ordered as in ``INPUT.FORMAT``;
+                ``label`` (N) in training.
+        """
+        images = batch["image"].to(self.device, non_blocking=True)
+        features = self.backbone((images - self.pixel_mean) / self.pixel_std)[self.feature]
+        logits = self.linear(features.mean(dim=(2, 3)))
+        if not self.training:
+            return logits
+        labels = batch["label"].to(self.device, non_blocking=True)
+        return {"loss_cls": F.cross_entropy(logits, labels)}

@@ -1,0 +1,169 @@
+"""VGG with any norm after every convolution, as the paper compares it (section 4.1, figure 6).
+
+Shapes: N images, C channels, H x W pixels of the stage.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import get_norm as make_norm
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import Backbone
+from fvcore.nn import weight_init
+from torch import nn
+
+from gn_det.config import ConfigError
+
+from .channels_last import to_channels_last
+from .memory import WithMemory, lean_layers, remake, set_memory
+from .norms import norm_from_cfg
+from .weight_standardization import standardize_convs
+
+__all__ = ["NUM_CONVS", "VGG", "build_gn_vgg_backbone", "make_vgg_stages"]
+
+# convolutions of vgg1 to vgg5: A, B, D and E of Simonyan & Zisserman's table 1
+NUM_CONVS = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+_WIDTHS = (1, 2, 4, 8, 8)  # of vgg1 to vgg5, times BASE_CHANNELS
+
+
+class VGG(WithMemory, Backbone):
+    """Stages of 3x3 convolutions, each followed by a 2x2 pooling.
+
+    ``vgg1`` to ``vgg5`` are the outputs of the stages, of stride 1 to 16, before they are pooled
+    (``vgg5`` is the paper's conv5_3); ``pool5`` is the pooled ``vgg5``, of stride 32.
+
+    Args:
+        stages: the layers of vgg1, vgg2 and so on. What no feature needs is dropped.
+        out_features: the features to be returned.
+        freeze_at: stages at the beginning that are not trained.
+
+    Raises:
+        ConfigError: a feature that there is not.
+    """
+
+    def __init__(
+        self, stages: list[list[Conv2d]], out_features: list[str], freeze_at: int = 0
+    ) -> None:
+        super().__init__()
+        names = [f"vgg{number}" for number in range(1, len(stages) + 1)]
+        last = f"pool{len(stages)}"
+        wrong = [name for name in out_features if name not in (*names, last)]
+        if wrong or not out_features:
+            raise ConfigError(
+                f"MODEL.VGG.OUT_FEATURES is {out_features}; known are {', '.join((*names, last))}."
+            )
+        needed = max((*names, last).index(name) for name in out_features) + 1
+        self.stage_names = names[:needed]
+        self._out_features = list(out_features)
+        self._out_feature_strides, self._out_feature_channels = {}, {}
+        for number, (name, layers) in enumerate(zip(self.stage_names, stages)):
+            self.add_module(name, nn.Sequential(*layers))
+            self._out_feature_strides[name] = 2**number
+            self._out_feature_channels[name] = layers[-1].out_channels
+        self._out_feature_strides[last] = 2 ** len(stages)
+        self._out_feature_channels[last] = stages[-1][-1].out_channels
+        self._last = last
+        self._freeze(freeze_at)
+
+    def _freeze(self, freeze_at: int) -> None:
+        for name in self.stage_names[:freeze_at]:
+            stage = getattr(self, name)
+            for parameter in stage.parameters():
+                parameter.requires_grad = False
+            FrozenBatchNorm2d.convert_frozen_batchnorm(stage)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the features of images (N, C, H, W)."""
+        mode, outputs = self.memory_now(), {}
+        for name in self.stage_names:
+            feature, x = self._stage(getattr(self, name), x, mode)
+            outputs[name] = feature
+        outputs[self._last] = x
+        return {name: outputs[name] for name in self._out_features}
+
+    def _stage(
+        self, layers: nn.Sequential, x: torch.Tensor, mode: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a stage's output, and the same pooled."""
+        if mode == "standard":
+            return _with_pooled(layers(x))
+        lean = partial(lean_layers, list(layers), [_with_pooled])
+        return lean(x) if mode == "lean" else remake(lean, x)
+
+
+def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x, F.max_pool2d(x, kernel_size=2, stride=2)
+
+
+def make_vgg_stages(cfg: CfgNode, in_channels: int) -> list[list[Conv2d]]:
+    """Build the convolutions of vgg1 to vgg5 as ``cfg.MODEL.VGG`` describes them.
+
+    Without a norm they have a bias. He's initialization, as in the paper.
+
+    Args:
+        cfg: the keys read are those of ``MODEL.VGG`` and ``MODEL.GN``.
+        in_channels: of the image.
+
+    Raises:
+        ConfigError: a depth that is not known.
+        ValueError: see :class:`gn_det.layers.GroupNorm`.
+    """
+    v = cfg.MODEL.VGG
+    if v.DEPTH not in NUM_CONVS:
+        raise ConfigError(f"MODEL.VGG.DEPTH is {v.DEPTH}; known are {sorted(NUM_CONVS)}.")
+    norm = norm_from_cfg(cfg, v.NORM)
+    stages = []
+    for count, width in zip(NUM_CONVS[v.DEPTH], _WIDTHS):
+        stage = []
+        for _ in range(count):
+            channels = v.BASE_CHANNELS * width
+            conv = Conv2d(
+                in_channels,
+                channels,
+                kernel_size=3,
+                padding=1,
+                bias=norm == "",
+                norm=make_norm(norm, channels),
+                activation=nn.ReLU(),
+            )
+            weight_init.c2_msra_fill(conv)
+            stage.append(conv)
+            in_channels = channels
+        stages.append(stage)
+    return stages
+
+
+@BACKBONE_REGISTRY.register()
+def build_gn_vgg_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> VGG:
+    """Build a VGG-11, -13, -16 or -19 without its fully connected layers.
+
+    The keys of ``MODEL.VGG`` and ``MODEL.GN``, ``MODEL.BACKBONE.FREEZE_AT`` (of vgg1 to vgg5) and
+    ``MODEL.CHANNELS_LAST`` are obeyed. ``MODEL.VGG.OUT_FEATURES`` ``["vgg5"]`` makes a backbone of
+    one feature map, of stride 16.
+
+    Args:
+        cfg: a config with our keys.
+        input_shape: its ``channels`` are those of the image.
+
+    Raises:
+        ConfigError, ValueError: see :class:`VGG` and :func:`make_vgg_stages`.
+    """
+    backbone = VGG(
+        make_vgg_stages(cfg, input_shape.channels),
+        cfg.MODEL.VGG.OUT_FEATURES,
+        cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
+        standardize_convs(backbone)
+    set_memory(backbone, cfg.MODEL.GN.MEMORY)
+    if cfg.MODEL.CHANNELS_LAST:
+        to_channels_last(backbone)
+    return backbone
