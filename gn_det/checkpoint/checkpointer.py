@@ -1,4 +1,4 @@
-"""Loads weights of any source into a model, safely; saves and resumes as Detectron2 does.
+"""Loads weights of any source into a model, safely; saves so that a run can always go on.
 
 checkpointer = Checkpointer(model, cfg=cfg)
 checkpointer.load("catalog://ImageNetPretrained/FAIR/R-50-GN")
@@ -9,20 +9,25 @@ import contextlib
 import logging
 import os
 from collections import Counter
+from functools import partial
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import nn
 
 from gn_det.config import check_weights
 
 from .convert import convert
 from .converted import Converted
+from .durable import write_durably
 from .errors import WeightsError
 from .files import is_url, local_file, parse_path
 from .fit import check_fit
 from .matching import Report, match
+from .resumable import check_whole, resumable
 from .safe_load import load_file
 
 __all__ = ["Checkpointer"]
@@ -62,6 +67,67 @@ class Checkpointer(DetectionCheckpointer):
         self._converted: Converted | None = None
         self._path = ""
         self._heuristics = False
+
+    def save(self, name: str, *, latest: bool = True, **kwargs: Any) -> None:
+        """Save model and checkpointables to ``NAME.pth``, whole or not at all.
+
+        Args:
+            name: of the file, without ``.pth``.
+            latest: name it in ``last_checkpoint``, so that a run goes on from it.
+            **kwargs: what else is to be in the file, such as the iteration.
+
+        Raises:
+            SaveError: it could not be written. Earlier files are as they were.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info(f"Saving checkpoint to {path}")
+        write_durably(path, partial(torch.save, {**data, **kwargs}))
+        if latest:
+            self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write ``last_checkpoint``, whole or not at all."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        write_durably(path, lambda file: file.write(last_filename_basename.encode()))
+
+    def has_checkpoint(self) -> bool:
+        """Return whether the folder has a checkpoint to go on from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the latest checkpoint, damaged or not; "" where there is none."""
+        return next(iter(resumable(self.save_dir)), "")
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Go on from the latest checkpoint that is whole; where there is none, load ``path``.
+
+        Args:
+            path: weights of a new run, see :meth:`load`.
+            resume: False: load ``path`` in any case.
+
+        Raises:
+            WeightsError: there are checkpoints, and none can be used.
+        """
+        # of several processes all do what the first one finds
+        candidates = comm.all_gather(resumable(self.save_dir))[0] if resume else []
+        if not candidates:
+            return self.load(path, checkpointables=[])
+        refused = []
+        for candidate in candidates:
+            try:
+                check_whole(candidate)
+                return self.load(candidate)
+            except WeightsError as error:
+                refused.append(str(error))
+                logger.warning(f"Not resumed from {error}")
+        raise WeightsError(
+            f"{self.save_dir}: none of its {len(candidates)} checkpoints can be gone on from:\n"
+            + "\n".join(refused)
+        )
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file. The model is changed only if all of the checks pass.

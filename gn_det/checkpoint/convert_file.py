@@ -19,7 +19,7 @@ from .safe_load import load_file
 
 __all__ = ["convert_file"]
 
-_BACKBONE_NORM = re.compile(r"(^|\.)(stem|res[2-5]\.\d+)\.\w+\.norm\.")
+_BACKBONE_NORM = re.compile(r"(^|\.)((stem|res[2-5]\.\d+)\.\w+|vgg[1-5]\.\d+)\.norm\.")
 
 
 def convert_file(

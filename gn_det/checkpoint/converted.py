@@ -64,7 +64,7 @@ def resnet_depth(names: list[str]) -> int | None:
 
 def resnet_norm(names: list[str]) -> str | None:
     """Return "BN" where norms have statistics, "GN" where they have none; None without norms."""
-    norms = [n for n in names if re.search(r"(^|\.)(stem|res[2-5])\..*\.norm\.", n)]
+    norms = [n for n in names if re.search(r"(^|\.)(stem|res[2-5]|vgg[1-5])\..*\.norm\.", n)]
     if any(n.endswith(".running_mean") for n in norms):
         return "BN"
     return "GN" if norms else None
@@ -91,6 +91,8 @@ def metadata_from_dict(values: object) -> KnownWeights:
         "input_format": str,
         "num_groups": int,
         "weight_standardization": bool,
+        "network": str,
+        "channels_per_group": int,
     }
     if not isinstance(values, dict):
         raise WeightsError(f"Its entry 'gn_det' is a {type(values).__name__}, not a dict.")

@@ -16,7 +16,9 @@ from .matching import Report, is_predictor
 
 __all__ = ["check_fit"]
 
-_BACKBONE = re.compile(r"(?:^|\.)(stem|res[2-5]\.\d+)\.(?:conv\d|shortcut)\.(?!norm\.)\w+$")
+_BACKBONE = re.compile(
+    r"(?:^|\.)(?:(stem|res[2-5]\.\d+)\.(?:conv\d|shortcut)|(vgg[1-5]\.\d+))\.(?!norm\.)\w+$"
+)
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -97,6 +99,12 @@ def _check_norm(
             f"Its norms do not fit: the file was trained with {converted.known.num_groups} groups, "
             f"the model has {groups} at {layer}."
         )
+    per_group = converted.known.channels_per_group
+    if None not in (groups, per_group) and norm.num_channels // groups != per_group:
+        raise WeightsError(
+            f"Its norms do not fit: the file was trained with {per_group} channels per group, the "
+            f"model has {norm.num_channels // groups} at {layer}."
+        )
 
 
 def _check_standardization(converted: Converted, model: nn.Module, keys: dict[str, str]) -> None:
@@ -117,7 +125,7 @@ def _check_standardization(converted: Converted, model: nn.Module, keys: dict[st
 
 
 def _check_blocks(converted: Converted, model: nn.Module, keys: dict[str, str]) -> None:
-    """Refuse a ResNet with more or fewer blocks or layers than the model's."""
+    """Refuse a network with more or fewer blocks or layers than the model's."""
     wanted = model.state_dict()
     if not any(_BACKBONE.search(name) for name in keys):
         return
@@ -127,7 +135,7 @@ def _check_blocks(converted: Converted, model: nn.Module, keys: dict[str, str]) 
         if theirs != ours:
             raise WeightsError(
                 f"It is of another network: {stage} has {theirs} blocks in the file and {ours} in "
-                "the model (MODEL.RESNETS.DEPTH)."
+                f"the model (MODEL.{'VGG' if stage.startswith('vgg') else 'RESNETS'}.DEPTH)."
             )
     used = set(keys.values())
     # a stage may be left out on purpose, but not a layer of one that is there
@@ -135,7 +143,7 @@ def _check_blocks(converted: Converted, model: nn.Module, keys: dict[str, str]) 
         stages = model_blocks if place == "file" else file_blocks
         for name in names:
             found = _BACKBONE.search(name)
-            if found and name not in taken and found[1].split(".")[0] in (*stages, "stem"):
+            if found and name not in taken and _block(found).split(".")[0] in (*stages, "stem"):
                 other = "model" if place == "file" else "file"
                 raise WeightsError(
                     f"It is of another network: the {place} has {name}, the {other} has not."
@@ -146,7 +154,12 @@ def _num_blocks(names: dict) -> dict[str, int]:
     blocks: dict[str, int] = {}
     for name in names:
         found = _BACKBONE.search(name)
-        if found and found[1] != "stem":
-            stage, _, block = found[1].partition(".")
+        if found and _block(found) != "stem":
+            stage, _, block = _block(found).partition(".")
             blocks[stage] = max(blocks.get(stage, 0), int(block) + 1)
     return blocks
+
+
+def _block(found: re.Match) -> str:
+    """Return ``stem``, ``res4.0`` or ``vgg3.1``."""
+    return found[1] or found[2]

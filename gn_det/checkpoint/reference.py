@@ -9,18 +9,21 @@ from detectron2.layers import ShapeSpec
 from torch import nn
 
 from gn_det.config import get_cfg
-from gn_det.modeling import build_gn_resnet_backbone
+from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone
+from gn_det.modeling.vgg import NUM_CONVS
 
 from .converted import Converted, resnet_depth, resnet_norm
 from .errors import WeightsError
 
 __all__ = ["backbone_alone", "reference_backbone"]
 
-_IN_BACKBONE = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\.(?:conv\d|shortcut).*)")
+_IN_BACKBONE = re.compile(
+    r"(?:^|\.)((?:stem|res[2-5]\.\d+)\.(?:conv\d|shortcut).*|vgg[1-5]\.\d+\..*)"
+)
 
 
 def backbone_alone(converted: Converted) -> tuple[Converted, list[str]]:
-    """Return the weights of the ResNet, named from it on (``stem.conv1.weight``), and the rest.
+    """Return the weights of the backbone, named from it on (``stem.conv1.weight``), and the rest.
 
     The rest are names as the file has them.
     """
@@ -38,15 +41,26 @@ def backbone_alone(converted: Converted) -> tuple[Converted, list[str]]:
 
 
 def reference_backbone(converted: Converted) -> nn.Module:
-    """Build the ResNet of the weights' own depth, widths and norm, on the meta device.
+    """Build the ResNet or VGG of the weights' own depth, widths and norm, on the meta device.
 
     Its parameters have shapes and names (``stem.conv1.weight``), and no values.
 
     Raises:
-        WeightsError: they are not the weights of a ResNet of gn_det's.
+        WeightsError: they are not the weights of a ResNet or VGG of gn_det's.
     """
-    names = list(converted.state)
     cfg = get_cfg()
+    cfg.MODEL.GN.NUM_GROUPS = converted.known.num_groups or 32
+    cfg.MODEL.GN.CHANNELS_PER_GROUP = converted.known.channels_per_group or 0
+    cfg.MODEL.GN.WEIGHT_STANDARDIZATION = bool(converted.known.weight_standardization)
+    is_vgg = any(name.startswith("vgg") for name in converted.state)
+    build = build_gn_vgg_backbone if is_vgg else build_gn_resnet_backbone
+    (_describe_vgg if is_vgg else _describe_resnet)(cfg, converted)
+    with torch.device("meta"):
+        return build(cfg, ShapeSpec(channels=3))
+
+
+def _describe_resnet(cfg: CfgNode, converted: Converted) -> None:
+    names = list(converted.state)
     r = cfg.MODEL.RESNETS
     r.DEPTH = converted.known.depth or resnet_depth(names) or 0
     if not r.DEPTH:
@@ -57,10 +71,19 @@ def reference_backbone(converted: Converted) -> nn.Module:
     r.NORM = _norm(converted)
     r.OUT_FEATURES = ["res5"]
     _set_widths(cfg, converted)
-    cfg.MODEL.GN.NUM_GROUPS = converted.known.num_groups or 32
-    cfg.MODEL.GN.WEIGHT_STANDARDIZATION = bool(converted.known.weight_standardization)
-    with torch.device("meta"):
-        return build_gn_resnet_backbone(cfg, ShapeSpec(channels=3))
+
+
+def _describe_vgg(cfg: CfgNode, converted: Converted) -> None:
+    v, state = cfg.MODEL.VGG, converted.state
+    convs = [name for name in state if name.count(".") == 2 and name.endswith(".weight")]
+    depths = [depth for depth, counts in NUM_CONVS.items() if sum(counts) == len(convs)]
+    if not depths or "vgg1.0.weight" not in state:
+        raise WeightsError(
+            "It holds no whole VGG-11, -13, -16 or -19; to see what is in it, give the config that "
+            "it is for."
+        )
+    v.DEPTH, v.BASE_CHANNELS = depths[0], len(state["vgg1.0.weight"])
+    v.NORM = _norm(converted) if any(".norm." in name for name in state) else ""
 
 
 def _norm(converted: Converted) -> str:

@@ -1,11 +1,15 @@
 """Files as other projects write them: their names and shapes, with random values."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from gn_det import model_zoo
+from gn_det.checkpoint import WeightsError, load_file
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -38,19 +42,27 @@ def small_cfg():
 
 
 @pytest.fixture(scope="session")
-def small_model():
-    """Return a function ``cfg -> model`` whose every parameter and statistic is random."""
+def randomize():
+    """Return a function that fills a module's parameters and statistics with random values."""
 
-    def make(cfg, seed=0):
-        torch.manual_seed(seed)
-        model = build_model(cfg)
+    def fill(module, seed=0):
+        rng = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    value.copy_(torch.rand_like(value) + (0.5 if "var" in name else 0))
-        return model.eval()
+            for name, value in module.state_dict().items():
+                if value.ndim > 1:
+                    fan_in = value[0].numel()
+                    value.copy_(torch.randn(value.shape, generator=rng) / fan_in**0.5)
+                elif value.is_floating_point():
+                    value.copy_(torch.rand(value.shape, generator=rng) + 0.5 * ("var" in name))
+        return module.eval()
 
-    return make
+    return fill
+
+
+@pytest.fixture(scope="session")
+def small_model(randomize):
+    """Return a function ``cfg -> model`` whose every parameter and statistic is random."""
+    return lambda cfg, seed=0: randomize(build_model(cfg), seed)
 
 
 @pytest.fixture(scope="session")
@@ -219,19 +231,20 @@ def meta_tensor():
     return lambda shape: torch.empty(tuple(shape), device="meta")
 
 
-@pytest.fixture(scope="session")
-def randomize():
-    """Return a function that fills a module's parameters and statistics with random values."""
+@pytest.fixture
+def refusal(tmp_path, monkeypatch):
+    """Return a function ``file -> the error of load_file``, which runs nothing and is soon done."""
+    monkeypatch.chdir(tmp_path)
 
-    def fill(module, seed=0):
-        rng = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, value in module.state_dict().items():
-                if value.ndim > 1:
-                    fan_in = value[0].numel()
-                    value.copy_(torch.randn(value.shape, generator=rng) / fan_in**0.5)
-                elif value.is_floating_point():
-                    value.copy_(torch.rand(value.shape, generator=rng) + 0.5 * ("var" in name))
-        return module.eval()
+    def read(path) -> str:
+        before, start = set(os.listdir()), time.process_time()
+        with pytest.raises(WeightsError) as refused:
+            load_file(path)
+        assert time.process_time() - start < 1
+        assert set(os.listdir()) == before
+        message = str(refused.value)
+        assert message.startswith((f"{path}: ", f"{path} is "))
+        assert message.isprintable()  # so it is one line
+        return message
 
-    return fill
+    return read

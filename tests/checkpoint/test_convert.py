@@ -27,6 +27,8 @@ KNOWN = KnownWeights(50, "GN", False, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "RGB", N
         (["layer1.0.conv1.weight", "layer4.0.conv1.weight", "layer1.0.bn1.running_mean"],
          "torchvision"),
         (["stages.0.blocks.0.norm1.weight", "stages.0.blocks.0.conv1.weight"], "preactivation"),
+        (["backbone.res2.0.conv1.weight", "linear.weight", "linear.bias"], "gn_det"),
+        (["features.0.weight", "features.0.bias", "classifier.0.bias"], "torchvision-vgg"),
         (["encoder.layers.0.weight"], None),
     ],
 )  # fmt: skip

@@ -141,3 +141,31 @@ def test_weight_standardization(trained, models):
 def test_nothing_fits(models):
     with pytest.raises(WeightsError, match="No name in it fits .* such as encoder.weight; the mod"):
         _check({"encoder.weight": torch.ones(1)}, models()[0])
+
+
+def test_channels_per_group(models):
+    model, state = models("MODEL.GN.CHANNELS_PER_GROUP", 8)
+    known = KnownWeights(norm="GN", channels_per_group=8)
+    _check(state, model, known)
+    with pytest.raises(WeightsError, match="with 8 channels per group, the model has 1 at back"):
+        _check(state, models()[0], known)
+
+
+VGG = ("MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN")
+VGG += ("MODEL.VGG.BASE_CHANNELS", 32)
+FOUR = ["vgg3", "vgg4", "vgg5", "pool5"]
+
+
+def test_vgg_of_another_depth(small_cfg, meta_model):
+    def make(*options):
+        cfg = small_cfg(*VGG, *options)
+        cfg.MODEL.VGG.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = FOUR
+        return meta_model(cfg)
+
+    model, deeper = make(), make("MODEL.VGG.DEPTH", 19)
+    assert not _check(model.state_dict(), model).missing
+    with pytest.raises(WeightsError, match=r"vgg3 has 3 blocks in the file and 4 .*VGG\.DEPTH"):
+        _check(model.state_dict(), deeper)
+    without = {k: v for k, v in model.state_dict().items() if ".vgg4.1." not in k}
+    with pytest.raises(WeightsError, match="the model has backbone.bottom_up.vgg4.1.weight, the"):
+        _check(without, model)

@@ -1,12 +1,10 @@
 import io
-import re
 import struct
-import time
 import tracemalloc
 
 import pytest
 
-from gn_det.checkpoint import WeightsError, load_file
+from gn_det.checkpoint import WeightsError
 from gn_det.checkpoint.safe_numpy import load_numpy_pickle
 from gn_det.checkpoint.safe_pickle import MAX_OPCODES, Budget
 
@@ -68,14 +66,11 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_refuses_what_would_exhaust_time_or_memory(case, tmp_path):
+def test_refuses_what_would_exhaust_time_or_memory(case, tmp_path, refusal):
     data, part = BOMBS[case]
-    (tmp_path / "bomb.pkl").write_bytes(data)
-    start = time.process_time()
-    with pytest.raises(WeightsError, match=re.escape(part)) as refused:
-        load_file(tmp_path / "bomb.pkl")
-    assert time.process_time() - start < 1
-    assert "\n" not in str(refused.value)
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(data)
+    assert part in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pickletools
 import struct
 import subprocess
 import tarfile
-import time
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -15,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from gn_det.checkpoint import WeightsError, load_file
+from gn_det.checkpoint import load_file
 from gn_det.checkpoint.safe_torch import LEGACY_MAGIC
 
 CANARY = "canary-of-the-torch-tests"
@@ -48,23 +47,6 @@ def rewrite(path, change, **options):
         for name, data in entries.items():
             archive.writestr(name, data)
     return path
-
-
-def refusal(path) -> str:
-    start = time.process_time()
-    with pytest.raises(WeightsError) as refused:
-        load_file(path)
-    assert time.process_time() - start < 1
-    message = str(refused.value)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
-    assert CANARY not in os.listdir()
-    return message
-
-
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(params=[False, True], ids=["zip", "legacy"])
@@ -183,7 +165,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_refuses_a_hostile_file_by_name_before_it_runs(name, legacy, tmp_path):
+def test_refuses_a_hostile_file_by_name_before_it_runs(name, legacy, tmp_path, refusal):
     content = {"model": {"w": torch.ones(2), "x": [HOSTILE[name]]}}
     message = refusal(save(content, tmp_path / "evil.pth", legacy))
     assert "refused" in message
@@ -191,7 +173,7 @@ def test_refuses_a_hostile_file_by_name_before_it_runs(name, legacy, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["protocol version", "system", "content", "storages"])
-def test_looks_into_every_pickle_of_an_old_file(part, tmp_path):
+def test_looks_into_every_pickle_of_an_old_file(part, tmp_path, refusal):
     path = save({"w": torch.ones(2)}, tmp_path / "evil.pth", legacy=True)
     data = path.read_bytes()
     file = io.BytesIO(data)
@@ -207,13 +189,13 @@ def test_looks_into_every_pickle_of_an_old_file(part, tmp_path):
     assert "posix.system" in refusal(path)
 
 
-def test_refuses_torchscript(tmp_path):
+def test_refuses_torchscript(tmp_path, refusal):
     path = save({"w": torch.ones(2)}, tmp_path / "script.pt")
     rewrite(path, lambda entries: entries.update({"script/constants.pkl": b"\x80\x02)."}))
     assert "TorchScript" in refusal(path)
 
 
-def test_refuses_a_tar_file_that_also_starts_like_a_torch_file(tmp_path):
+def test_refuses_a_tar_file_that_also_starts_like_a_torch_file(tmp_path, refusal):
     info = tarfile.TarInfo("storages")
     header = bytearray(info.tobuf())
     header[: 2 + len(LEGACY_MAGIC)] = b"\x80\x02" + LEGACY_MAGIC
@@ -241,12 +223,12 @@ def storage_call(size, stride, numel=4):
         ((2, 2), (1,), "_rebuild_tensor_v2"),
     ],
 )
-def test_refuses_a_tensor_that_its_data_cannot_fill(size, stride, part, legacy, tmp_path):
+def test_refuses_a_tensor_that_its_data_cannot_fill(size, stride, part, legacy, tmp_path, refusal):
     content = {"w": storage_call(size, stride)}
     assert part in refusal(save(content, tmp_path / "bomb.pth", legacy))
 
 
-def test_refuses_a_storage_of_another_length_than_its_data(tmp_path):
+def test_refuses_a_storage_of_another_length_than_its_data(tmp_path, refusal):
     def shorten(entries):
         entries["short/data/0"] = entries["short/data/0"][:-4]
 
@@ -254,7 +236,7 @@ def test_refuses_a_storage_of_another_length_than_its_data(tmp_path):
     assert "storage '0' does not fit" in refusal(rewrite(path, shorten))
 
 
-def test_refuses_an_old_file_that_announces_a_huge_storage(tmp_path):
+def test_refuses_an_old_file_that_announces_a_huge_storage(tmp_path, refusal):
     path = save({"w": torch.arange(77.0)}, tmp_path / "huge.pth", legacy=True)
     data = path.read_bytes()
     assert data.count(b"K\x4dN") == 1  # 77 elements, no view
@@ -262,7 +244,7 @@ def test_refuses_an_old_file_that_announces_a_huge_storage(tmp_path):
     assert "larger" in refusal(path) or "4,398,046,511,112 bytes" in refusal(path)
 
 
-def test_says_that_a_file_is_cut_off(legacy, tmp_path):
+def test_says_that_a_file_is_cut_off(legacy, tmp_path, refusal):
     path = save({"w": torch.ones(1000)}, tmp_path / "cut.pth", legacy)
     data = path.read_bytes()
     for length in (len(data) - 1, len(data) // 2, 200, 40):
@@ -270,7 +252,7 @@ def test_says_that_a_file_is_cut_off(legacy, tmp_path):
         assert "cut off" in refusal(path) or "damaged" in refusal(path)
 
 
-def test_says_that_a_zip_archive_is_damaged(tmp_path):
+def test_says_that_a_zip_archive_is_damaged(tmp_path, refusal):
     path = save({"w": torch.ones(2)}, tmp_path / "damaged.pth")
     whole = path.read_bytes()
     for position, value in ((28, b"\xff\xff"), (30, b"X"), (whole.index(b"ccollections"), b"X")):
@@ -278,7 +260,7 @@ def test_says_that_a_zip_archive_is_damaged(tmp_path):
         assert "damaged zip archive" in refusal(path)
 
 
-def test_refuses_other_zip_archives(tmp_path):
+def test_refuses_other_zip_archives(tmp_path, refusal):
     np.savez(tmp_path / "a.npz", w=np.ones(2))
     assert "NumPy's .npz" in refusal(tmp_path / "a.npz")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
@@ -286,7 +268,7 @@ def test_refuses_other_zip_archives(tmp_path):
     assert "not a file that torch.save wrote" in refusal(tmp_path / "b.zip")
 
 
-def test_refuses_a_zip_bomb(tmp_path):
+def test_refuses_a_zip_bomb(tmp_path, refusal):
     def grow(entries):
         entries["bomb/data/0"] = bytes(50 << 20)
 
@@ -296,14 +278,14 @@ def test_refuses_a_zip_bomb(tmp_path):
     assert "not as torch.save writes it" in refusal(path)
 
 
-def test_refuses_an_entry_that_is_there_twice(tmp_path):
+def test_refuses_an_entry_that_is_there_twice(tmp_path, refusal):
     path = save({"w": torch.ones(2)}, tmp_path / "twice.pth")
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("twice/data.pkl", pickle.dumps(Call(os.system, TOUCH)))
     assert "not as torch.save writes it" in refusal(path)
 
 
-def test_refuses_a_directory_of_a_million_entries(tmp_path):
+def test_refuses_a_directory_of_a_million_entries(tmp_path, refusal):
     path = save({"w": torch.ones(2)}, tmp_path / "many.pth")
     data = bytearray(path.read_bytes())
     data[-10:-6] = struct.pack("<I", 46 * 1_000_000)
@@ -311,7 +293,7 @@ def test_refuses_a_directory_of_a_million_entries(tmp_path):
     assert "46,000,000 bytes" in refusal(path)
 
 
-def test_what_pytorch_itself_refuses_is_one_line_too(tmp_path):
+def test_what_pytorch_itself_refuses_is_one_line_too(tmp_path, refusal):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the protocol
         path = save({"w": torch.ones(2)}, tmp_path / "new.pth", pickle_protocol=4)
@@ -327,7 +309,7 @@ def test_what_pytorch_itself_refuses_is_one_line_too(tmp_path):
         "Weights only load failed.\n\tWeightsUnpickler error: Unsupported global: GLOBAL a.b was",
     ],
 )
-def test_the_name_that_pytorch_refused_is_given(text, tmp_path, monkeypatch):
+def test_the_name_that_pytorch_refused_is_given(text, tmp_path, monkeypatch, refusal):
     def load(*_args, **_options):
         raise pickle.UnpicklingError(text)
 

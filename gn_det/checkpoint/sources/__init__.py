@@ -7,16 +7,18 @@ that goes with the weights: the file's name, and the config where the file holds
 
 from types import ModuleType
 
-from . import detectron, detectron2, mmdetection, preactivation, timm, torchvision
+from . import detectron, detectron2, mmdetection, preactivation, pretrained, timm, torchvision, vgg
 
 __all__ = ["SOURCES"]
 
 # In the order in which they are asked.
 SOURCES: dict[str, ModuleType] = {
     "preactivation": preactivation,  # has a stem.conv1, too
+    "gn_det": pretrained,  # has names of Detectron2's backbones, too
     "detectron2": detectron2,
     "detectron": detectron,
     "mmdetection": mmdetection,
     "timm": timm,
     "torchvision": torchvision,
+    "torchvision-vgg": vgg,
 }

@@ -130,6 +130,7 @@ def _known(out: Converted, folded: bool) -> KnownWeights:
     depth = resnet_depth(list(out.state))
     if "conv1_gn_s" in out.names.values():
         return KnownWeights(
+            network="ResNet",
             depth=depth,
             norm="GN",
             stride_in_1x1=False,
@@ -141,6 +142,7 @@ def _known(out: Converted, folded: bool) -> KnownWeights:
         )
     # with BN, MSRA's have the stride on the 1x1 and others not, and X-101's std differs
     return KnownWeights(
+        network="ResNet",
         depth=depth,
         norm="FrozenBN" if folded else "BN",
         pixel_mean=mean,

@@ -120,6 +120,7 @@ def _known(out: Converted, about: str) -> KnownWeights:
     groups = re.search(r"num_groups\s*=\s*(\d+)", about)
     caffe = re.search(r"style\s*=\s*['\"]caffe['\"]|_caffe", about)
     return KnownWeights(
+        network="ResNet",
         depth=resnet_depth(names),
         norm=norm,
         # the GN files are all of style "pytorch"; of a BN one only its config tells

@@ -36,6 +36,7 @@ def convert_resnet(source: str, state: dict[str, torch.Tensor], about: str) -> C
     """
     names = {rename_resnet(name): name for name in state}
     known = KnownWeights(
+        network="ResNet",
         depth=resnet_depth(list(names)),
         norm=resnet_norm(list(names)),
         stride_in_1x1=False,

@@ -153,7 +153,7 @@ def test_the_name_tells_plain_from_standardized(
     about, standardized, pixels, mmdet_state, meta_tensor
 ):
     known = convert(mmdet_state(meta_tensor, detector=False), about=about).known
-    assert known == KnownWeights(50, "GN", False, *pixels, 32, standardized)
+    assert known == KnownWeights(50, "GN", False, *pixels, 32, standardized, "ResNet")
 
 
 CONFIG = """
@@ -168,10 +168,10 @@ def test_the_config_in_the_file_decides(mmdet_state, meta_tensor):
     state = mmdet_state(meta_tensor)
     meta = {"config": CONFIG.format(style="pytorch", rgb=True), "epoch": 24}
     known = convert({"meta": meta, "state_dict": state}, about="resnet50_gn.pth").known
-    assert known == KnownWeights(50, "GN", False, *RGB, 16, True)
+    assert known == KnownWeights(50, "GN", False, *RGB, 16, True, "ResNet")
     plain = CONFIG.replace("ConvWS", "Conv2d").format(style="caffe", rgb=False)
     known = convert({"meta": {"config": plain}, "state_dict": state}).known
-    assert known == KnownWeights(50, "GN", True, *RGB[:2], "BGR", 16, False)
+    assert known == KnownWeights(50, "GN", True, *RGB[:2], "BGR", 16, False, "ResNet")
 
 
 def test_version_1_is_refused(meta_tensor, mmdet_state):

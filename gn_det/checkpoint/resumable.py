@@ -1,0 +1,59 @@
+"""Which checkpoints of a folder a run can go on from."""
+
+import contextlib
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from .errors import WeightsError
+
+__all__ = ["check_whole", "checkpoint_iteration", "resumable"]
+
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+
+
+def checkpoint_iteration(path: str | Path) -> int | None:
+    """Return the iteration after which ``model_0000099.pth`` was saved; None for other names."""
+    match = NUMBERED.fullmatch(Path(path).name)
+    return int(match[1]) if match else None
+
+
+def resumable(folder: str | Path) -> list[str]:
+    """Return the paths of the checkpoints of a run, the latest first.
+
+    ``last_checkpoint`` names the latest one that was saved to the end. A numbered one that is newer
+    was saved just before the run was stopped. The best one is not among them: it is older.
+
+    Args:
+        folder: of a run. It need not exist.
+    """
+    folder = Path(folder)
+    names = os.listdir(folder) if folder.is_dir() else []
+    numbered = {n: i for n in names if (i := checkpoint_iteration(n)) is not None}
+    order = sorted(numbered, key=numbered.get, reverse=True)
+    named = ""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        named = (folder / "last_checkpoint").read_text().strip()
+    if named not in names and "model_final.pth" in names:
+        named = "model_final.pth"
+    if named in names or (named and not order):  # one that is gone is to be missed, not forgotten
+        # of the end of a run it is not known which numbered ones are newer: it goes first
+        newer = [n for n in order if named in numbered and numbered[n] > numbered[named]]
+        order = [*newer, named, *(n for n in order if n != named and n not in newer)]
+    return [str(folder / name) for name in order]
+
+
+def check_whole(path: str | Path) -> None:
+    """Check each part of a checkpoint of ours by its checksum, which ``torch.load`` does not do.
+
+    Raises:
+        WeightsError: the file is cut off, or has a bit that is not as it was saved.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"{path}: it is cut off or damaged ({error})") from None
+    if damaged is not None:
+        raise WeightsError(f"{path}: it is damaged: the checksum of {damaged} is wrong")
