@@ -1,18 +1,26 @@
-"""COCO evaluation, tables beside the paper's numbers, pictures and plots."""
+"""COCO evaluation, classification errors, tables beside the paper's numbers, pictures and plots."""
 
+from .classification import ClassificationEvaluator, median_of_last
 from .coco import COCOEvaluator, build_evaluator, score_file
 from .pictures import draw_predictions
-from .plots import plot_metrics
+from .plots import plot_metrics, read_metrics
+from .roi_masks import keep_roi_masks
+from .scorers import SCORERS
 from .scoring import METRICS, score
 from .tables import per_class_table, results_table
 
 __all__ = [
     "METRICS",
+    "SCORERS",
     "COCOEvaluator",
+    "ClassificationEvaluator",
     "build_evaluator",
     "draw_predictions",
+    "keep_roi_masks",
+    "median_of_last",
     "per_class_table",
     "plot_metrics",
+    "read_metrics",
     "results_table",
     "score",
     "score_file",

@@ -1,5 +1,6 @@
 """A plot of a run: losses and AP over iterations, from its ``metrics.json``."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,14 +11,17 @@ APS = {"bbox/AP50": "box AP50", "segm/AP50": "mask AP50", "bbox/AP": "box AP", "
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the lines of a ``metrics.json``; a last line that was cut off is left out."""
-    rows = []
+    """Return the values of a ``metrics.json``, one dict an iteration, in their order.
+
+    A run that was stopped may have left a line that is cut off, which is left out, and may have
+    repeated iterations, of which the later values count.
+    """
+    rows: dict[int, dict[str, float]] = {}
     for line in Path(path).read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            rows.setdefault(row["iteration"], {}).update(row)
+    return [rows[iteration] for iteration in sorted(rows)]
 
 
 def plot_metrics(metrics_file: str | Path, output: str | Path) -> None:

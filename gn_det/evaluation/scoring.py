@@ -1,20 +1,36 @@
-"""COCO's AP of a list of detections, by pycocotools."""
+"""COCO's AP of a list of detections."""
 
-import contextlib
-import copy
-import io
+import logging
+import re
+import time
+from pathlib import Path
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from gn_det.data import DatasetError
+
+from .scorers import PLACE, precision_of
 
 __all__ = ["METRICS", "score"]
 
-# the first six numbers of COCOeval.summarize
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+logger = logging.getLogger(__name__)
+
+# name: (IoU threshold's index or all of them, area's index), as COCOeval.summarize has them
+_METRICS = {
+    "AP": (slice(None), 0),
+    "AP50": (0, 0),
+    "AP75": (5, 0),
+    "APs": (slice(None), 1),
+    "APm": (slice(None), 2),
+    "APl": (slice(None), 3),
+}
+METRICS = tuple(_METRICS)
 
 
-def score(truth: COCO, detections: list[dict], iou_type: str) -> dict[str, float]:
+def score(
+    truth: COCO, detections: list[dict], iou_type: str, scorer: str = "fast"
+) -> dict[str, float]:
     """Return AP in percent, over all classes and for each class.
 
     Args:
@@ -22,42 +38,66 @@ def score(truth: COCO, detections: list[dict], iou_type: str) -> dict[str, float
         detections: in COCO's result format: ``image_id``, ``category_id`` (the json's own ids),
             ``score``, and ``bbox`` (XYWH, pixels) or ``segmentation`` (RLE).
         iou_type: "bbox" or "segm".
+        scorer: "fast" (hotcoco) or "pycocotools", the reference; their numbers are equal.
 
     Returns:
         :data:`METRICS` and ``"AP-NAME"`` for each class; NaN where there is no object to find.
+
+    Raises:
+        DatasetError: a detection is of an image that ``truth`` does not have, or ``truth`` lacks
+            what has to be found.
+        KeyError: a detection lacks a key.
+        ValueError: there is no such scorer.
     """
-    detections = copy.deepcopy(detections)  # loadRes adds keys to them
-    if iou_type == "segm":
-        for detection in detections:
-            # with a box, COCO would take the box's area for the mask's in APs, APm and APl
-            detection.pop("bbox", None)
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = truth.loadRes(detections) if detections else _nothing(truth)
-        coco_eval = COCOeval(truth, found, iou_type)
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-        coco_eval.summarize()
-    results = {m: _percent(v) for m, v in zip(METRICS, coco_eval.stats)}
-    # precision: thresholds x recalls x classes x areas (0: all) x detections an image (-1: most)
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]
-    for k, category in enumerate(truth.loadCats(coco_eval.params.catIds)):
-        of_class = precision[:, :, k]
-        of_class = of_class[of_class > -1]
-        results[f"AP-{category['name']}"] = _percent(of_class.mean() if of_class.size else -1)
+    start = time.perf_counter()
+    _check(truth, detections, iou_type)
+    precision = precision_of(truth, detections, iou_type, scorer)
+    results = _summary(precision, [c["name"] for c in truth.loadCats(sorted(truth.getCatIds()))])
+    logger.info(
+        f"{iou_type}: {len(detections)} detections on {len(truth.imgs)} images scored in "
+        f"{time.perf_counter() - start:.1f} s{_memory()}"
+    )
     return results
 
 
-def _nothing(truth: COCO) -> COCO:
-    """Return results without a detection, which ``loadRes`` cannot read."""
-    found = COCO()
-    found.dataset = {
-        "images": truth.dataset["images"],
-        "categories": truth.dataset["categories"],
-        "annotations": [],
-    }
-    found.createIndex()
-    return found
+def _check(truth: COCO, detections: list[dict], iou_type: str) -> None:
+    strangers = {d["image_id"] for d in detections} - truth.imgs.keys()
+    if strangers:
+        raise DatasetError(
+            f"Detections are of images that the annotations do not have: {list(strangers)[:3]}. "
+            "Are these the results of another dataset?"
+        )
+    for annotation in truth.anns.values():
+        for key in (PLACE[iou_type], "area", "iscrowd"):
+            if annotation.get(key) in (None, []):
+                raise DatasetError(
+                    f"Annotation {annotation['id']} of image {annotation['image_id']} has no {key}"
+                    f", without which COCO's AP of {iou_type} is not defined."
+                )
+    if 0 in truth.anns:
+        logger.warning(
+            "An annotation has the id 0, which pycocotools takes for 'not found': there that "
+            "object always counts as missed. Number the annotations from 1."
+        )
 
 
-def _percent(value: float) -> float:
-    return float(value * 100) if value > -1 else float(np.nan)
+def _summary(precision: np.ndarray, names: list[str]) -> dict[str, float]:
+    precision = precision[..., -1]  # with the most detections an image, 100
+    results = {m: _percent(precision[t, ..., a]) for m, (t, a) in _METRICS.items()}
+    for k, name in enumerate(names):
+        results[f"AP-{name}"] = _percent(precision[:, :, k, 0])
+    return results
+
+
+def _percent(precision: np.ndarray) -> float:
+    known = precision[precision > -1]
+    return float(known.mean() * 100) if known.size else float("nan")
+
+
+def _memory() -> str:
+    status = Path("/proc/self/status")
+    if not status.exists():  # not Linux
+        return ""
+    # resource's ru_maxrss would not do: a new process starts with that of its parent
+    highest = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+    return f"; the process held {int(highest[1]) / 2**10:.0f} MiB at most so far"

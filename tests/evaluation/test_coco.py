@@ -4,7 +4,8 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as TheirEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import BitMasks, Boxes, Instances
 
 from gn_det.data import DatasetError
 from gn_det.evaluation import COCOEvaluator, build_evaluator, score_file
@@ -54,6 +55,47 @@ def test_file_of_results_scores_the_same(digits, predictions, tmp_path):
     again = score_file(digits[1], str(tmp_path / "coco_instances_results.json"))
     for task in results:
         assert again[task] == pytest.approx(results[task], nan_ok=True)
+
+
+def test_scorers_give_the_same(digits, predictions, tmp_path):
+    results = {}
+    for scorer in ("fast", "pycocotools"):
+        evaluator = build_evaluator(digits[1], str(tmp_path), scorer)
+        evaluator.process(*predictions)
+        results[scorer] = evaluator.evaluate()
+        from_file = score_file(
+            digits[1], str(tmp_path / "coco_instances_results.json"), scorer=scorer
+        )
+        for task in from_file:
+            assert from_file[task] == pytest.approx(results[scorer][task], nan_ok=True)
+    for task in ("bbox", "segm"):
+        expected = results["pycocotools"][task]
+        assert results["fast"][task] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def test_scorer_that_does_not_exist(digits):
+    with pytest.raises(ValueError, match="no scorer 'slow'"):
+        COCOEvaluator(digits[1], scorer="slow")
+    with pytest.raises(ValueError, match="no scorer 'slow'"):
+        score_file(digits[1], "nowhere.json", scorer="slow")
+
+
+def test_masks_are_those_of_detectron2(digits, predictions):
+    ours = COCOEvaluator(digits[1])
+    ours.process(*predictions)
+    expected = [
+        detection
+        for image, output in zip(*predictions)
+        for detection in instances_to_coco_json(output["instances"], image["image_id"])
+    ]
+    # the json's ids start at 1, the model's classes at 0
+    assert [{**d, "category_id": d["category_id"] - 1} for d in ours._detections] == expected
+    # BitMasks as well as their tensor
+    for output in predictions[1]:
+        output["instances"].pred_masks = BitMasks(output["instances"].pred_masks)
+    again = COCOEvaluator(digits[1])
+    again.process(*predictions)
+    assert again._detections == ours._detections
 
 
 def test_no_detections(digits):
