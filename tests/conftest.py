@@ -9,9 +9,12 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances
+from PIL import Image
 
 from gn_det import model_zoo
+from gn_det.benchmarks.variants import set_stock_names
 from gn_det.data import ensure_dataset, register_photo_digits
+from gn_det.engine import cpu_has_bfloat16
 
 torch.set_num_threads(2)
 
@@ -44,13 +47,13 @@ TINY = [
 ]
 TINY_C4 = ["MODEL.ANCHOR_GENERATOR.SIZES", [[8, 16, 32, 64, 128]]]
 
-STOCK_NAMES = {
-    "build_gn_resnet_backbone": "build_resnet_backbone",
-    "build_gn_resnet_fpn_backbone": "build_resnet_fpn_backbone",
-    "GNFastRCNNConvFCHead": "FastRCNNConvFCHead",
-    "GNMaskRCNNConvUpsampleHead": "MaskRCNNConvUpsampleHead",
-    "GNRes5ROIHeads": "Res5ROIHeads",
-}
+
+@pytest.fixture(scope="session")
+def fast_bfloat16():
+    """Skip where whole models in bfloat16 take minutes: plain loops, in an old PyTorch."""
+    old = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 4)
+    if old and cpu_has_bfloat16() is False:
+        pytest.skip("this CPU has no bfloat16, and this PyTorch imitates it very slowly")
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +116,7 @@ def stock_cfg():
 
     def make(cfg: CfgNode) -> CfgNode:
         cfg = cfg.clone()
-        m = cfg.MODEL
-        for node in (m.BACKBONE, m.ROI_HEADS, m.ROI_BOX_HEAD, m.ROI_MASK_HEAD):
-            node.NAME = STOCK_NAMES.get(node.NAME, node.NAME)
+        set_stock_names(cfg)
         return cfg
 
     return make
@@ -167,3 +168,21 @@ def digits_options(digits):
         *("TEST.EVAL_PERIOD", 0),
         *("SEED", 1),
     ]
+
+
+@pytest.fixture(scope="session")
+def make_image_folder():
+    """Return a function that makes train/ and val/ with plain images of three colours."""
+
+    def make(root, per_class=(2, 1)):
+        for split, count in zip(("train", "val"), per_class):
+            for name, colour in (("blue", 2), ("green", 1), ("red", 0)):
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    rgb = [10 * number] * 3
+                    rgb[colour] = 250
+                    Image.new("RGB", (30, 24), tuple(rgb)).save(folder / f"{number}.png")
+        return root
+
+    return make

@@ -3,25 +3,33 @@
 import argparse
 import os
 
-__all__ = ["add_options", "argument_parser"]
+__all__ = ["add_options", "argument_parser", "docstring_parser", "training_parser"]
 
 
-def argument_parser(
-    description: str, epilog: str | None = None, *, config_required: bool = True
-) -> argparse.ArgumentParser:
-    """Return a parser for ``--config FILE ... [KEY VALUE ...]`` and Detectron2's launch options.
+def docstring_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser without arguments whose help is a tool's docstring.
 
     Args:
-        description: what the tool does, at the top of its help.
-        epilog: examples, at the bottom.
-        config_required: whether the tool can do nothing without ``--config``.
+        doc: the tool's ``__doc__``: what it does, an empty line, and examples of its use, which
+            go to the bottom of the help.
     """
-    parser = argparse.ArgumentParser(
+    description, _, examples = doc.partition("\n\n")
+    return argparse.ArgumentParser(
         description=description,
-        epilog=epilog,
+        epilog=f"examples:\n{examples}" if examples.strip() else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def argument_parser(doc: str, *, config_required: bool = True) -> argparse.ArgumentParser:
+    """Return a parser for ``--config FILE ... [KEY VALUE ...]`` and Detectron2's launch options.
+
+    Args:
+        doc: the tool's ``__doc__``, see :func:`docstring_parser`.
+        config_required: whether the tool can do nothing without ``--config``.
+    """
+    parser = docstring_parser(doc)
     parser.add_argument(
         "--config",
         "--config-file",
@@ -56,3 +64,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY VALUE",
         help="config keys to change, such as SOLVER.BASE_LR 0.01",
     )
+
+
+def training_parser(doc: str) -> argparse.ArgumentParser:
+    """Return :func:`argument_parser` with ``--resume``, ``--eval-only`` and ``KEY VALUE ...``."""
+    parser = argument_parser(doc)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    add_options(parser)
+    return parser

@@ -8,28 +8,34 @@ is a program: it can do all that its author can think of.
 import argparse
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import create_ddp_model, default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
-from gn_det.data import check_datasets
+from gn_det.config import CfgNode, ConfigError, UnknownKeyError, images_per_pass
+from gn_det.data import check_datasets, check_images, choose_seed, stream_of
 from gn_det.model_zoo import get_config, lazy_config
-from gn_det.modeling.from_keys import cfg_from_keys
 
-from .precision import autocast, grad_scaler
+from .checkpoints import BestCheckpoint, Checkpoints
+from .lazy_facts import facts_of
+from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
-from .setup import go_on_without_gpu, refuse_used_folder
-from .step import StepTrainer
+from .setup import go_on_without_gpu, refuse_used_folder, write_to_log_file
+from .signals import LeaveOnSignal
+from .step import build_step_trainer
+from .writers import build_writers
 
 __all__ = ["finish_lazy", "is_lazy", "run_lazy"]
 
@@ -56,12 +62,13 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
             frozen layers are not as they must be.
     """
     cfg = finish_lazy(args.config_file, args.opts)
-    facts = _facts(cfg)
+    facts = facts_of(cfg)
     if "dataloader" in cfg:
         check_datasets(facts, training=not args.eval_only)
     if not args.eval_only and not args.resume:
         refuse_used_folder(cfg.train.output_dir, "train.output_dir")
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    write_to_log_file()
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
         checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts)
@@ -99,9 +106,10 @@ def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
     cfg.train = OmegaConf.merge(defaults, cfg.train)
     for word in opts:
         _override(cfg, word)
-    facts = _facts(cfg)
+    facts = facts_of(cfg)
     go_on_without_gpu(facts)
-    cfg.train.device, cfg.train.amp.dtype = facts.MODEL.DEVICE, facts.SOLVER.AMP.DTYPE
+    cfg.train.device = facts.MODEL.DEVICE
+    cfg.train.amp.enabled, cfg.train.amp.dtype = facts.SOLVER.AMP.ENABLED, facts.SOLVER.AMP.DTYPE
     if cfg.train.amp.dtype not in ("float16", "bfloat16"):
         raise ConfigError(f"train.amp.dtype is {cfg.train.amp.dtype!r}, not float16 or bfloat16.")
     return cfg
@@ -170,34 +178,6 @@ def _other_kind(before: object, after: object) -> bool:
     return type(before) is not type(after) and (type(before), type(after)) != (float, int)
 
 
-def _facts(cfg: DictConfig) -> CfgNode:
-    """Return what checks and precision read, under the keys where they read it."""
-    backbone = OmegaConf.select(cfg, "model.backbone")
-    if OmegaConf.select(cfg, "model.backbone.resnets") is None:
-        facts = get_cfg()
-        facts.MODEL.BACKBONE.NAME = "other"  # nothing is known of it
-    else:
-        facts = cfg_from_keys(
-            BACKBONE={"name": backbone.name}, RESNETS=backbone.resnets, GN=backbone.gn
-        )
-        facts.MODEL.PIXEL_MEAN, facts.MODEL.PIXEL_STD = (
-            list(cfg.model[key]) for key in ("pixel_mean", "pixel_std")
-        )
-        facts.INPUT.FORMAT = cfg.model.input_format
-    facts.MODEL.DEVICE = cfg.train.device
-    facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled
-    facts.SOLVER.AMP.DTYPE = cfg.train.amp.dtype
-    for split, key in (("train", "TRAIN"), ("test", "TEST")):
-        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
-        facts.DATASETS[key] = (names,) if isinstance(names, str) else tuple(names)
-    classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    if classes is None:
-        facts.MODEL.META_ARCHITECTURE = "other"  # has no number of classes that is known
-    else:
-        facts.MODEL.ROI_HEADS.NUM_CLASSES = classes
-    return facts
-
-
 def _refuse_frozen_random(cfg: DictConfig, model: nn.Module) -> None:
     if cfg.train.init_checkpoint or cfg.train.allow_frozen_random:
         return
@@ -214,22 +194,19 @@ def _refuse_frozen_random(cfg: DictConfig, model: nn.Module) -> None:
 def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> dict | None:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    data_loader = instantiate(cfg.dataloader.train)
+    data_loader = _train_loader(cfg, facts)
     device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
     model = create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
-    trainer = StepTrainer(
-        model,
-        data_loader,
-        optimizer,
-        autocast=partial(autocast, facts),
-        scaler=grad_scaler(facts),
-        clip_norm=cfg.train.clip_global_norm,
-    )
+    trainer = build_step_trainer(facts, model, data_loader, optimizer)
+    trainer.seed = choose_seed(cfg.train.seed)
     checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts, trainer=trainer)
+    checkpoints = Checkpoints.from_cfg(facts, checkpointer)
+    leave = LeaveOnSignal(trainer, checkpoints)
     results: list[dict | None] = [None]
 
     def evaluate() -> dict | None:
-        results[0] = _evaluate(cfg, facts, model)
+        with leave.evaluating():
+            results[0] = _evaluate(cfg, facts, model)
         return results[0]
 
     main = comm.is_main_process()
@@ -237,10 +214,12 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+            checkpoints,
+            leave,
             hooks.EvalHook(cfg.train.eval_period, evaluate),
+            BestCheckpoint(checkpoints, cfg.train.best_metric, cfg.train.eval_period),
             hooks.PeriodicWriter(
-                default_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period
+                build_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period
             )
             if main
             else None,
@@ -249,8 +228,45 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    trainer.enter_stream(start)
     trainer.train(start, cfg.train.max_iter)
     return results[0]
+
+
+def _train_loader(cfg: DictConfig, facts: CfgNode) -> Iterable:
+    """Build the loader of the training data, once every image file is known to be there.
+
+    A loader whose dataset is not of Detectron2's ``get_detection_dataset_dicts`` is not checked:
+    it need not read files. One that is not Detectron2's, or has options of its own, is built as it
+    says; Detectron2's own becomes a stream that a resumed run can enter where it stopped.
+    """
+    node = cfg.dataloader.train
+    if _target(node.get("dataset")) is get_detection_dataset_dicts:
+        node.dataset._target_ = _dicts_with_images
+    plain = {"_target_", "dataset", "mapper", "total_batch_size", "aspect_ratio_grouping"}
+    if _target(node) is not build_detection_train_loader or set(node) - plain - {"num_workers"}:
+        return instantiate(node)
+    dicts = instantiate(node.dataset)
+    return stream_of(
+        dicts,
+        instantiate(node.mapper),
+        partial(TrainingSampler, len(dicts)),
+        images_per_step=node.total_batch_size,
+        batch_size=images_per_pass(facts, comm.get_world_size()),
+        aspect_ratio_grouping=node.get("aspect_ratio_grouping", True),
+        num_workers=node.get("num_workers", 0),
+    )
+
+
+def _target(node: DictConfig | None) -> object:
+    target = OmegaConf.select(node, "_target_") if node is not None else None
+    return locate(target) if isinstance(target, str) else target
+
+
+def _dicts_with_images(names: str | list[str], **kwargs) -> list[dict]:
+    dicts = get_detection_dataset_dicts(names, **kwargs)
+    check_images(dicts, f"dataloader.train.dataset.names {names}")
+    return dicts
 
 
 def _evaluate(cfg: DictConfig, facts: CfgNode, model: nn.Module) -> dict | None:

@@ -1,19 +1,39 @@
 """Mixed precision by config: SOLVER.AMP.ENABLED and SOLVER.AMP.DTYPE, on GPU and CPU."""
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 
-__all__ = ["autocast", "grad_scaler"]
+__all__ = ["autocast", "cpu_has_bfloat16", "grad_scaler"]
+
+logger = logging.getLogger(__name__)
+
+CPUINFO = Path("/proc/cpuinfo")
+
+# instructions that multiply bfloat16, as Linux calls them: Intel and AMD, Intel, ARM
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def autocast(cfg: CfgNode) -> AbstractContextManager:
-    """Return the context in which a model of ``cfg`` runs, in training and in evaluation."""
+    """Return the context in which a model of ``cfg`` runs, in training and in evaluation.
+
+    One that will be slow, bfloat16 on a CPU without instructions for it, is warned of once.
+    """
     if not cfg.SOLVER.AMP.ENABLED:
         return nullcontext()
     dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE)
-    return torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=dtype)
+    device = torch.device(cfg.MODEL.DEVICE).type
+    if device == "cpu" and dtype == torch.bfloat16 and cpu_has_bfloat16() is False:
+        _warn_once(
+            "This CPU has no bfloat16 instructions (AVX512-BF16, AMX or ARM's): SOLVER.AMP.DTYPE "
+            "bfloat16 will be slower than fp32 (SOLVER.AMP.ENABLED False), without AVX512 ten "
+            "times and more."
+        )
+    return torch.autocast(device, dtype=dtype)
 
 
 def grad_scaler(cfg: CfgNode) -> "torch.amp.GradScaler":
@@ -23,3 +43,22 @@ def grad_scaler(cfg: CfgNode) -> "torch.amp.GradScaler":
         torch.device(cfg.MODEL.DEVICE).type,
         enabled=amp.ENABLED and amp.DTYPE == "float16",
     )
+
+
+def cpu_has_bfloat16() -> bool | None:
+    """Return whether this machine's CPU multiplies bfloat16 by itself; None: not known.
+
+    Without it PyTorch converts back and forth, or falls back to plain loops. It is read from Linux,
+    since PyTorch tells it by names that change from version to version, or not at all.
+    """
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):  # x86 and ARM
+            return not BFLOAT16_FLAGS.isdisjoint(value.split())
+    return None
+
+
+@lru_cache  # autocast() is entered at every step
+def _warn_once(message: str) -> None:
+    logger.warning(message)

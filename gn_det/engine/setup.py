@@ -10,27 +10,39 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, launch
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 
+from gn_det.checkpoint import SaveError, resumable
 from gn_det.config import ConfigError, check_config, get_cfg
 from gn_det.data import check_datasets
 from gn_det.model_zoo import get_config_file, list_configs
 
-__all__ = ["check_run", "finish_config", "run", "setup"]
+from .launch import EXPECTED, launch
+from .precision import cpu_has_bfloat16
+
+__all__ = ["check_run", "finish_config", "read_config", "run", "setup"]
 
 logger = logging.getLogger(__name__)
 
 
 def finish_config(config_file: str, opts: list[str]) -> CfgNode:
+    """Read a config as :func:`read_config` does, and make it one that this machine can run.
+
+    Returns:
+        A config that is not frozen. ``MODEL.DEVICE`` is "cpu" where there is no GPU.
+    """
+    cfg = read_config(config_file, opts)
+    go_on_without_gpu(cfg)
+    return cfg
+
+
+def read_config(config_file: str, opts: list[str]) -> CfgNode:
     """Read a config and the options of a command line.
 
     Args:
         config_file: a YAML file, or the name of one of gn_det's configs.
         opts: ``[KEY, VALUE, ...]``.
-
-    Returns:
-        A config that is not frozen. ``MODEL.DEVICE`` is "cpu" where there is no GPU.
 
     Raises:
         gn_det.config.ConfigError: a key or value that cannot be.
@@ -41,7 +53,6 @@ def finish_config(config_file: str, opts: list[str]) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
     cfg.merge_from_list(opts)
-    go_on_without_gpu(cfg)
     return cfg
 
 
@@ -51,8 +62,19 @@ def go_on_without_gpu(cfg: CfgNode) -> None:
         logger.warning("There is no GPU: going on on the CPU (MODEL.DEVICE cpu).")
         cfg.MODEL.DEVICE = "cpu"
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":
-            logger.warning("float16 is for GPUs: going on in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
-            cfg.SOLVER.AMP.DTYPE = "bfloat16"
+            _replace_float16(cfg)
+
+
+def _replace_float16(cfg: CfgNode) -> None:
+    if cpu_has_bfloat16() is False:
+        logger.warning(
+            "float16 is for GPUs, and this CPU has no bfloat16: going on in float32 "
+            "(SOLVER.AMP.ENABLED False)."
+        )
+        cfg.SOLVER.AMP.ENABLED = False
+    else:
+        logger.warning("float16 is for GPUs: going on in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
 
 def check_run(cfg: CfgNode, *, training: bool = True, resume: bool = False) -> None:
@@ -84,7 +106,7 @@ def refuse_used_folder(folder: str, key: str) -> None:
 
 def has_checkpoint(folder: str) -> bool:
     """Return whether a run left a checkpoint in ``folder``."""
-    return os.path.exists(os.path.join(folder, "last_checkpoint"))
+    return bool(resumable(folder))
 
 
 def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
@@ -109,7 +131,25 @@ def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
         default_setup(cfg, shown)
     else:
         _quiet_setup(cfg, shown)
+    write_to_log_file()
     return cfg
+
+
+def write_to_log_file() -> None:
+    """Let what gn_det says stand in ``OUTPUT_DIR/log.txt`` too, where Detectron2 writes."""
+    ours = logging.getLogger("gn_det")
+    ours.setLevel(logging.INFO)
+    before = [h for h in ours.handlers if _is_log_file(h)]
+    for handler in before:
+        ours.removeHandler(handler)
+    files = [h for h in logging.getLogger("detectron2").handlers if _is_log_file(h)]
+    if files:
+        ours.addHandler(files[-1])
+
+
+def _is_log_file(handler: logging.Handler) -> bool:
+    name = getattr(getattr(handler, "stream", None), "name", "")
+    return isinstance(name, str) and os.path.basename(name).startswith("log.txt")
 
 
 def _quiet_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -124,29 +164,22 @@ def _quiet_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         for handler in logging.getLogger(name).handlers[:]:
             if getattr(handler, "stream", None) is nowhere:
                 logging.getLogger(name).removeHandler(handler)
-    for name in ("detectron2.utils.events", "gn_det"):
-        logging.getLogger(name).addHandler(console)
-        logging.getLogger(name).setLevel(logging.INFO)
+    events = logging.getLogger("detectron2.utils.events")
+    events.addHandler(console)
+    events.setLevel(logging.INFO)
 
 
 def run(main: Callable, args: argparse.Namespace) -> object:
-    """Run ``main(args)`` in as many processes as the command line asks for.
+    """Run ``main(args)`` in as many processes as the command line, or torchrun, asks for.
 
     Expected errors (a wrong config, a missing file or dataset) end the program with their
-    message and status 2, without a stack trace.
+    message and status 2, without a stack trace; one of a disk while saving with status 1.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if args.num_gpus > 1 and not torch.cuda.is_available():
         logger.warning(f"There is no GPU: --num-gpus {args.num_gpus} means CPU processes.")
     try:
-        return launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except (ConfigError, FileNotFoundError) as error:
+        return launch(main, args)
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, SaveError) else 2) from None

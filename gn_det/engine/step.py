@@ -1,29 +1,85 @@
-"""One training step: forward, backward, clip, update, in the precision that the config asks for."""
+"""One training step: forward and backward of each micro-batch, clip, update.
 
+With GN, accumulating k micro-batches is the training of k times as many GPUs: each has its own
+losses, and their gradients are averaged. Here such a GPU is a virtual one; its number decides which
+images and which random numbers it gets, whatever process does its work.
+"""
+
+import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine.train_loop import SimpleTrainer
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["StepTrainer"]
+from gn_det.config import images_per_pass
+from gn_det.data import TrainStream, seed_everything
+
+from .precision import autocast, grad_scaler
+
+__all__ = ["StepTrainer", "build_step_trainer"]
+
+logger = logging.getLogger(__name__)
+
+
+def build_step_trainer(
+    cfg: CfgNode, model: torch.nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer
+) -> "StepTrainer":
+    """Return a :class:`StepTrainer` by ``SOLVER``'s batch, precision and clipping.
+
+    Args:
+        cfg: a finished config.
+        model: returns a dict of losses for a batch.
+        data_loader: a :class:`gn_det.data.TrainStream`, or one that yields all images that a
+            process has in a step: as a list, such as Detectron2's, or as a dict of tensors.
+        optimizer: of the model.
+    """
+    world_size = comm.get_world_size()
+    per_pass = images_per_pass(cfg, world_size)
+    num_gpus = cfg.SOLVER.IMS_PER_BATCH // per_pass
+    gpus = range(comm.get_rank(), num_gpus, world_size)
+    if len(gpus) > 1 and not isinstance(data_loader, TrainStream):
+        data_loader = _Pieces(data_loader, per_pass)
+    return StepTrainer(
+        model,
+        data_loader,
+        optimizer,
+        virtual_gpus=gpus,
+        autocast=partial(autocast, cfg),
+        scaler=grad_scaler(cfg),
+        clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
+    )
 
 
 class StepTrainer(SimpleTrainer):
-    """Detectron2's SimpleTrainer with autocast on any device and clipping of the global norm.
+    """Detectron2's SimpleTrainer with gradient accumulation, autocast on any device and clipping.
 
     Detectron2's AMPTrainer asserts a GPU; this one runs bfloat16 on a CPU as well.
 
     Args:
         model: returns a dict of losses for a batch.
-        data_loader: yields batches.
-        optimizer: steps once a batch.
+        data_loader: yields micro-batches.
+        optimizer: steps once for all micro-batches of a step.
+        virtual_gpus: their numbers, one micro-batch each. Those of all processes are different.
         autocast: makes the context of the forward pass.
         scaler: scales the loss of float16; None for no scaling.
         clip_norm: the gradient's norm over all parameters is clipped at it; 0 for no clipping.
+
+    Attributes:
+        seed: of the run: each micro-batch's random numbers follow from it, the iteration and the
+            virtual GPU's number. None (default) leaves them to what was drawn before.
+        batches: the micro-batches of the step at work, for a look at what went wrong.
+        leave_asked: set it in any of the processes to end the run after a step.
+        leave: whether that was so in the step that has just ended; the same in all processes.
     """
 
     def __init__(
@@ -32,52 +88,131 @@ class StepTrainer(SimpleTrainer):
         data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         *,
+        virtual_gpus: Sequence[int] = (0,),
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         scaler: "torch.amp.GradScaler | None" = None,
         clip_norm: float = 0.0,
     ):
         super().__init__(model, data_loader, optimizer)
+        self.virtual_gpus = virtual_gpus
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.clip_norm = clip_norm
+        self.seed: int | None = None
+        self.batches: list[Any] = []
+        self.leave_asked = self.leave = False
+
+    def enter_stream(self, iteration: int) -> None:
+        """Let the images begin where the run of :attr:`seed` has them at ``iteration``.
+
+        A loader that is not a :class:`gn_det.data.TrainStream` begins as it does, with a warning.
+        """
+        if isinstance(self.data_loader, TrainStream):
+            self.data_loader.go_to(self.seed, iteration)
+        elif iteration > 0:
+            logger.warning(
+                f"The images go on in another order: {type(self.data_loader).__name__} cannot be "
+                "entered at a place. gn_det.engine.Trainer.build_train_loader(cfg, mapper) can."
+            )
 
     def run_step(self) -> None:
         """Run one iteration.
 
         Raises:
-            FloatingPointError: a loss is NaN or infinite.
+            FloatingPointError: a loss or the gradient is NaN or infinite. It is raised in all
+                processes, and before the weights are touched.
         """
         if not self.model.training:
             raise RuntimeError("The model was set to eval() during training.")
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-
-        with self.autocast():
-            loss_dict = self.model(data)
-            losses = sum(loss_dict.values())
         self.optimizer.zero_grad()
-        self.scaler.scale(losses).backward()
+        self.batches, passes, data_time = [], [], 0.0
+        for number, gpu in enumerate(self.virtual_gpus, start=1):
+            start = time.perf_counter()
+            self.batches.append(next(self._data_loader_iter))
+            data_time += time.perf_counter() - start
+            # gradients are averaged over processes once, in the last backward
+            last = number == len(self.virtual_gpus)
+            with nullcontext() if last else self._no_sync():
+                losses = self.forward(self.batches[-1], gpu)
+                self.scaler.scale(sum(losses.values()) / len(self.virtual_gpus)).backward()
+            passes.append({name: loss.detach() for name, loss in losses.items()})
         self.after_backward()
-        self._clip()
-        self._write_metrics(loss_dict, data_time)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        self._report(passes, norm, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _clip(self) -> None:
-        if not self.clip_norm:
-            return
-        self.scaler.unscale_(self.optimizer)
+    def forward(self, batch: Any, gpu: int) -> dict[str, torch.Tensor]:
+        """Return the losses of a micro-batch, with the random numbers of its virtual GPU."""
+        if self.seed is not None:
+            seed_everything(self.seed, self.iter, gpu)
+        with self.autocast():
+            return self.model(batch)
+
+    def _no_sync(self) -> AbstractContextManager:
+        distributed = isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync() if distributed else nullcontext()
+
+    def _clip(self) -> float:
+        """Clip the gradient, and return its norm from before."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        get_event_storage().put_scalar("grad_norm", float(norm))
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
+
+    def _report(self, passes: list[dict[str, torch.Tensor]], norm: float, data_time: float) -> None:
+        """Tell the losses to all processes, and write their means in the first one."""
+        names = passes[0]
+        mine = {name: float(torch.stack([p[name] for p in passes]).mean()) for name in names}
+        everyone = comm.all_gather((mine, data_time, self.leave_asked))
+        self.leave = any(leave for _, _, leave in everyone)
+        losses = {name: float(np.mean([of[name] for of, _, _ in everyone])) for name in names}
+        if not math.isfinite(sum(losses.values())):
+            ranks = [
+                i for i, (of, _, _) in enumerate(everyone) if not math.isfinite(sum(of.values()))
+            ]
+            raise FloatingPointError(
+                f"Iteration {self.iter}: the loss is NaN or infinite (rank {ranks}): {losses}"
+            )
+        # a loss scaler looks for the scale by such steps, and leaves them out
+        if not math.isfinite(norm) and not self._scaler_may_still_fall():
+            raise FloatingPointError(
+                f"Iteration {self.iter}: the gradient's norm is {norm}, of losses {losses}"
+            )
+        storage = get_event_storage()
+        storage.put_scalar("rank_data_time", data_time, cur_iter=self.iter)
+        if comm.is_main_process():
+            storage.put_scalar("data_time", max(t for _, t, _ in everyone), cur_iter=self.iter)
+            storage.put_scalar("grad_norm", norm, cur_iter=self.iter)
+            storage.put_scalar("total_loss", sum(losses.values()), cur_iter=self.iter)
+            if len(losses) > 1:
+                storage.put_scalars(cur_iter=self.iter, **losses)
+
+    def _scaler_may_still_fall(self) -> bool:
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's and the scaler's state."""
-        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
+        """Return the optimizer's and the scaler's state, and the seed."""
+        state = super().state_dict()
+        return {**state, "grad_scaler": self.scaler.state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take both back. A checkpoint of a run without a scaler is fine."""
+        """Take all back. A checkpoint of a run without a scaler, or an older one, is fine."""
         super().load_state_dict(state_dict)
+        if state_dict.get("seed") is not None:
+            self.seed = state_dict["seed"]
         if self.scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+class _Pieces:
+    """A loader whose batches are cut into micro-batches."""
+
+    def __init__(self, loader: Iterable, size: int):
+        self.loader, self.size = loader, size
+
+    def __iter__(self) -> Iterator[list | dict[str, torch.Tensor]]:
+        for batch in self.loader:
+            columns = batch if isinstance(batch, dict) else {"": batch}
+            for start in range(0, len(next(iter(columns.values()))), self.size):
+                piece = {key: value[start : start + self.size] for key, value in columns.items()}
+                yield piece if isinstance(batch, dict) else piece[""]

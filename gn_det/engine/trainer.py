@@ -3,28 +3,31 @@
 import logging
 import os
 import weakref
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter
+from detectron2.utils.events import EventWriter
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.data import check_images
-from gn_det.evaluation import build_evaluator
+from gn_det.data import TrainStream, build_train_stream, check_images, choose_seed
+from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
-from .precision import autocast, grad_scaler
+from .checkpoints import BestCheckpoint, Checkpoints
+from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
-from .step import StepTrainer
+from .signals import LeaveOnSignal
+from .step import build_step_trainer
+from .writers import build_writers
 
 __all__ = ["Trainer"]
 
@@ -47,14 +50,8 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = StepTrainer(
-            model,
-            data_loader,
-            optimizer,
-            autocast=partial(autocast, cfg),
-            scaler=grad_scaler(cfg),
-            clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
-        )
+        self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
+        self._trainer.seed = choose_seed(cfg.SEED)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
             model, cfg.OUTPUT_DIR, cfg=cfg, trainer=weakref.proxy(self)
@@ -74,25 +71,58 @@ class Trainer(DefaultTrainer):
         super().train()
         return getattr(self, "_last_eval_results", None)
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the latest whole checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
+
+        A run that goes on ends with the weights that it would have had without a stop: on a CPU to
+        the bit.
+
+        Args:
+            resume: False: start anew, from ``MODEL.WEIGHTS``.
+        """
+        super().resume_or_load(resume)
+        self._trainer.enter_stream(self.start_iter)
+
     def build_hooks(self) -> list[HookBase | None]:
-        """Add the progress bar to Detectron2's hooks where a person watches."""
-        hooks = super().build_hooks()
+        """Return Detectron2's hooks, with ours to save, to leave on a signal and to show a bar."""
+        cfg = self.cfg
+        checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer)
+        leave = LeaveOnSignal(self._trainer, checkpoints)
+
+        def evaluate() -> dict:
+            with leave.evaluating():
+                self._last_eval_results = self.test(cfg, self.model)
+            return self._last_eval_results
+
+        replaced = {
+            PeriodicCheckpointer: [],
+            EvalHook: [
+                checkpoints,
+                leave,
+                EvalHook(cfg.TEST.EVAL_PERIOD, evaluate),
+                BestCheckpoint(checkpoints, cfg.SOLVER.BEST_METRIC, cfg.TEST.EVAL_PERIOD),
+            ],
+        }
+        hooks = [h for hook in super().build_hooks() for h in replaced.get(type(hook), [hook])]
         if comm.is_main_process() and in_terminal():
             hooks.append(ProgressBar())
         return hooks
 
     def build_writers(self) -> list[EventWriter]:
         """Write ``metrics.json`` and TensorBoard; print lines where no bar is shown."""
-        writers = super().build_writers()
-        if in_terminal():
-            writers = [w for w in writers if not isinstance(w, CommonMetricPrinter)]
-        return writers
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> torch.utils.data.DataLoader:
-        """Build Detectron2's loader, once every image file is known to be there.
+    def build_train_loader(cls, cfg: CfgNode, mapper: Callable | None = None) -> TrainStream:
+        """Build the stream of training images, once every image file is known to be there.
 
         Where masks are RLE, ``INPUT.MASK_FORMAT`` polygon is read as bitmask: it could not be used.
+        A subclass may return another loader of lists, such as Detectron2's: then a run that is
+        resumed gets its images in another order.
+
+        Args:
+            cfg: a finished config.
+            mapper: a subclass's own in place of Detectron2's ``DatasetMapper``.
 
         Raises:
             gn_det.data.DatasetError: an image is missing.
@@ -108,7 +138,7 @@ class Trainer(DefaultTrainer):
             ),
         )
         check_images(dicts, f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}")
-        return build_detection_train_loader(_mask_format_for(cfg, dicts), dataset=dicts)
+        return build_train_stream(_mask_format_for(cfg, dicts), dicts, mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
@@ -116,10 +146,12 @@ class Trainer(DefaultTrainer):
         return inference_bar(build_detection_test_loader(cfg, dataset_name), dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, scorer: str = SCORERS[0]
+    ) -> DatasetEvaluator:
         """Build the evaluator of a dataset; its files go to ``OUTPUT_DIR/inference/NAME``."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return build_evaluator(dataset_name, folder)
+        return build_evaluator(dataset_name, folder, scorer)
 
     @classmethod
     def test(
@@ -133,8 +165,10 @@ class Trainer(DefaultTrainer):
         Returns:
             ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` in percent; by dataset where several.
         """
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         with autocast(cfg), quiet_inference():
-            return super().test(cfg, model, evaluators)
+            return super().test(cfg, keep_roi_masks(model, evaluators), evaluators)
 
 
 def _mask_format_for(cfg: CfgNode, dicts: list[dict]) -> CfgNode:

@@ -1,6 +1,6 @@
 import pytest
 
-from gn_det.engine import add_options, argument_parser
+from gn_det.engine import add_options, argument_parser, docstring_parser
 
 
 def parse(*words, **kwargs):
@@ -29,3 +29,39 @@ def test_launch_options_are_detectron2s():
     args = parse("--config", "x", "--num-gpus", "2", "--num-machines", "3", "--machine-rank", "1")
     assert (args.num_gpus, args.num_machines, args.machine_rank) == (2, 3, 1)
     assert args.dist_url.startswith("tcp://127.0.0.1:")
+
+
+DOC = """Weigh a model.
+
+tools/weigh.py --config FILE        # 100% of it
+tools/weigh.py --help
+
+Exit status: 0.
+"""
+
+
+@pytest.mark.parametrize("make", [docstring_parser, argument_parser])
+def test_a_docstring_is_the_help(make):
+    shown = make(DOC).format_help()
+    summary, examples = DOC.split("\n\n", 1)
+    assert shown.index(summary) < shown.index("--help") < shown.index(f"examples:\n{examples}")
+
+
+@pytest.mark.parametrize("make", [docstring_parser, argument_parser])
+def test_without_examples_there_are_none(make):
+    shown = make("Weigh a model.").format_help()
+    assert "Weigh a model." in shown
+    assert "examples" not in shown
+
+
+@pytest.mark.parametrize("make", [docstring_parser, argument_parser])
+def test_options_are_not_guessed(make, capsys):
+    parser = make(DOC)
+    parser.add_argument("--output-dir")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--output", "x"])
+    assert "--output" in capsys.readouterr().err
+
+
+def test_docstring_parser_has_no_arguments():
+    assert vars(docstring_parser(DOC).parse_args([])) == {}

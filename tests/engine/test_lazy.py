@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog
 
 from gn_det import model_zoo
 from gn_det.checkpoint import WeightsError
@@ -50,7 +51,7 @@ def test_trains_evaluates_and_resumes(words, tmp_path):
     results = run_lazy(_args(words, tmp_path))
     assert set(results) == {"bbox", "segm"}
     names = {p.name for p in tmp_path.glob("*.pth")}
-    assert names == {"model_0000001.pth", "model_final.pth"}
+    assert names == {"model_0000001.pth", "model_best.pth", "model_final.pth"}
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert lines[0]["grad_norm"] > 0  # the clipping of the YAML
     assert (tmp_path / "inference" / "digits_val" / "coco_instances_results.json").exists()
@@ -179,6 +180,45 @@ def test_checks_before_any_work(words, tmp_path):
     with pytest.raises(DatasetError, match="10 classes"):
         run_lazy(_args([*words, "model.roi_heads.num_classes=7"], tmp_path / "c"))
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("target", [None, "detectron2.data.get_detection_dataset_dicts"])
+def test_missing_image_stops_before_training(words, target, tmp_path):
+    record = {"file_name": str(tmp_path / "gone.png"), "annotations": [{"category_id": 0}]}
+    DatasetCatalog.register("gone", lambda: [record])
+    opts = [*words, "dataloader.train.dataset.names=[gone]"]
+    if target:
+        opts.append(f"dataloader.train.dataset._target_={target}")
+    message = r"train\.dataset\.names \['gone'\]: 1 of 1 images .*\n.*gone\.png"
+    try:
+        with pytest.raises(DatasetError, match=message):
+            run_lazy(_args(opts, tmp_path / "run"))
+    finally:
+        DatasetCatalog.remove("gone")
+
+
+OWN_DATA = """
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+
+def dicts(**kwargs):
+    records = get_detection_dataset_dicts(**kwargs)
+    return [{"path" if k == "file_name" else k: v for k, v in r.items()} for r in records]
+
+class Mapper(DatasetMapper):
+    def __call__(self, record):
+        return super().__call__({"file_name": record["path"], **record})
+
+dataloader.train.dataset._target_ = dicts
+dataloader.train.mapper._target_ = Mapper
+model.roi_heads.num_classes = 10
+"""
+
+
+def test_a_dataset_of_ones_own_is_left_alone(words, tmp_path):
+    """Detectron2's loader takes any list; what is in the dicts is the mapper's affair."""
+    path = _write(tmp_path / "own.py", OWN + OWN_DATA)
+    run_lazy(_args([*words, "train.max_iter=1"], tmp_path / "run", path))
+    assert (tmp_path / "run" / "model_final.pth").exists()
 
 
 def test_weights_of_another_network(words, tmp_path):

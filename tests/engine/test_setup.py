@@ -1,4 +1,6 @@
 import argparse
+import logging
+import sys
 
 import pytest
 import yaml
@@ -30,13 +32,17 @@ def test_misspelt_key():
         finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.BASE_RL", "0.5"])
 
 
-def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
+@pytest.mark.parametrize("has_bfloat16", [True, None, False])
+def test_without_a_gpu_it_goes_on(monkeypatch, caplog, has_bfloat16):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    # the package hands on a function of the module's name
+    monkeypatch.setattr(sys.modules[setup.__module__], "cpu_has_bfloat16", lambda: has_bfloat16)
     cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
     assert cfg.MODEL.DEVICE == "cpu"
     assert cfg.SOLVER.AMP.DTYPE == "bfloat16"
+    assert cfg.SOLVER.AMP.ENABLED is (has_bfloat16 is not False)
     assert "no GPU" in caplog.text
-    assert "bfloat16" in caplog.text
+    assert ("in float32" if has_bfloat16 is False else "in bfloat16") in caplog.text
 
 
 def test_with_a_gpu_nothing_is_changed(monkeypatch):
@@ -55,7 +61,7 @@ def digits_cfg(digits_options, folder, *opts):
 def test_another_run_is_not_overwritten(digits_options, tmp_path):
     cfg = digits_cfg(digits_options, tmp_path)
     check_run(cfg)
-    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    (tmp_path / "model_0000001.pth").touch()
     with pytest.raises(ConfigError, match=f"OUTPUT_DIR {tmp_path}.*--resume"):
         check_run(cfg)
     check_run(cfg, resume=True)
@@ -67,6 +73,20 @@ def test_config_and_datasets_are_checked(digits_options, tmp_path):
         check_run(digits_cfg(digits_options, tmp_path, "MODEL.BACKBONE.FREEZE_AT", "2"))
     with pytest.raises(DatasetError, match="NUM_CLASSES"):
         check_run(digits_cfg(digits_options, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", "7"))
+
+
+def test_warnings_stand_in_the_log_file(digits_options, tmp_path):
+    for name in ("a", "b"):
+        args = argparse.Namespace(
+            config_file="mask_rcnn_R50_gn_all.yaml",
+            opts=[*digits_options, "OUTPUT_DIR", str(tmp_path / name)],
+        )
+        setup(args, verbose=False)
+        logging.getLogger("gn_det.some.part").warning(f"said in {name}")
+    for name, other in ("ab", "ba"):
+        text = (tmp_path / name / "log.txt").read_text()
+        assert f"said in {name}" in text
+        assert f"said in {other}" not in text
 
 
 def test_setup_writes_config_and_freezes(digits_options, tmp_path):

@@ -3,7 +3,9 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from gn_det.config import get_cfg
 from gn_det.engine import StepTrainer
+from gn_det.engine.step import build_step_trainer
 
 
 class Quadratic(nn.Module):
@@ -75,6 +77,136 @@ def test_nan_stops_before_the_weights_are_touched():
     assert model.w.tolist() == [3.0, 4.0]
 
 
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched():
+    class Broken(Quadratic):
+        def forward(self, x):
+            # the loss is finite, its gradient is not
+            return {"loss": (self.w - self.w.detach()).abs().sqrt().sum()}
+
+    model = Broken()
+    with pytest.raises(FloatingPointError, match="Iteration 0: the gradient's norm is"):
+        step(model)
+    assert model.w.tolist() == [3.0, 4.0]
+
+
+def test_a_scale_that_is_too_large_is_left_to_the_scaler():
+    model = Quadratic()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    step(model, scaler=scaler)  # 2^127 * (3, 4) is beyond float32
+    assert model.w.tolist() == [3.0, 4.0]
+    assert scaler.get_scale() == 2.0**126
+
+
+class Recorder(Quadratic):
+    """Remembers the random number that each micro-batch met."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(torch.rand(()).item())
+        return super().forward(x)
+
+
+def accumulate(model, batches, **kwargs):
+    loader = [torch.tensor(x) for x in batches]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    gpus = range(len(batches))
+    trainer = StepTrainer(model, loader, optimizer, virtual_gpus=gpus, **kwargs)
+    trainer.iter, trainer.seed = 5, 11
+    with EventStorage(5) as storage:
+        trainer.run_step()
+    return trainer, storage
+
+
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_micro_batches_are_averaged(scale):
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+    model = Quadratic()
+    _, storage = accumulate(model, [1.0, 2.0, 6.0], scaler=scaler)
+    # the gradients are (3, 4) - x; the mean x is 3
+    assert model.w.tolist() == pytest.approx([3.0, 3.9])
+    losses = [0.5 * ((3 - x) ** 2 + (4 - x) ** 2) for x in (1, 2, 6)]
+    assert storage.latest()["total_loss"][0] == pytest.approx(sum(losses) / 3)
+    assert storage.latest()["grad_norm"][0] == pytest.approx(1)
+
+
+def test_the_mean_is_clipped_not_each_part():
+    model = Quadratic()
+    accumulate(model, [10.0, -10.0], clip_norm=1.0)  # the mean gradient is (3, 4)
+    assert model.w.tolist() == pytest.approx([3 - 0.06, 4 - 0.08], abs=1e-5)
+
+
+def test_random_numbers_are_those_of_the_virtual_gpu():
+    whole = Recorder()
+    accumulate(whole, [0.0] * 4)
+    assert len(set(whole.seen)) == 4
+    # another process has the second and the fourth
+    part = Recorder()
+    loader = [torch.tensor(0.0)] * 2
+    optimizer = torch.optim.SGD(part.parameters(), 0.1)
+    trainer = StepTrainer(part, loader, optimizer, virtual_gpus=(1, 3))
+    trainer.iter, trainer.seed = 5, 11
+    with EventStorage(5):
+        trainer.run_step()
+    assert part.seen == whole.seen[1::2]
+    again = Recorder()
+    accumulate(again, [0.0] * 4)
+    assert again.seen == whole.seen
+
+
+def test_one_bad_micro_batch_stops_the_step():
+    model = Quadratic()
+    with pytest.raises(FloatingPointError, match="NaN"):
+        accumulate(model, [0.0, float("nan")])
+    assert model.w.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_a_loader_of_whole_batches_is_cut(columns):
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_STEP = 4, 2
+    seen = []
+
+    class Watched(Quadratic):
+        def forward(self, x):
+            seen.append(x["x"].tolist() if columns else x)
+            return super().forward(sum(seen[-1]))
+
+    model = Watched()
+    batch = [1.0, 2.0, 3.0, 4.0]
+    loader = [{"x": torch.tensor(batch)} if columns else batch]
+    trainer = build_step_trainer(cfg, model, loader, torch.optim.SGD(model.parameters(), 0.1))
+    trainer.iter = 0
+    with EventStorage(0):
+        trainer.run_step()
+    assert seen == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_only_a_stream_can_be_entered(caplog):
+    trainer, _ = step(Quadratic())
+    trainer.enter_stream(0)
+    assert not caplog.text
+    trainer.enter_stream(7)
+    assert "another order: list cannot be entered" in caplog.text
+
+
+def test_leaving_is_agreed_on_in_a_step():
+    """What is asked for after that waits for the next step: the other processes do not know."""
+    model = Quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    trainer = StepTrainer(model, [torch.tensor(0.0)] * 2, optimizer)
+    trainer.iter = 0
+    with EventStorage(0):
+        trainer.run_step()
+        trainer.leave_asked = True
+        assert not trainer.leave
+        trainer.run_step()
+    assert trainer.leave
+
+
 def test_eval_mode_is_refused():
     model = Quadratic()
     trainer = StepTrainer(model, [torch.tensor(0.0)], torch.optim.SGD(model.parameters(), 0.1))
@@ -91,8 +223,33 @@ def test_state_round_trip():
         torch.optim.SGD([nn.Parameter(torch.zeros(2))], 0.5),
         scaler=torch.amp.GradScaler("cpu", init_scale=2.0),
     )
+    trainer.seed = 5
     other.load_state_dict(trainer.state_dict())
+    assert other.seed == 5
     assert other.scaler.get_scale() == 8.0
     assert other.optimizer.param_groups[0]["lr"] == 0.1
     without = StepTrainer(Quadratic(), [], torch.optim.SGD([nn.Parameter(torch.zeros(2))], 0.5))
     without.load_state_dict(trainer.state_dict())
+
+
+def test_built_by_a_config():
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = True, "bfloat16"
+    cfg.SOLVER.CLIP_GLOBAL_NORM = 1.0
+    seen = []
+
+    class Watched(Quadratic):
+        def forward(self, x):
+            seen.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
+            return super().forward(x)
+
+    model = Watched()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    trainer = build_step_trainer(cfg, model, [torch.tensor(0.0)], optimizer)
+    trainer.iter = 0
+    with EventStorage(0):
+        trainer.run_step()
+    assert seen == [torch.bfloat16]
+    assert not trainer.scaler.is_enabled()
+    assert model.w.tolist() == pytest.approx([3 - 0.06, 4 - 0.08], abs=1e-5)

@@ -40,7 +40,11 @@ def test_results_and_files(trained):
     _, _, results, folder = trained
     assert set(results) == {"bbox", "segm"}
     assert "AP50" in results["bbox"]
-    assert {p.name for p in folder.glob("*.pth")} == {"model_0000001.pth", "model_final.pth"}
+    assert {p.name for p in folder.glob("*.pth")} == {
+        "model_0000001.pth",
+        "model_best.pth",
+        "model_final.pth",
+    }
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     (last,) = (line for line in lines if line["iteration"] == 2)
     assert last["total_loss"] > 0

@@ -1,0 +1,44 @@
+"""What checks and training steps read of a LazyConfig, as a config with the usual keys."""
+
+from detectron2.utils import comm
+from omegaconf import DictConfig, OmegaConf
+
+from gn_det.config import CfgNode, get_cfg
+from gn_det.modeling.from_keys import cfg_from_keys
+
+__all__ = ["facts_of"]
+
+
+def facts_of(cfg: DictConfig) -> CfgNode:
+    """Return what checks and training steps read, under the keys where they read it."""
+    backbone = OmegaConf.select(cfg, "model.backbone")
+    if OmegaConf.select(cfg, "model.backbone.resnets") is None:
+        facts = get_cfg()
+        facts.MODEL.BACKBONE.NAME = "other"  # nothing is known of it
+    else:
+        facts = cfg_from_keys(
+            BACKBONE={"name": backbone.name}, RESNETS=backbone.resnets, GN=backbone.gn
+        )
+        facts.MODEL.PIXEL_MEAN, facts.MODEL.PIXEL_STD = (
+            list(cfg.model[key]) for key in ("pixel_mean", "pixel_std")
+        )
+        facts.INPUT.FORMAT = cfg.model.input_format
+    facts.MODEL.DEVICE = cfg.train.device
+    facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled
+    facts.SOLVER.AMP.DTYPE = cfg.train.amp.dtype
+    facts.SOLVER.CLIP_GLOBAL_NORM = cfg.train.clip_global_norm
+    facts.SOLVER.IMS_PER_STEP = cfg.train.ims_per_step
+    facts.SOLVER.CHECKPOINT_PERIOD = cfg.train.checkpointer.period
+    facts.SOLVER.KEEP_CHECKPOINTS = cfg.train.checkpointer.max_to_keep or 0
+    facts.SOLVER.ON_SAVE_ERROR = cfg.train.on_save_error
+    batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+    facts.SOLVER.IMS_PER_BATCH = batch or comm.get_world_size()
+    for split, key in (("train", "TRAIN"), ("test", "TEST")):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
+        facts.DATASETS[key] = (names,) if isinstance(names, str) else tuple(names)
+    classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    if classes is None:
+        facts.MODEL.META_ARCHITECTURE = "other"  # has no number of classes that is known
+    else:
+        facts.MODEL.ROI_HEADS.NUM_CLASSES = classes
+    return facts

@@ -1,0 +1,166 @@
+"""Pre-training of a backbone by image classification, on Detectron2's engine."""
+
+import argparse
+import os
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import create_ddp_model, default_setup, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+
+from gn_det.checkpoint import Checkpointer, TrainedAs
+from gn_det.config import ConfigError, check_config, config_folder
+from gn_det.data import (
+    LabelledImages,
+    build_eval_loader,
+    build_train_loader,
+    check_image_folders,
+    choose_seed,
+)
+from gn_det.evaluation import ClassificationEvaluator, median_of_last, read_metrics
+
+from .checkpoints import Checkpoints
+from .precision import autocast
+from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from .recipe import scheduled
+from .setup import finish_config, has_checkpoint, refuse_used_folder, write_to_log_file
+from .signals import LeaveOnSignal
+from .step import build_step_trainer
+from .writers import build_writers
+
+__all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
+
+KEPT = 5  # numbered checkpoints, where SOLVER.KEEP_CHECKPOINTS is 0: there is one an epoch
+
+
+def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Train and evaluate, or only evaluate, what a command line asks for.
+
+    Args:
+        args: of :func:`gn_det.engine.argument_parser`, with ``resume`` and ``eval_only``.
+
+    Returns:
+        ``{"classification": {"top1_error": ..., "top5_error": ...}}`` in percent, and in the main
+        process after training ``top1_error_median``: of the last five evaluations.
+
+    Raises:
+        ConfigError, FileNotFoundError: config, data or output folder are not as they must be.
+    """
+    cfg = setup_pretraining(args)
+    if not args.eval_only:
+        return train_classifier(cfg, resume=args.resume)
+    model = build_model(cfg)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    return evaluate_classifier(cfg, model)
+
+
+def setup_pretraining(args: argparse.Namespace) -> CfgNode:
+    """Return the checked, frozen config; as :func:`gn_det.engine.setup` does for detection.
+
+    The names of the configs in ``configs/pretrain`` are known without their folder.
+
+    Raises:
+        ConfigError, FileNotFoundError: see :func:`pretrain`.
+    """
+    cfg = finish_config(_find(args.config_file), args.opts)
+    training = not args.eval_only
+    if cfg.MODEL.META_ARCHITECTURE != "ImageClassifier":
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: this tool trains an "
+            "ImageClassifier (configs/pretrain); detectors are trained by tools/train_net.py."
+        )
+    check_config(
+        cfg,
+        training=training,
+        num_processes=comm.get_world_size(),
+        weights_loaded=args.resume and has_checkpoint(cfg.OUTPUT_DIR),
+    )
+    check_image_folders(cfg, training=training)
+    if training and not args.resume:
+        refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+    cfg.freeze()
+    # Detectron2 reads this file again to log it; a name is no path
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    write_to_log_file()
+    return cfg
+
+
+def _find(config_file: str) -> str:
+    ours = config_folder() / "pretrain" / os.path.basename(config_file)
+    return str(ours) if not os.path.isfile(config_file) and ours.is_file() else config_file
+
+
+def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[str, float]]:
+    """Train ``cfg`` to the end; checkpoints and metrics go to ``OUTPUT_DIR``.
+
+    Args:
+        cfg: a checked config.
+        resume: go on with the run in ``OUTPUT_DIR``.
+
+    Returns:
+        See :func:`pretrain`.
+    """
+    loader = build_train_loader(cfg, LabelledImages(cfg, "train"))
+    cfg_of_run = scheduled(cfg, loader.sampler.size)
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg_of_run, model)
+    device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+    model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+    trainer = build_step_trainer(cfg_of_run, model, loader, optimizer)
+    trainer.seed = choose_seed(cfg.SEED)
+    checkpointer = Checkpointer(
+        model, cfg.OUTPUT_DIR, cfg=cfg, trainer=trainer, gn_det=TrainedAs(cfg)
+    )
+    results: dict[str, dict[str, float]] = {}
+
+    max_iter = cfg_of_run.SOLVER.MAX_ITER
+    cfg_of_run.SOLVER.KEEP_CHECKPOINTS = cfg.SOLVER.KEEP_CHECKPOINTS or KEPT
+    checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer)
+    leave = LeaveOnSignal(trainer, checkpoints)
+
+    def evaluate() -> dict[str, dict[str, float]]:
+        with leave.evaluating():
+            results.update(evaluate_classifier(cfg, model))
+        return results
+
+    main = comm.is_main_process()
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=build_lr_scheduler(cfg_of_run, optimizer)),
+            checkpoints,
+            leave,
+            hooks.EvalHook(cfg_of_run.TEST.EVAL_PERIOD, evaluate),
+            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter)) if main else None,
+            ProgressBar() if main and in_terminal() else None,
+        ]
+    )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    loader.sampler.start = start * cfg.SOLVER.IMS_PER_BATCH
+    if main:
+        print(
+            f"{loader.sampler.size:,} images, {max_iter:,} iterations, learning rate "
+            f"{cfg_of_run.SOLVER.BASE_LR:g}, steps at {cfg_of_run.SOLVER.STEPS}"
+        )
+    trainer.train(start, max_iter)
+    if main:
+        rows = read_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+        results["classification"]["top1_error_median"] = median_of_last(rows)
+    return results
+
+
+def evaluate_classifier(cfg: CfgNode, model: torch.nn.Module) -> dict[str, dict[str, float]]:
+    """Return the errors of ``model`` on val, in the config's precision."""
+    loader = build_eval_loader(cfg, LabelledImages(cfg, "val"))
+    with autocast(cfg), quiet_inference():
+        results = inference_on_dataset(
+            model, inference_bar(loader, "val"), ClassificationEvaluator()
+        )
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results

@@ -1,0 +1,177 @@
+"""Runs of several processes: how they start, and how they all end when one fails."""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gn_det.config import ConfigError
+from gn_det.engine.launch import _wait, launch
+from gn_det.engine.network import interface_to
+from gn_det.engine.signals import SAVED_AND_LEFT
+
+TWO = ["--num-gpus", 2, "--dist-url", "auto"]
+LONG = ("SOLVER.MAX_ITER", 1000, "SOLVER.CHECKPOINT_PERIOD", 5)
+
+
+def arguments(**given):
+    defaults = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    return argparse.Namespace(**{**defaults, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_gpus": 0}, "--num-gpus is 0"),
+        ({"num_machines": 2, "machine_rank": 2}, "--machine-rank is 2: .* 0 to 1"),
+        ({"num_machines": 2}, "--dist-url auto is for one machine"),
+        ({"dist_url": "tcp://somewhere"}, "--dist-url is tcp://somewhere; write tcp://HOST:PORT"),
+    ],
+)
+def test_options_that_cannot_be(given, words):
+    with pytest.raises(ConfigError, match=words):
+        launch(lambda args: None, arguments(**given))
+
+
+def test_one_process_is_this_one():
+    assert launch(lambda args: (os.getpid(), args.num_gpus), arguments()) == (os.getpid(), 1)
+
+
+def test_interface():
+    assert interface_to("127.0.0.1") == "lo" or sys.platform != "linux"
+    assert interface_to("no.such.host.example") is None
+
+
+def workers(process):
+    """Return the processes of a run: those that were started by ``spawn``."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [
+        int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_the_run_and_is_named(
+    start_training, wait_for_a_step, tmp_path, victim
+):
+    process = start_training(tmp_path / "run", *LONG, flags=TWO)
+    wait_for_a_step(process)
+    pids = workers(process)
+    assert len(pids) == 2
+    os.kill(pids[victim], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output[-3000:]
+    assert f"error: rank {victim} (process {pids[victim]}) was ended by SIGKILL" in output
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+class Ended:
+    """A process that has ended."""
+
+    def __init__(self, exitcode):
+        self.exitcode = exitcode
+
+    def is_alive(self):
+        return self.alive_once and not setattr(self, "alive_once", False)
+
+    alive_once = False
+
+
+@pytest.mark.parametrize(
+    ("statuses", "failed"),
+    [([0, 0], None), ([75, 75], 0), ([0, 75], 1), ([75, 1], 1), ([1, 75], 0), ([75, -9], 1)],
+)
+def test_who_failed(monkeypatch, statuses, failed):
+    monkeypatch.setattr("gn_det.engine.launch.wait", lambda sentinels, timeout: None)
+    processes = {rank: Ended(status) for rank, status in enumerate(statuses)}
+    for process in processes.values():
+        process.sentinel, process.alive_once = None, True
+    assert _wait(processes) == failed
+
+
+def test_a_signal_reaches_all(start_training, wait_for_a_step, train_digits, tmp_path):
+    folder = tmp_path / "run"
+    process = start_training(folder, *LONG, flags=TWO)
+    wait_for_a_step(process)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == SAVED_AND_LEFT, output[-3000:]
+    last = (folder / "last_checkpoint").read_text()
+    done = int(last.removesuffix(".pth").rpartition("_")[2]) + 1
+    final = train_digits(folder, *LONG, "SOLVER.MAX_ITER", done + 1, flags=[*TWO, "--resume"])
+    assert final["iteration"] == done
+
+
+def test_an_expected_error_is_said_once(train_digits, tmp_path):
+    output = train_digits(tmp_path, "MODEL.BACKBONE.FREEZE_AT", 2, flags=TWO, expect=2)
+    assert output.count("error: MODEL.WEIGHTS is empty and MODEL.BACKBONE.FREEZE_AT is 2") == 1
+    assert "Traceback" not in output
+
+
+def test_two_machines(start_training, tmp_path):
+    """On one machine, by its loopback."""
+    url = f"tcp://127.0.0.1:{free_port()}"
+    runs = [
+        start_training(
+            tmp_path / "run",
+            *("SOLVER.MAX_ITER", 2),
+            flags=["--num-machines", 2, "--machine-rank", rank, "--dist-url", url],
+        )
+        for rank in (0, 1)
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, output[-3000:]
+    assert (tmp_path / "run" / "model_final.pth").exists()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def torchrun(digits_command, folder, *keys, options=()):
+    command = digits_command(folder, *keys)
+    script = command[command.index("-W") + 2 :]
+    # not --standalone: with PyTorch 2.3 that one cannot start workers again
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    start += ["--master-port", str(free_port())]
+    return subprocess.run(
+        [*start, *options, *script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_torchrun(digits_command, tmp_path):
+    done = torchrun(digits_command, tmp_path / "run", "SOLVER.MAX_ITER", 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run" / "model_final.pth").exists()
+
+
+def test_torchrun_starts_workers_again_and_the_run_goes_on(digits_command, tmp_path):
+    # a rank ends itself once, in the middle of the run
+    keys = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1)
+    command_folder = tmp_path / "run"
+    os.environ["DIE_AFTER"] = "3"
+    try:
+        done = torchrun(digits_command, command_folder, *keys, options=["--max-restarts", "1"])
+    finally:
+        del os.environ["DIE_AFTER"]
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on with --resume" in done.stderr
+    assert "Starting training from iteration 4" in (command_folder / "log.txt").read_text()

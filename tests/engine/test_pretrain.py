@@ -1,0 +1,126 @@
+"""Pre-training from beginning to end, on three colours."""
+
+import argparse
+import json
+import shutil
+
+import pytest
+import torch
+
+from gn_det.checkpoint import WeightsError
+from gn_det.config import ConfigError
+from gn_det.data import DatasetError
+from gn_det.engine import Trainer, pretrain, setup
+
+SMALL = [
+    *("MODEL.DEVICE", "cpu", "MODEL.CLASSIFIER.NUM_CLASSES", "3", "MODEL.RESNETS.DEPTH", "18"),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "PRETRAIN.CROP", "32", "PRETRAIN.RESIZE", "36"),
+    *("DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "3", "SEED", "1"),
+    *("PRETRAIN.EPOCHS", "1", "PRETRAIN.STEPS", "(1,)", "PRETRAIN.REFERENCE_BATCH", "12"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, make_image_folder):
+    return make_image_folder(tmp_path_factory.mktemp("data") / "colours")
+
+
+def _run(root, folder, *words, config="resnet50_gn.yaml", resume=False, eval_only=False):
+    opts = [*SMALL, "PRETRAIN.ROOT", str(root), "OUTPUT_DIR", str(folder), *words]
+    args = argparse.Namespace(config_file=config, opts=opts, resume=resume, eval_only=eval_only)
+    return pretrain(args)
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "output"
+    return folder, _run(root, folder)
+
+
+def test_trains_and_evaluates(trained):
+    folder, results = trained
+    errors = results["classification"]
+    assert set(errors) == {"top1_error", "top5_error", "top1_error_median"}
+    assert errors["top5_error"] == 0.0  # of three classes
+    assert errors["top1_error"] * 3 == pytest.approx(round(errors["top1_error"] * 3 / 100) * 100)
+    rows = _rows(folder)
+    (row,) = [row for row in rows if "lr" in row]
+    assert row["iteration"] == 1  # 6 images, 3 a step
+    assert row["lr"] == pytest.approx(0.1 * 3 / 12)
+    assert rows[-1]["classification/top1_error"] == errors["top1_error_median"]
+    state = torch.load(folder / "model_final.pth", weights_only=True)
+    assert state["gn_det"]["depth"] == 18
+    assert state["gn_det"]["pixel_std"] == [1.0, 1.0, 1.0]
+    assert "PIXEL_STD" in (folder / "config.yaml").read_text()
+
+
+def test_goes_on_as_if_it_had_not_stopped(root, trained, tmp_path):
+    with pytest.raises(ConfigError, match="another run"):
+        _run(root, trained[0])
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    # of one colour, an image is the same however it is cropped
+    plain = ["PRETRAIN.EPOCHS", "2", "PRETRAIN.COLOR_JITTER", "0.", "PRETRAIN.LIGHTING", "0."]
+    _run(root, whole, *plain)
+    parts.mkdir()
+    shutil.copy(whole / "model_0000001.pth", parts)
+    (parts / "last_checkpoint").write_text("model_0000001.pth")
+    _run(root, parts, *plain, resume=True)
+    for folder in (whole, parts):  # the step of the schedule is behind the first epoch
+        (row,) = [row for row in _rows(folder) if "lr" in row]
+        assert (row["iteration"], row["lr"]) == (3, pytest.approx(0.0025))
+    one, two = (torch.load(f / "model_final.pth", weights_only=True) for f in (whole, parts))
+    assert one["iteration"] == two["iteration"] == 3
+    for name, value in one["model"].items():
+        assert torch.equal(two["model"][name], value), name
+
+
+def test_evaluates_alone(root, trained, tmp_path):
+    folder, results = trained
+    weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
+    again = _run(root, tmp_path / "eval", *weights, eval_only=True)["classification"]
+    assert again == {k: v for k, v in results["classification"].items() if "median" not in k}
+    assert not (tmp_path / "eval" / "model_final.pth").exists()
+
+
+def test_other_preprocessing_is_refused(root, trained, tmp_path):
+    weights = ["MODEL.WEIGHTS", str(trained[0] / "model_final.pth"), "INPUT.FORMAT", "RGB"]
+    with pytest.raises(WeightsError, match="trained on BGR images, but INPUT.FORMAT is RGB"):
+        _run(root, tmp_path, *weights, eval_only=True)
+
+
+def test_bfloat16_vgg_without_a_norm(root, tmp_path, fast_bfloat16):
+    words = ["MODEL.VGG.DEPTH", "11", "MODEL.VGG.BASE_CHANNELS", "8"]
+    amp = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"]
+    results = _run(root, tmp_path / "out", *words, *amp, config="vgg16_none.yaml")
+    assert results["classification"]["top1_error"] <= 100
+    assert [row["total_loss"] > 0 for row in _rows(tmp_path / "out") if "lr" in row] == [True]
+
+
+def test_a_detector_trains_from_it(trained, digits_options, tmp_path):
+    weights = str(trained[0] / "model_final.pth")
+    opts = [*map(str, digits_options), "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)]
+    cfg = setup(argparse.Namespace(config_file="mask_rcnn_R50_gn_all.yaml", opts=opts))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    assert trainer.checkpointer.report.source == "gn_det"
+    body = {n for n in trainer.model.state_dict() if n.startswith("backbone.bottom_up.")}
+    assert set(trainer.checkpointer.report.matched) == body
+    assert trainer.start_iter == 0
+
+
+def test_config_of_a_detector(root, tmp_path):
+    with pytest.raises(ConfigError, match="META_ARCHITECTURE is GeneralizedRCNN: .*train_net.py"):
+        _run(root, tmp_path, config="mask_rcnn_R50_gn_all.yaml")
+
+
+def test_damaged_image_stops_with_one_line(make_image_folder, tmp_path):
+    root = make_image_folder(tmp_path / "colours", per_class=(400, 1))
+    # not one of those that are opened at the start
+    bad = root / "train" / "blue" / "1.png"
+    bad.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"blue.1\.png cannot be read as an image: it is empty"):
+        _run(root, tmp_path / "out", "SOLVER.IMS_PER_BATCH", "1200")

@@ -1,0 +1,150 @@
+"""A run that is stopped and goes on ends with the weights of one that was never stopped."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gn_det.checkpoint import resumable
+from gn_det.engine.signals import SAVED_AND_LEFT
+
+ITERATIONS = 12
+RUN = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.KEEP_CHECKPOINTS", 3)
+WAYS = {
+    "fp32": (),
+    "bf16 and workers": (
+        *("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"),
+        *("DATALOADER.NUM_WORKERS", 2, "MODEL.GN.MEMORY", "lean"),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def way(request, train_digits, tmp_path_factory):
+    """Options, and the final state of the run that was never stopped."""
+    if "bf16" in request.param:
+        request.getfixturevalue("fast_bfloat16")
+    options = (*RUN, *WAYS[request.param])
+    start = time.monotonic()
+    final = train_digits(tmp_path_factory.mktemp("whole") / "run", *options)
+    return options, final, time.monotonic() - start
+
+
+def assert_equal_states(a, b, path=""):
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert set(a) == set(b), path
+        for key in a:
+            assert_equal_states(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal_states(x, y, f"{path}/{i}")
+    else:
+        assert a == b, path
+
+
+def flags_of(folder):
+    return ["--resume"] if resumable(folder) else []
+
+
+def final_state(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def kill_and_resume(start_training, wait_for_a_step, way, folder, kills, seed):
+    """Kill a run at random moments until it was killed ``kills`` times, then let it end.
+
+    Returns:
+        The number of kills that met it at work.
+    """
+    options, final, seconds = way
+    rng = random.Random(seed)
+    killed = 0
+    for _ in range(kills):
+        process = start_training(folder, *options, flags=flags_of(folder))
+        wait_for_a_step(process)
+        time.sleep(rng.uniform(0, 0.3 * seconds))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+        process.stdout.close()
+        if (folder / "model_final.pth").exists():
+            break
+    process = start_training(folder, *options, flags=flags_of(folder))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    assert_equal_states(final_state(folder), final)
+    return killed
+
+
+def test_killed_at_random_moments(start_training, wait_for_a_step, way, tmp_path):
+    assert kill_and_resume(start_training, wait_for_a_step, way, tmp_path / "run", kills=2, seed=1)
+
+
+@pytest.mark.soak
+def test_killed_fifty_times(start_training, wait_for_a_step, way, tmp_path):
+    killed = runs = 0
+    while killed < 50:
+        folder = tmp_path / f"run{runs}"
+        killed += kill_and_resume(
+            start_training, wait_for_a_step, way, folder, kills=50 - killed, seed=runs
+        )
+        runs += 1
+    print(f"\n{killed} kills survived in {runs} runs, all of which ended with the same bits")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_leaves(start_training, wait_for_a_step, way, tmp_path, name):
+    options, final, _ = way
+    folder = tmp_path / "run"
+    rare = ("SOLVER.CHECKPOINT_PERIOD", 1000)
+    process = start_training(folder, *options, *rare)
+    wait_for_a_step(process)
+    process.send_signal(getattr(signal, name))
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == SAVED_AND_LEFT, output[-3000:]
+    assert "--resume goes on" in output
+    (saved,) = folder.glob("model_*.pth")
+    assert saved.name != "model_final.pth"
+    process = start_training(folder, *options, flags=["--resume"])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    assert_equal_states(final_state(folder)["model"], final["model"])
+
+
+def test_a_damaged_checkpoint_is_named_and_skipped(train_digits, way, tmp_path):
+    options, final, _ = way
+    folder = tmp_path / "run"
+    train_digits(folder, *options)
+    assert sorted(p.name for p in folder.glob("model_0*.pth")) == [
+        f"model_{i:07d}.pth" for i in range(ITERATIONS - 3, ITERATIONS)
+    ]
+    for name in ("model_final.pth", f"model_{ITERATIONS - 1:07d}.pth"):
+        damaged = bytearray((folder / name).read_bytes())
+        damaged[len(damaged) // 2] ^= 4
+        (folder / name).write_bytes(damaged)
+    (folder / f"model_{ITERATIONS - 2:07d}.pth").write_bytes(b"")
+    assert_equal_states(train_digits(folder, *options, flags=["--resume"])["model"], final["model"])
+    log = (folder / "log.txt").read_text()
+    for number in (ITERATIONS - 1, ITERATIONS - 2):
+        assert f"model_{number:07d}.pth: it is" in log
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["iteration"] == ITERATIONS - 1
+
+
+def test_none_that_is_whole_is_an_error(train_digits, way, tmp_path):
+    options, _, _ = way
+    folder = Path(tmp_path) / "run"
+    folder.mkdir()
+    (folder / "model_0000003.pth").write_bytes(b"nothing")
+    output = train_digits(folder, *options, flags=["--resume"], expect=2)
+    assert "none of its 1 checkpoints can be gone on from" in output
+    assert "Traceback" not in output.splitlines()[-1]
+    assert (folder / "model_0000003.pth").read_bytes() == b"nothing"
