@@ -1,80 +1,108 @@
 #!/usr/bin/env python
-"""Measure gn_det beside stock Detectron2, in one run, interleaved.
+"""Measure gn_det beside stock Detectron2, in one run, interleaved, on the same inputs.
 
-tools/benchmark.py load             # seconds to read R50 GN-all weights into the model
+tools/benchmark.py train --output train.json    # two images of 480x640, 512 RoIs each
+tools/benchmark.py train --images 1 --height 800 --width 1333 --variants 'stock-*,lean-*'
+tools/benchmark.py infer                        # one image, 1000 proposals
+tools/benchmark.py growth --output growth.json --resume --plot docs/growth.png
+tools/benchmark.py estimate --config mask_rcnn_R50_gn_all.yaml --budget 8GiB
+tools/benchmark.py eval                         # COCO scoring, and the parts of an evaluation
+tools/benchmark.py layer                        # one GN with ReLU, alone
+tools/benchmark.py remake                       # ways to keep less of a ResNet stage
+tools/benchmark.py roi-align                    # RoIAlign of a pyramid, alone
+tools/benchmark.py precision --plot bf16.png    # AP and losses of whole trainings, bf16 and fp32
+tools/benchmark.py load                         # seconds to read R50 GN-all weights into the model
 tools/benchmark.py load --repeats 9 --config mask_rcnn_R101_gn_all.yaml
 """
 
 import argparse
 import logging
-import pickle
-import statistics
-import tempfile
-import time
-from pathlib import Path
+import os
+import sys
+import warnings
 
-import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import build_model
-from tabulate import tabulate
+from gn_det.benchmarks import (
+    estimate,
+    evaluation,
+    growth,
+    infer,
+    layer,
+    load,
+    precision,
+    records,
+    remake,
+    roi_align,
+    train,
+)
+from gn_det.config import ConfigError
+from gn_det.engine import docstring_parser
 
-from gn_det.checkpoint import Checkpointer
-from gn_det.model_zoo import get_config
-
-
-def benchmark_load(args: argparse.Namespace) -> None:
-    """Load the same file by Detectron2's checkpointer and by ours, in turn."""
-    logging.disable(logging.WARNING)
-    cfg = get_config(args.config)
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
-    state = model.state_dict()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for ending in (".pth", ".pkl"):
-            path = Path(folder) / f"model{ending}"
-            save(state, path)
-            loaders = {
-                "Detectron2": DetectionCheckpointer(model),
-                "gn_det": Checkpointer(model, cfg=cfg),
-            }
-            times = {name: [] for name in loaders}
-            for _ in range(args.repeats + 1):
-                for name, loader in loaders.items():
-                    start = time.perf_counter()
-                    loader.load(str(path))
-                    times[name].append(time.perf_counter() - start)
-            medians = {name: statistics.median(t[1:]) for name, t in times.items()}  # [0] warms up
-            ratio = medians["gn_det"] / medians["Detectron2"]
-            size = path.stat().st_size / 2**20
-            rows.append([ending, f"{size:.0f}", *(f"{m:.3f}" for m in medians.values()), ratio])
-    headers = ["file", "MiB", "Detectron2 (s)", "gn_det (s)", "ratio"]
-    print(f"{args.config}, torch {torch.__version__}, median of {args.repeats}")
-    print(tabulate(rows, headers, floatfmt=".2f"))
+COMMANDS = {
+    "train": train,
+    "infer": infer,
+    "growth": growth,
+    "estimate": estimate,
+    "eval": evaluation,
+    "layer": layer,
+    "remake": remake,
+    "roi-align": roi_align,
+    "load": load,
+    "precision": precision,
+}
 
 
-def save(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a checkpoint as training does (.pth), or as Detectron2's zoo does (.pkl)."""
-    if path.suffix == ".pth":
-        torch.save({"model": state}, path)
-        return
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = docstring_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        summary, _, more = module.__doc__.partition("\n\n")
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary}\n\n{more}".strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument(
+            "--output", type=new_file, metavar="FILE.json", help="write all that was measured"
+        )
+        module.add_arguments(command)
+    return parser
 
-    arrays = {name: value.numpy() for name, value in state.items()}
-    with path.open("wb") as f:
-        pickle.dump({"model": arrays, "__author__": "benchmark"}, f)
+
+def new_file(path: str) -> str:
+    """Return ``path``, whose folder has to be there: to find out after the measurement is late."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"there is no folder {folder}")
+    return path
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measure, show, write."""
+    module = COMMANDS[args.command]
+    record = module.run(args)
+    here = records.describe()
+    cpu, gpu = here["machine"]["cpu"], here["machine"]["gpu"]
+    print(module.table(record))
+    print(
+        f"\n{gpu or cpu}, {here['machine']['threads']} threads, "
+        f"torch {here['torch']}, gn_det {here['gn_det']}, {here['date']}"
+    )
+    if args.output:
+        records.write(record, args.output)
+        print(f"written to {args.output}")
 
 
 if __name__ == "__main__":
-    description, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    load = commands.add_parser("load", help="loading of weights")
-    load.add_argument("--config", default="mask_rcnn_R50_gn_all.yaml", help="default: %(default)s")
-    load.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    load.set_defaults(run=benchmark_load)
-    args = parser.parse_args()
-    args.run(args)
+    # notes of torch's and Detectron2's authors to each other, here and in the processes it starts
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        main(build_parser().parse_args())
+    except (ConfigError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

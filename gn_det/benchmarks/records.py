@@ -1,0 +1,72 @@
+"""What was measured, with where and how: JSON files."""
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gn_det
+
+__all__ = ["MIB", "describe", "describe_machine", "read", "write"]
+
+MIB = 2**20
+
+# what decides how fast bfloat16 is on an x86 CPU
+BF16_FLAGS = ("amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx2")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a time depends on: CPU, cores in use, memory, GPU."""
+    info = _cpu_info()
+    flags = info.get("flags", "").split()
+    return {
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "flags": [flag for flag in BF16_FLAGS if flag in flags],
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def describe() -> dict[str, Any]:
+    """Return machine, versions, date (UTC) and command line."""
+    return {
+        "machine": describe_machine(),
+        "torch": torch.__version__,
+        "gn_det": gn_det.__version__,
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def write(record: dict[str, Any], path: str | Path) -> None:
+    """Write a record and :func:`describe` as JSON. A file that is there is replaced at once."""
+    path = Path(path)
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps({**record, **describe()}, indent=2) + "\n")
+    new.replace(path)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Return what :func:`write` wrote."""
+    return json.loads(Path(path).read_text())
+
+
+def _cpu_info() -> dict[str, str]:
+    """Return the first core's fields in ``/proc/cpuinfo``; none where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    first = path.read_text().partition("\n\n")[0]
+    return {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in first.splitlines())
+    }

@@ -1,0 +1,137 @@
+"""What is held side by side: stock Detectron2 and gn_det, in each mode, precision and layout."""
+
+import argparse
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from gn_det.config.checks import OURS_FOR
+
+__all__ = [
+    "STOCK_FROZENBN",
+    "STOCK_GN",
+    "VARIANTS",
+    "Variant",
+    "add_ratios",
+    "choose",
+    "set_stock_names",
+]
+
+# our registered names and Detectron2's own
+STOCK_NAMES = {
+    **{ours: stock for stock, ours in OURS_FOR.items()},
+    "GNRPNHead": "StandardRPNHead",
+    "GNStandardROIHeads": "StandardROIHeads",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table.
+
+    Attributes:
+        source: ``stock-frozenbn``: Detectron2 with FrozenBN in the backbone, no norm in FPN and
+            heads, and the stride on the first 1x1 convolution, as the weights that it is trained
+            from have it; ``stock-gn``: Detectron2's own ``NORM: GN`` everywhere; or gn_det with
+            the ``MODEL.GN.MEMORY`` of this name.
+        precision: ``fp32``, or ``bf16`` by autocast.
+        channels_last: gn_det's ``MODEL.CHANNELS_LAST``.
+    """
+
+    source: str
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    @property
+    def name(self) -> str:
+        """``SOURCE-PRECISION``, and ``-channels_last`` where it is on."""
+        return f"{self.source}-{self.precision}" + "-channels_last" * self.channels_last
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether Detectron2 alone is at work."""
+        return self.source.startswith("stock")
+
+    def config(self, cfg: CfgNode) -> CfgNode:
+        """Return ``cfg``, a config of gn_det with GN everywhere, as this variant has it."""
+        cfg = cfg.clone()
+        m = cfg.MODEL
+        if self.is_stock:
+            set_stock_names(cfg)
+        else:
+            m.GN.MEMORY = self.source
+            m.CHANNELS_LAST = self.channels_last
+        if self.source == "stock-frozenbn":
+            m.RESNETS.NORM = "FrozenBN"
+            m.RESNETS.STRIDE_IN_1X1 = True
+            m.FPN.NORM = m.ROI_BOX_HEAD.NORM = m.ROI_MASK_HEAD.NORM = ""
+        cfg.SOLVER.AMP.ENABLED = self.precision == "bf16"
+        cfg.SOLVER.AMP.DTYPE = "bfloat16"
+        return cfg
+
+
+def set_stock_names(cfg: CfgNode) -> None:
+    """Replace our registered names by Detectron2's own, in place."""
+    m = cfg.MODEL
+    for node in (m.BACKBONE, m.ROI_HEADS, m.ROI_BOX_HEAD, m.ROI_MASK_HEAD):
+        node.NAME = STOCK_NAMES.get(node.NAME, node.NAME)
+    m.RPN.HEAD_NAME = STOCK_NAMES.get(m.RPN.HEAD_NAME, m.RPN.HEAD_NAME)
+
+
+def _all_variants() -> list[Variant]:
+    stock = [Variant(f"stock-{norm}", p) for p in ("fp32", "bf16") for norm in ("frozenbn", "gn")]
+    ours = [
+        Variant(memory, precision, channels_last)
+        for precision, channels_last in (
+            ("fp32", False),
+            ("fp32", True),
+            ("bf16", False),
+            ("bf16", True),
+        )
+        for memory in ("standard", "lean", "minimal")
+    ]
+    return stock + ours
+
+
+VARIANTS = {variant.name: variant for variant in _all_variants()}
+
+# what all others are held against
+STOCK_FROZENBN = "stock-frozenbn-fp32"
+STOCK_GN = "stock-gn-fp32"
+
+
+def choose(names: str) -> list[Variant]:
+    """Return the variants called ``names``, in the order of :data:`VARIANTS`.
+
+    Args:
+        names: separated by commas, with ``*`` for any letters, such as ``stock-*,lean-bf16``.
+
+    Raises:
+        argparse.ArgumentTypeError: a name that fits none.
+    """
+    patterns = [name.strip() for name in names.split(",") if name.strip()]
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in VARIANTS):
+            raise argparse.ArgumentTypeError(
+                f"no variant is called {pattern!r}; known are {', '.join(VARIANTS)}"
+            )
+    return [v for name, v in VARIANTS.items() if any(fnmatch(name, p) for p in patterns)]
+
+
+def add_ratios(rows: dict[str, dict[str, Any]], *keys: str) -> None:
+    """Add ``"ratios"`` to each variant's row: its numbers over those of stock Detectron2 in fp32.
+
+    Args:
+        rows: by variant's name.
+        keys: numbers of each row, all above 0.
+
+    Each row's ``"ratios"`` is ``{STOCK_GN: {key: ratio}, STOCK_FROZENBN: {key: ratio}}``, and None
+    in place of a ratio where that variant was not measured.
+    """
+    for row in rows.values():
+        row["ratios"] = {
+            to: {key: row[key] / rows[to][key] if to in rows else None for key in keys}
+            for to in (STOCK_GN, STOCK_FROZENBN)
+        }
