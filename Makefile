@@ -42,5 +42,5 @@ wheel: venv ## build dist/*.whl
 	$(RUN) -m build --no-isolation --outdir dist .
 
 clean: ## remove what was built and cached; VENV, output/ and datasets/ stay
-	rm -rf build dist gn_det.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist gn_det.egg-info .pytest_cache .ruff_cache .hypothesis
 	find examples gn_det tests tools -name __pycache__ -prune -exec rm -rf {} +

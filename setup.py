@@ -34,6 +34,8 @@ setup(
     # for the pictures, is left out as well: it comes under several names that exclude each other.
     install_requires=[
         "fvcore",
+        # where it has a wheel; elsewhere pycocotools scores
+        "hotcoco; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
         "matplotlib",
         "numpy",
         "omegaconf",

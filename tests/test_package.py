@@ -69,6 +69,9 @@ print(gn_det.model_zoo.get_config_file("mask_rcnn_R50_gn_all"))
         "GNRes5ROIHeads",
         "build_gn_resnet_backbone",
         "build_gn_resnet_fpn_backbone",
+        "build_gn_vgg_backbone",
+        "build_gn_vgg_fpn_backbone",
+        "ImageClassifier",
     }
     assert groups == "32"
     assert Path(path).is_file()
@@ -101,7 +104,8 @@ def test_wheel_carries_the_package_and_the_configs(setup_arguments):
         for path in (ROOT / "gn_det").rglob("*.py")
         if "__pycache__" not in path.parts
     }
-    assert packages == sources | {"gn_det.configs", "gn_det.configs.base"}
+    folders = {"base", "pretrain", "pretrain.base"}
+    assert packages == sources | {"gn_det.configs"} | {f"gn_det.configs.{name}" for name in folders}
     assert setup_arguments["package_dir"] == {"gn_det.configs": "configs"}
 
 

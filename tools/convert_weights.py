@@ -14,7 +14,7 @@ import argparse
 
 from gn_det.checkpoint import convert_file
 from gn_det.checkpoint.sources import SOURCES
-from gn_det.engine import finish_config, run
+from gn_det.engine import docstring_parser, finish_config, run
 
 
 def main(args: argparse.Namespace) -> None:
@@ -30,13 +30,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    description, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = docstring_parser(__doc__)
     parser.add_argument("input", metavar="IN", help="weights: a path or a URL")
     parser.add_argument("output", metavar="OUT", help="file to write, .pkl or .pth")
     parser.add_argument(

@@ -4,6 +4,7 @@
 tools/evaluate.py --config configs/mask_rcnn_R50_gn_all.yaml --weights output/model_final.pth
 tools/evaluate.py --config FILE --weights FILE --dataset my_val --per-class --output ap.json
 tools/evaluate.py --dataset coco_2017_val --predictions coco_instances_results.json
+tools/evaluate.py --dataset coco_2017_val --predictions FILE --scorer pycocotools
 
 Exit status: 0; 1 where TEST.EXPECTED_RESULTS is missed; 2 where nothing could be evaluated.
 """
@@ -27,7 +28,12 @@ from gn_det.engine import (
     run,
     setup,
 )
-from gn_det.evaluation import per_class_table, results_table, score_file
+from gn_det.evaluation import (
+    SCORERS,
+    per_class_table,
+    results_table,
+    score_file,
+)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -37,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
         names = [args.dataset] if args.dataset else list(cfg.DATASETS.TEST)
         if len(names) != 1:
             raise ConfigError(f"--predictions is of one dataset; name it by --dataset ({names}).")
-        results = {names[0]: score_file(names[0], args.predictions)}
+        results = {names[0]: score_file(names[0], args.predictions, args.scorer)}
     else:
         if args.dataset:
             args.opts += ["DATASETS.TEST", repr((args.dataset,))]
@@ -46,7 +52,8 @@ def main(args: argparse.Namespace) -> None:
             raise FileNotFoundError(f"--weights {args.weights}: there is no such file.")
         model = Trainer.build_model(cfg)
         Checkpointer(model, cfg=cfg).load(args.weights)
-        results = Trainer.test(cfg, model)
+        evaluators = [Trainer.build_evaluator(cfg, name, args.scorer) for name in cfg.DATASETS.TEST]
+        results = Trainer.test(cfg, model, evaluators)
         if len(cfg.DATASETS.TEST) == 1:
             results = {cfg.DATASETS.TEST[0]: results}
     if comm.is_main_process():
@@ -66,6 +73,7 @@ def report(args: argparse.Namespace, cfg: gn_det.config.CfgNode, results: dict) 
             "config": args.config_file,
             "weights": args.weights,
             "predictions": args.predictions,
+            "scorer": args.scorer,
             "results": results,
             "gn_det": gn_det.__version__,
             "torch": torch.__version__,
@@ -78,12 +86,17 @@ def report(args: argparse.Namespace, cfg: gn_det.config.CfgNode, results: dict) 
 
 
 if __name__ == "__main__":
-    description, _, examples = __doc__.partition("\n\n")
-    parser = argument_parser(description, "examples:\n" + examples, config_required=False)
+    parser = argument_parser(__doc__, config_required=False)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--weights", metavar="FILE", help="checkpoint of the model")
     source.add_argument("--predictions", metavar="FILE", help="COCO results, scored as they are")
     parser.add_argument("--dataset", metavar="NAME", help="in place of DATASETS.TEST")
+    parser.add_argument(
+        "--scorer",
+        choices=SCORERS,
+        default=SCORERS[0],
+        help="fast is hotcoco; pycocotools is the reference, with the same numbers (%(default)s)",
+    )
     parser.add_argument("--per-class", action="store_true", help="print AP by class as well")
     parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
     add_options(parser)

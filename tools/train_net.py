@@ -14,7 +14,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.engine import Trainer, add_options, argument_parser, is_lazy, run, run_lazy, setup
+from gn_det.engine import Trainer, is_lazy, run, run_lazy, setup, training_parser
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -36,9 +36,4 @@ def main(args: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    description, _, examples = __doc__.partition("\n\n")
-    parser = argument_parser(description, "examples:\n" + examples)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
-    add_options(parser)
-    run(main, parser.parse_args())
+    run(main, training_parser(__doc__).parse_args())

@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argument_parser("Train on shapes.", config_required=False)
+    parser = argument_parser(__doc__, config_required=False)
     parser.set_defaults(config_file=str(Path(__file__).with_name("shapes.yaml")))
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
     add_options(parser)
