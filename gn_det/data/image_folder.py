@@ -139,9 +139,10 @@ def _some(names: set[str]) -> str:
 class LabelledImages(ImageFolder):
     """One split of :func:`find_image_folder`'s folder.
 
-    An item is ``{"image": (3, CROP, CROP) in 0 to 255, ordered as INPUT.FORMAT, "label": int}``;
-    for an image that cannot be read it is the DatasetError that says so, to be raised where it
-    comes out of the loader: a worker process could raise it only with its own stack trace.
+    An item is ``{"image": (3, CROP, CROP) in 0 to 255, ordered as INPUT.FORMAT, "label": int,
+    "file_name": path}``; for an image that cannot be read it is the DatasetError that says so, to
+    be raised where it comes out of the loader: a worker process could raise it only with its own
+    stack trace.
 
     Args:
         cfg: a config with gn_det's keys.
@@ -164,4 +165,4 @@ class LabelledImages(ImageFolder):
                 f"{path} cannot be read as an image: {detail}. Get it again, or remove it, and go "
                 "on by --resume."
             )
-        return {"image": self.transform(image), "label": label}
+        return {"image": self.transform(image), "label": label, "file_name": path}

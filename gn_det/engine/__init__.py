@@ -2,14 +2,17 @@
 
 from .arguments import add_options, argument_parser, docstring_parser, training_parser
 from .lazy import finish_lazy, is_lazy, run_lazy
+from .nonfinite import NonFiniteError
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
 from .progress import ProgressBar, in_terminal
+from .replay import replay
 from .setup import check_run, finish_config, has_checkpoint, read_config, run, setup
 from .step import StepTrainer
 from .trainer import Trainer
 
 __all__ = [
+    "NonFiniteError",
     "ProgressBar",
     "StepTrainer",
     "Trainer",
@@ -26,6 +29,7 @@ __all__ = [
     "is_lazy",
     "pretrain",
     "read_config",
+    "replay",
     "run",
     "run_lazy",
     "setup",

@@ -22,14 +22,17 @@ from gn_det.checkpoint import SaveError
 from gn_det.config import ConfigError
 
 from .network import interface_to
+from .nonfinite import NonFiniteError
 from .signals import SAVED_AND_LEFT
 
-__all__ = ["EXPECTED", "launch"]
+__all__ = ["EXPECTED", "WHILE_RUNNING", "launch"]
 
 logger = logging.getLogger(__name__)
 
 # errors that are for a person to read, without a stack trace
-EXPECTED = (ConfigError, FileNotFoundError, SaveError)
+EXPECTED = (ConfigError, FileNotFoundError, SaveError, NonFiniteError)
+# those of a run that was right to start; others have status 2
+WHILE_RUNNING = (SaveError, NonFiniteError)
 # seconds that the others have to end by themselves once one has failed
 GRACE = 15.0
 
@@ -196,7 +199,7 @@ def _work(local_rank: int, common: tuple, messages: "mp.SimpleQueue", parent: in
         _distributed_worker(local_rank, *common)
     except EXPECTED as error:
         messages.put(str(error))
-        raise SystemExit(1 if isinstance(error, SaveError) else 2) from None
+        raise SystemExit(1 if isinstance(error, WHILE_RUNNING) else 2) from None
 
 
 def _leave_without(parent: int) -> None:

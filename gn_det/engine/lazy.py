@@ -198,6 +198,7 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
     device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
     model = create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
     trainer = build_step_trainer(facts, model, data_loader, optimizer)
+    trainer.cfg = None  # the facts do not make the model
     trainer.seed = choose_seed(cfg.train.seed)
     checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts, trainer=trainer)
     checkpoints = Checkpoints.from_cfg(facts, checkpointer)

@@ -13,12 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 
-from gn_det.checkpoint import SaveError, resumable
+from gn_det.checkpoint import resumable
 from gn_det.config import ConfigError, check_config, get_cfg
 from gn_det.data import check_datasets
 from gn_det.model_zoo import get_config_file, list_configs
 
-from .launch import EXPECTED, launch
+from .launch import EXPECTED, WHILE_RUNNING, launch
 from .precision import cpu_has_bfloat16
 
 __all__ = ["check_run", "finish_config", "read_config", "run", "setup"]
@@ -173,7 +173,7 @@ def run(main: Callable, args: argparse.Namespace) -> object:
     """Run ``main(args)`` in as many processes as the command line, or torchrun, asks for.
 
     Expected errors (a wrong config, a missing file or dataset) end the program with their
-    message and status 2, without a stack trace; one of a disk while saving with status 1.
+    message and status 2, without a stack trace; NaN, and a disk while saving, with status 1.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if args.num_gpus > 1 and not torch.cuda.is_available():
@@ -182,4 +182,4 @@ def run(main: Callable, args: argparse.Namespace) -> object:
         return launch(main, args)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, SaveError) else 2) from None
+        raise SystemExit(1 if isinstance(error, WHILE_RUNNING) else 2) from None

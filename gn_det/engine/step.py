@@ -24,6 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from gn_det.config import images_per_pass
 from gn_det.data import TrainStream, seed_everything
 
+from .advice import LossWatch, learning_rate_advice
+from .nonfinite import explained, explained_by_all
+from .out_of_memory import memory_advice
 from .precision import autocast, grad_scaler
 
 __all__ = ["StepTrainer", "build_step_trainer"]
@@ -49,7 +52,7 @@ def build_step_trainer(
     gpus = range(comm.get_rank(), num_gpus, world_size)
     if len(gpus) > 1 and not isinstance(data_loader, TrainStream):
         data_loader = _Pieces(data_loader, per_pass)
-    return StepTrainer(
+    trainer = StepTrainer(
         model,
         data_loader,
         optimizer,
@@ -58,6 +61,8 @@ def build_step_trainer(
         scaler=grad_scaler(cfg),
         clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
     )
+    trainer.cfg = cfg
+    return trainer
 
 
 class StepTrainer(SimpleTrainer):
@@ -77,6 +82,8 @@ class StepTrainer(SimpleTrainer):
     Attributes:
         seed: of the run: each micro-batch's random numbers follow from it, the iteration and the
             virtual GPU's number. None (default) leaves them to what was drawn before.
+        cfg: the finished config of which the model is built, for advice and for the file of a step
+            that failed. None (default): there is none.
         batches: the micro-batches of the step at work, for a look at what went wrong.
         leave_asked: set it in any of the processes to end the run after a step.
         leave: whether that was so in the step that has just ended; the same in all processes.
@@ -99,7 +106,9 @@ class StepTrainer(SimpleTrainer):
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.clip_norm = clip_norm
         self.seed: int | None = None
+        self.cfg: CfgNode | None = None
         self.batches: list[Any] = []
+        self._loss_watch = LossWatch()
         self.leave_asked = self.leave = False
 
     def enter_stream(self, iteration: int) -> None:
@@ -119,8 +128,9 @@ class StepTrainer(SimpleTrainer):
         """Run one iteration.
 
         Raises:
-            FloatingPointError: a loss or the gradient is NaN or infinite. It is raised in all
-                processes, and before the weights are touched.
+            NonFiniteError: a loss or the gradient is NaN or infinite. It is raised in all
+                processes, and before the weights are touched. The message says where it began.
+            RuntimeError, MemoryError: out of memory; the message says what would help.
         """
         if not self.model.training:
             raise RuntimeError("The model was set to eval() during training.")
@@ -132,16 +142,22 @@ class StepTrainer(SimpleTrainer):
             data_time += time.perf_counter() - start
             # gradients are averaged over processes once, in the last backward
             last = number == len(self.virtual_gpus)
-            with nullcontext() if last else self._no_sync():
-                losses = self.forward(self.batches[-1], gpu)
+            with self._advice(), nullcontext() if last else self._no_sync():
+                losses = self._losses(self.batches[-1], gpu)
                 self.scaler.scale(sum(losses.values()) / len(self.virtual_gpus)).backward()
             passes.append({name: loss.detach() for name, loss in losses.items()})
         self.after_backward()
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
         self._report(passes, norm, data_time)
-        self.scaler.step(self.optimizer)
+        with self._advice():  # the first step makes the momentum
+            self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the largest group of parameters."""
+        groups = self.optimizer.param_groups
+        return max(groups, key=lambda group: sum(p.numel() for p in group["params"]))["lr"]
 
     def forward(self, batch: Any, gpu: int) -> dict[str, torch.Tensor]:
         """Return the losses of a micro-batch, with the random numbers of its virtual GPU."""
@@ -149,6 +165,16 @@ class StepTrainer(SimpleTrainer):
             seed_everything(self.seed, self.iter, gpu)
         with self.autocast():
             return self.model(batch)
+
+    def _losses(self, batch: Any, gpu: int) -> dict[str, torch.Tensor]:
+        try:
+            return self.forward(batch, gpu)
+        except FloatingPointError as error:  # Detectron2's RPN, of boxes that are not finite
+            raise explained(self, str(error)) from error
+
+    def _advice(self) -> AbstractContextManager:
+        release = self.optimizer.zero_grad
+        return memory_advice(self.cfg, self.iter, self.batches[-1], release)
 
     def _no_sync(self) -> AbstractContextManager:
         distributed = isinstance(self.model, DistributedDataParallel)
@@ -170,22 +196,26 @@ class StepTrainer(SimpleTrainer):
             ranks = [
                 i for i, (of, _, _) in enumerate(everyone) if not math.isfinite(sum(of.values()))
             ]
-            raise FloatingPointError(
-                f"Iteration {self.iter}: the loss is NaN or infinite (rank {ranks}): {losses}"
-            )
+            what = f"the loss is NaN or infinite (rank {ranks}): {losses}"
+            raise explained_by_all(self, what, mine=comm.get_rank() in ranks)
         # a loss scaler looks for the scale by such steps, and leaves them out
         if not math.isfinite(norm) and not self._scaler_may_still_fall():
-            raise FloatingPointError(
-                f"Iteration {self.iter}: the gradient's norm is {norm}, of losses {losses}"
-            )
+            what = f"the gradient's norm is {norm}, of losses {losses}"
+            raise explained_by_all(self, what, mine=None)
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=self.iter)
         if comm.is_main_process():
+            self._warn_of_explosion(sum(losses.values()))
             storage.put_scalar("data_time", max(t for _, t, _ in everyone), cur_iter=self.iter)
             storage.put_scalar("grad_norm", norm, cur_iter=self.iter)
             storage.put_scalar("total_loss", sum(losses.values()), cur_iter=self.iter)
             if len(losses) > 1:
                 storage.put_scalars(cur_iter=self.iter, **losses)
+
+    def _warn_of_explosion(self, loss: float) -> None:
+        if said := self._loss_watch.look(self.iter, loss):
+            advice = learning_rate_advice(self.cfg, self.iter, self.learning_rate())
+            logger.warning(f"{said} {advice}")
 
     def _scaler_may_still_fall(self) -> bool:
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1

@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 
 import detectron2.config
@@ -182,6 +183,28 @@ def test_wrong_type_in_a_list(cfg):
     message = r"Command line: SOLVER\.MAX_ITER takes a whole number.*text was given: many"
     with pytest.raises(ConfigError, match=message):
         cfg.merge_from_list(["SOLVER.MAX_ITER", "many"])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("\ufeff1", r"\ufeff1."),
+        ("a\nb", r"a\nb."),
+        ("\x1b[2J", r"\x1b[2J."),
+        ("x" * 80, "x" * 57 + "...."),
+    ],
+)
+def test_wrong_value_is_shown_on_one_line(cfg, tmp_path, value, shown):
+    path = _write(
+        tmp_path / "wrong.yaml", f"VERSION: 2\nSOLVER: {{MAX_ITER: {json.dumps(value)}}}\n"
+    )
+    for merge in (
+        lambda: cfg.merge_from_list(["SOLVER.MAX_ITER", value]),
+        lambda: cfg.merge_from_file(path),
+    ):
+        with pytest.raises(ConfigError) as error:
+            merge()
+        assert str(error.value).endswith(f"but text was given: {shown}")
 
 
 def test_odd_list(cfg):

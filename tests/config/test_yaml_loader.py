@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+import yaml
 
 import gn_det
 from gn_det.config import ConfigError
@@ -145,6 +146,37 @@ def test_refused(tmp_path, content, line, words):
     assert len(message) < 400 + len(str(path))
     assert not canary.exists()
     assert cfg == before
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("!!int many", "'many' is not of YAML's type int."),
+        ("!!int ''", "'' is not of YAML's type int."),
+        ("!!float 1.x", "'1.x' is not of YAML's type float."),
+        ("!!bool perhaps", "'perhaps' is not of YAML's type bool."),
+    ],
+)
+def test_value_of_another_type_than_its_tag(tmp_path, value, words):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"VERSION: 2\nSOLVER:\n  MAX_ITER: {value}\n")
+    with pytest.raises(ConfigError) as error:
+        read_yaml(path)
+    assert str(error.value) == f"{path}:3: {words}"
+
+
+def test_what_pyyaml_cannot_construct(tmp_path, monkeypatch):
+    """Its own error has several lines, and tells of Python's nodes."""
+
+    def refuse(self, node):
+        raise yaml.constructor.ConstructorError("while", node.start_mark, "found unconstructable")
+
+    monkeypatch.setattr(yaml.SafeLoader, "construct_object", refuse)
+    path = tmp_path / "a.yaml"
+    path.write_text("VERSION: 2\n")
+    with pytest.raises(ConfigError) as error:
+        read_yaml(path)
+    assert str(error.value) == f"{path}:1: 'VERSION' is not of YAML's type str."
 
 
 @pytest.mark.parametrize(
