@@ -21,9 +21,10 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch.nn.parallel import DistributedDataParallel
 
-from gn_det.config import images_per_pass
+from gn_det.config import ConfigError, images_per_pass
 from gn_det.data import TrainStream, seed_everything
 
+from .average import WeightAverage
 from .precision import autocast, grad_scaler
 
 __all__ = ["StepTrainer", "build_step_trainer"]
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 def build_step_trainer(
     cfg: CfgNode, model: torch.nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer
 ) -> "StepTrainer":
-    """Return a :class:`StepTrainer` by ``SOLVER``'s batch, precision and clipping.
+    """Return a :class:`StepTrainer` by ``SOLVER``'s batch, precision, clipping and average.
 
     Args:
         cfg: a finished config.
@@ -49,6 +50,7 @@ def build_step_trainer(
     gpus = range(comm.get_rank(), num_gpus, world_size)
     if len(gpus) > 1 and not isinstance(data_loader, TrainStream):
         data_loader = _Pieces(data_loader, per_pass)
+    decay = cfg.SOLVER.EMA_DECAY
     return StepTrainer(
         model,
         data_loader,
@@ -57,6 +59,7 @@ def build_step_trainer(
         autocast=partial(autocast, cfg),
         scaler=grad_scaler(cfg),
         clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
+        average=WeightAverage(getattr(model, "module", model), decay) if decay else None,
     )
 
 
@@ -73,6 +76,7 @@ class StepTrainer(SimpleTrainer):
         autocast: makes the context of the forward pass.
         scaler: scales the loss of float16; None for no scaling.
         clip_norm: the gradient's norm over all parameters is clipped at it; 0 for no clipping.
+        average: of the model's weights, updated after each step; None for none.
 
     Attributes:
         seed: of the run: each micro-batch's random numbers follow from it, the iteration and the
@@ -92,12 +96,14 @@ class StepTrainer(SimpleTrainer):
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         scaler: "torch.amp.GradScaler | None" = None,
         clip_norm: float = 0.0,
+        average: WeightAverage | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         self.virtual_gpus = virtual_gpus
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.clip_norm = clip_norm
+        self.average = average
         self.seed: int | None = None
         self.batches: list[Any] = []
         self.leave_asked = self.leave = False
@@ -142,6 +148,13 @@ class StepTrainer(SimpleTrainer):
         self._report(passes, norm, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        # the loss scaler leaves a step out whose gradient is not finite
+        if self.average is not None and math.isfinite(norm):
+            self.average.update()
+
+    def averaged(self) -> AbstractContextManager:
+        """Let the model have, inside, the weights to be evaluated and saved: their average."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def forward(self, batch: Any, gpu: int) -> dict[str, torch.Tensor]:
         """Return the losses of a micro-batch, with the random numbers of its virtual GPU."""
@@ -191,17 +204,32 @@ class StepTrainer(SimpleTrainer):
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's and the scaler's state, and the seed."""
+        """Return the optimizer's, the scaler's and the average's state, and the seed."""
         state = super().state_dict()
-        return {**state, "grad_scaler": self.scaler.state_dict(), "seed": self.seed}
+        state |= {"grad_scaler": self.scaler.state_dict(), "seed": self.seed}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take all back. A checkpoint of a run without a scaler, or an older one, is fine."""
+        """Take all back. A checkpoint of a run without a scaler or average is fine.
+
+        Raises:
+            ConfigError: the run had an average, which the model would train on from.
+        """
+        if self.average is None and "average" in state_dict:
+            raise ConfigError(
+                "SOLVER.EMA_DECAY is 0, but the run to go on with had an average of its weights. "
+                "Give its SOLVER.EMA_DECAY; or start a new run from the average, with "
+                "MODEL.WEIGHTS and another OUTPUT_DIR."
+            )
         super().load_state_dict(state_dict)
         if state_dict.get("seed") is not None:
             self.seed = state_dict["seed"]
         if self.scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
+        if "average" in state_dict:
+            self.average.load_state_dict(state_dict["average"])
 
 
 class _Pieces:
