@@ -218,6 +218,11 @@ def _unknown_choices(cfg: CfgNode) -> Iterator[Problem]:
             True,
             f"SOLVER.KEEP_CHECKPOINTS is {cfg.SOLVER.KEEP_CHECKPOINTS}: a number, or 0 for all.",
         )
+    if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
+        yield Problem(
+            True,
+            f"SOLVER.EMA_DECAY is {cfg.SOLVER.EMA_DECAY}: at least 0 (no average) and below 1.",
+        )
 
 
 def _sync_bn_on_cpu(cfg: CfgNode, num_processes: int) -> Iterator[Problem]:

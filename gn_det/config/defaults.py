@@ -122,6 +122,12 @@ def add_gn_config(cfg: CfgNode) -> None:
     # direction of the step. Keeps short warm-ups from scratch from exploding.
     _C.SOLVER.CLIP_GLOBAL_NORM = 0.0
 
+    # Decay of an exponential moving average of the weights, in [0, 1): 0.9998, say, averages over
+    # the last 1 / (1 - 0.9998) = 5000 steps or so. Evaluations and the "model" in checkpoints are
+    # then the average's; checkpoints have the weights themselves as well, to go on from. It takes 4
+    # bytes a trained parameter. 0.0 (default): no average, as the paper and Detectron2.
+    _C.SOLVER.EMA_DECAY = 0.0
+
     # Images in one forward pass of one process. 0 (default): all of its share of IMS_PER_BATCH at
     # once, as Detectron2. 1 trains the paper's 16-image schedule on one small GPU: 16 passes
     # accumulate their gradients, and lr and iterations stay as they are. With GN the result is that

@@ -4,6 +4,8 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -11,6 +13,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from gn_det.checkpoint import Checkpointer, SaveError, checkpoint_iteration, write_durably
+
+from .step import StepTrainer
 
 __all__ = ["BestCheckpoint", "Checkpoints"]
 
@@ -28,20 +32,32 @@ class Checkpoints(HookBase):
         keep: how many of the numbered checkpoints stay; 0 for all. ``model_final.pth`` and
             ``model_best.pth`` do not count.
         on_error: "stop" or "continue" where a checkpoint cannot be written.
+        averaged: makes the context in which the model has the weights to be saved.
     """
 
     def __init__(
-        self, checkpointer: Checkpointer, period: int, *, keep: int = 0, on_error: str = "stop"
+        self,
+        checkpointer: Checkpointer,
+        period: int,
+        *,
+        keep: int = 0,
+        on_error: str = "stop",
+        averaged: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.checkpointer, self.period = checkpointer, period
-        self.keep, self.on_error = keep, on_error
+        self.keep, self.on_error, self.averaged = keep, on_error, averaged
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, checkpointer: Checkpointer) -> "Checkpoints":
+    def from_cfg(
+        cls, cfg: CfgNode, checkpointer: Checkpointer, steps: StepTrainer
+    ) -> "Checkpoints":
         """Read ``SOLVER.{CHECKPOINT_PERIOD, KEEP_CHECKPOINTS, ON_SAVE_ERROR}``."""
-        s = cfg.SOLVER
         return cls(
-            checkpointer, s.CHECKPOINT_PERIOD, keep=s.KEEP_CHECKPOINTS, on_error=s.ON_SAVE_ERROR
+            checkpointer,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            keep=cfg.SOLVER.KEEP_CHECKPOINTS,
+            on_error=cfg.SOLVER.ON_SAVE_ERROR,
+            averaged=steps.averaged,
         )
 
     def after_step(self) -> None:
@@ -67,7 +83,8 @@ class Checkpoints(HookBase):
         if not comm.is_main_process():
             return False
         try:
-            self.checkpointer.save(name, latest=latest, iteration=self.trainer.iter)
+            with self.averaged():
+                self.checkpointer.save(name, latest=latest, iteration=self.trainer.iter)
         except SaveError as error:
             last = self.checkpointer.get_checkpoint_file()
             kept = f"{last} is the last good checkpoint." if last else "There is none before it."

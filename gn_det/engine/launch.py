@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
 from urllib.parse import urlparse
@@ -24,6 +26,7 @@ from gn_det.config import ConfigError
 from .network import interface_to
 from .nonfinite import NonFiniteError
 from .signals import SAVED_AND_LEFT
+from .silence import watched
 
 __all__ = ["EXPECTED", "WHILE_RUNNING", "launch"]
 
@@ -121,7 +124,8 @@ def _under_torchrun(main: Callable, args: argparse.Namespace) -> object:
     )
     comm.create_local_process_group(local_size)
     try:
-        return main(args)
+        with watched(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
+            return main(args)
     finally:
         dist.destroy_process_group()
 
@@ -130,6 +134,7 @@ def _start(main: Callable, args: argparse.Namespace, url: str) -> None:
     context = mp.get_context("spawn")
     messages = context.SimpleQueue()
     world = args.num_gpus * args.num_machines
+    main = partial(_watched, main, url)
     common = (main, world, args.num_gpus, args.machine_rank, url, (args,), DEFAULT_TIMEOUT)
     first = args.machine_rank * args.num_gpus
     processes = {}
@@ -186,6 +191,12 @@ def _wait(processes: dict[int, mp.Process]) -> int | None:
             for process in alive:
                 process.kill()  # it may sit in a collective for ever, deaf to other signals
     return failed
+
+
+def _watched(main: Callable, url: str, args: argparse.Namespace) -> object:
+    place = urlparse(url)
+    with watched(place.hostname, place.port) if place.scheme == "tcp" else nullcontext():
+        return main(args)
 
 
 def _work(local_rank: int, common: tuple, messages: "mp.SimpleQueue", parent: int) -> None:

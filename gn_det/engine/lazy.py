@@ -201,12 +201,12 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
     trainer.cfg = None  # the facts do not make the model
     trainer.seed = choose_seed(cfg.train.seed)
     checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts, trainer=trainer)
-    checkpoints = Checkpoints.from_cfg(facts, checkpointer)
+    checkpoints = Checkpoints.from_cfg(facts, checkpointer, trainer)
     leave = LeaveOnSignal(trainer, checkpoints)
     results: list[dict | None] = [None]
 
     def evaluate() -> dict | None:
-        with leave.evaluating():
+        with trainer.averaged(), leave.evaluating():
             results[0] = _evaluate(cfg, facts, model)
         return results[0]
 

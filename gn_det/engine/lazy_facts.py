@@ -27,6 +27,7 @@ def facts_of(cfg: DictConfig) -> CfgNode:
     facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled
     facts.SOLVER.AMP.DTYPE = cfg.train.amp.dtype
     facts.SOLVER.CLIP_GLOBAL_NORM = cfg.train.clip_global_norm
+    facts.SOLVER.EMA_DECAY = cfg.train.ema_decay
     facts.SOLVER.IMS_PER_STEP = cfg.train.ims_per_step
     facts.SOLVER.CHECKPOINT_PERIOD = cfg.train.checkpointer.period
     facts.SOLVER.KEEP_CHECKPOINTS = cfg.train.checkpointer.max_to_keep or 0

@@ -119,11 +119,11 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
 
     max_iter = cfg_of_run.SOLVER.MAX_ITER
     cfg_of_run.SOLVER.KEEP_CHECKPOINTS = cfg.SOLVER.KEEP_CHECKPOINTS or KEPT
-    checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer)
+    checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer, trainer)
     leave = LeaveOnSignal(trainer, checkpoints)
 
     def evaluate() -> dict[str, dict[str, float]]:
-        with leave.evaluating():
+        with trainer.averaged(), leave.evaluating():
             results.update(evaluate_classifier(cfg, model))
         return results
 

@@ -21,10 +21,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch.nn.parallel import DistributedDataParallel
 
-from gn_det.config import images_per_pass
+from gn_det.config import ConfigError, images_per_pass
 from gn_det.data import TrainStream, seed_everything
 
 from .advice import LossWatch, learning_rate_advice
+from .average import WeightAverage
 from .nonfinite import explained, explained_by_all
 from .out_of_memory import memory_advice
 from .precision import autocast, grad_scaler
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 def build_step_trainer(
     cfg: CfgNode, model: torch.nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer
 ) -> "StepTrainer":
-    """Return a :class:`StepTrainer` by ``SOLVER``'s batch, precision and clipping.
+    """Return a :class:`StepTrainer` by ``SOLVER``'s batch, precision, clipping and average.
 
     Args:
         cfg: a finished config.
@@ -52,6 +53,7 @@ def build_step_trainer(
     gpus = range(comm.get_rank(), num_gpus, world_size)
     if len(gpus) > 1 and not isinstance(data_loader, TrainStream):
         data_loader = _Pieces(data_loader, per_pass)
+    decay = cfg.SOLVER.EMA_DECAY
     trainer = StepTrainer(
         model,
         data_loader,
@@ -60,6 +62,7 @@ def build_step_trainer(
         autocast=partial(autocast, cfg),
         scaler=grad_scaler(cfg),
         clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
+        average=WeightAverage(getattr(model, "module", model), decay) if decay else None,
     )
     trainer.cfg = cfg
     return trainer
@@ -78,6 +81,7 @@ class StepTrainer(SimpleTrainer):
         autocast: makes the context of the forward pass.
         scaler: scales the loss of float16; None for no scaling.
         clip_norm: the gradient's norm over all parameters is clipped at it; 0 for no clipping.
+        average: of the model's weights, updated after each step; None for none.
 
     Attributes:
         seed: of the run: each micro-batch's random numbers follow from it, the iteration and the
@@ -99,12 +103,14 @@ class StepTrainer(SimpleTrainer):
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         scaler: "torch.amp.GradScaler | None" = None,
         clip_norm: float = 0.0,
+        average: WeightAverage | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         self.virtual_gpus = virtual_gpus
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.clip_norm = clip_norm
+        self.average = average
         self.seed: int | None = None
         self.cfg: CfgNode | None = None
         self.batches: list[Any] = []
@@ -153,6 +159,13 @@ class StepTrainer(SimpleTrainer):
         with self._advice():  # the first step makes the momentum
             self.scaler.step(self.optimizer)
         self.scaler.update()
+        # the loss scaler leaves a step out whose gradient is not finite
+        if self.average is not None and math.isfinite(norm):
+            self.average.update()
+
+    def averaged(self) -> AbstractContextManager:
+        """Let the model have, inside, the weights to be evaluated and saved: their average."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the largest group of parameters."""
@@ -221,17 +234,32 @@ class StepTrainer(SimpleTrainer):
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's and the scaler's state, and the seed."""
+        """Return the optimizer's, the scaler's and the average's state, and the seed."""
         state = super().state_dict()
-        return {**state, "grad_scaler": self.scaler.state_dict(), "seed": self.seed}
+        state |= {"grad_scaler": self.scaler.state_dict(), "seed": self.seed}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take all back. A checkpoint of a run without a scaler, or an older one, is fine."""
+        """Take all back. A checkpoint of a run without a scaler or average is fine.
+
+        Raises:
+            ConfigError: the run had an average, which the model would train on from.
+        """
+        if self.average is None and "average" in state_dict:
+            raise ConfigError(
+                "SOLVER.EMA_DECAY is 0, but the run to go on with had an average of its weights. "
+                "Give its SOLVER.EMA_DECAY; or start a new run from the average, with "
+                "MODEL.WEIGHTS and another OUTPUT_DIR."
+            )
         super().load_state_dict(state_dict)
         if state_dict.get("seed") is not None:
             self.seed = state_dict["seed"]
         if self.scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
+        if "average" in state_dict:
+            self.average.load_state_dict(state_dict["average"])
 
 
 class _Pieces:

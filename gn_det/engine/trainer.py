@@ -86,11 +86,11 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Return Detectron2's hooks, with ours to save, to leave on a signal and to show a bar."""
         cfg = self.cfg
-        checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer)
+        checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer, self._trainer)
         leave = LeaveOnSignal(self._trainer, checkpoints)
 
         def evaluate() -> dict:
-            with leave.evaluating():
+            with self._trainer.averaged(), leave.evaluating():
                 self._last_eval_results = self.test(cfg, self.model)
             return self._last_eval_results
 

@@ -47,7 +47,8 @@ def lazy_config(cfg: CfgNode) -> DictConfig:
         ``model``, ``dataloader`` (``train``, ``test``, ``evaluator``), ``optimizer``,
         ``lr_multiplier`` and ``train``, as Detectron2's ``lazyconfig_train_net.py`` takes them.
         ``train`` has these keys besides Detectron2's: ``amp.dtype``, ``clip_global_norm``,
-        ``ims_per_step``, ``best_metric``, ``on_save_error``, ``allow_frozen_random``.
+        ``ema_decay``, ``ims_per_step``, ``best_metric``, ``on_save_error``,
+        ``allow_frozen_random``.
 
     Raises:
         gn_det.config.ConfigError: something in the config has no lazy form.
@@ -197,6 +198,7 @@ def _train(cfg: CfgNode) -> dict:
         "seed": cfg.SEED,
         "cudnn_benchmark": cfg.CUDNN_BENCHMARK,
         "clip_global_norm": cfg.SOLVER.CLIP_GLOBAL_NORM,
+        "ema_decay": cfg.SOLVER.EMA_DECAY,
         "ims_per_step": cfg.SOLVER.IMS_PER_STEP,
         "best_metric": cfg.SOLVER.BEST_METRIC,
         "on_save_error": cfg.SOLVER.ON_SAVE_ERROR,

@@ -331,6 +331,12 @@ def test_unknown_ways_to_save():
     assert "SOLVER.KEEP_CHECKPOINTS is -1" in message
 
 
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_decay_that_is_none(decay):
+    message = _only(_find("SOLVER.EMA_DECAY", decay))
+    assert f"SOLVER.EMA_DECAY is {decay}" in message
+
+
 def test_frozen_bn_needs_no_batch():
     assert _find("SOLVER.IMS_PER_BATCH", 1, config="mask_rcnn_R50_bn_frozen") == []
 

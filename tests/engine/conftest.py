@@ -41,11 +41,14 @@ def digits_command(digits, digits_options):
 
 @pytest.fixture(scope="session")
 def start_training(digits_command):
-    """Return a function that starts :func:`digits_command`, and returns the process."""
+    """Return a function that starts :func:`digits_command`, and returns the process.
 
-    def start(folder, *keys, flags=()):
+    ``within`` is a command that starts a command, such as ``("ip", "netns", "exec", NAME)``.
+    """
+
+    def start(folder, *keys, flags=(), within=()):
         return subprocess.Popen(
-            digits_command(folder, *keys, flags=flags),
+            [*within, *digits_command(folder, *keys, flags=flags)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

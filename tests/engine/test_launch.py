@@ -76,6 +76,24 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(
             os.kill(pid, 0)
 
 
+@needs_proc
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_stopped_ends_the_run_and_is_named(
+    start_training, wait_for_a_step, tmp_path, monkeypatch, victim
+):
+    monkeypatch.setenv("GN_DET_SILENT_AFTER", "10")
+    process = start_training(tmp_path / "run", *LONG, flags=TWO)
+    wait_for_a_step(process)
+    pids = workers(process)
+    os.kill(pids[victim], signal.SIGSTOP)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1, output[-3000:]
+    assert f"error: rank {victim} has been silent for 10 s" in output
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 class Ended:
     """A process that has ended."""
 

@@ -16,9 +16,10 @@ ITERATIONS = 12
 RUN = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.KEEP_CHECKPOINTS", 3)
 WAYS = {
     "fp32": (),
-    "bf16 and workers": (
+    "bf16, workers and average": (
         *("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"),
         *("DATALOADER.NUM_WORKERS", 2, "MODEL.GN.MEMORY", "lean"),
+        *("SOLVER.EMA_DECAY", 0.8),
     ),
 }
 

@@ -5,6 +5,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BitMasks
 
+from gn_det.checkpoint import Checkpointer
 from gn_det.data import DatasetError
 from gn_det.engine import Trainer, finish_config
 
@@ -70,6 +71,21 @@ def test_resume_goes_on_where_it_stopped(trained, make_cfg):
     trainer.train()
     assert trainer.iter == 5
     assert trainer.scheduler.last_epoch == 5
+
+
+def test_the_average_is_evaluated_and_saved(make_cfg, tmp_path):
+    cfg = make_cfg(tmp_path, "SOLVER.EMA_DECAY", "0.5")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    found = tmp_path / "inference" / "digits_val" / "coco_instances_results.json"
+    of_average = json.loads(found.read_text())
+    model = Trainer.build_model(cfg)
+    Checkpointer(model, cfg=cfg).load(str(tmp_path / "model_final.pth"))
+    Trainer.test(cfg, model)
+    assert json.loads(found.read_text()) == of_average
+    Trainer.test(cfg, trainer.model)  # the weights themselves
+    assert json.loads(found.read_text()) != of_average
 
 
 def test_missing_image_stops_before_training(make_cfg, tmp_path):

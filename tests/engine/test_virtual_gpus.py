@@ -7,7 +7,7 @@ import pytest
 
 STEPS = (
     *("SOLVER.MAX_ITER", 10, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.IMS_PER_STEP", 1),
-    *("MODEL.PROPOSAL_GENERATOR.NAME", "FixedRPN"),
+    *("MODEL.PROPOSAL_GENERATOR.NAME", "FixedRPN", "SOLVER.EMA_DECAY", 0.8),
 )
 
 
@@ -17,10 +17,17 @@ def alone(train_digits, tmp_path_factory):
     return train_digits(tmp_path_factory.mktemp("alone") / "run", *STEPS, flags=["--double"])
 
 
+def average_of(state):
+    return state["trainer"]["_trainer"]["average"]
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_same_weights_as_distributed_data_parallel(train_digits, alone, tmp_path, processes):
     flags = ["--double", "--num-gpus", processes, "--dist-url", "auto"]
     shared = train_digits(tmp_path / "run", *STEPS, flags=flags)
-    for name, a in alone["model"].items():
-        assert (a - shared["model"][name]).norm() <= 1e-10 * a.norm(), name
+    # the average of the weights, and the weights
+    for part in (lambda state: state["model"], lambda state: average_of(state)["other"]):
+        assert part(alone).keys() == part(shared).keys()
+        for name, a in part(alone).items():
+            assert (a - part(shared)[name]).norm() <= 1e-10 * a.norm(), name
     assert shared["trainer"]["iteration"] == alone["trainer"]["iteration"] == 9

@@ -60,6 +60,8 @@ def main(args: argparse.Namespace) -> None:
     trainer.resume_or_load(resume=args.resume)
     trainer.register_hooks([Steps()])
     trainer.train()
+    # of all processes the same
+    print("weights", sum(float(p.double().sum()) for p in trainer.model.parameters()), flush=True)
 
 
 if __name__ == "__main__":
