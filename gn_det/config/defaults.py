@@ -112,6 +112,10 @@ def add_gn_config(cfg: CfgNode) -> None:
     # (Krizhevsky et al. 2012); 0 for none.
     _C.PRETRAIN.LIGHTING = 0.1
 
+    # At each evaluation, write the 1st, 20th, 80th and 99th percentile of the output of the
+    # backbone's last convolution, before its norm and ReLU: the paper's figure 6.
+    _C.PRETRAIN.RESPONSE_PERCENTILES = False
+
     # Element type of mixed precision where SOLVER.AMP.ENABLED: "float16" (with a loss scaler, GPU
     # only) or "bfloat16" (no scaler; GPU, and CPU where it pays with AMX or AVX512-BF16).
     # The default is Detectron2's own choice.

@@ -6,10 +6,11 @@ from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
 from .progress import ProgressBar, in_terminal
 from .setup import check_run, finish_config, has_checkpoint, read_config, run, setup
-from .step import StepTrainer
+from .step import Diverged, StepTrainer
 from .trainer import Trainer
 
 __all__ = [
+    "Diverged",
     "ProgressBar",
     "StepTrainer",
     "Trainer",

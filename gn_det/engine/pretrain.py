@@ -6,7 +6,7 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import create_ddp_model, default_setup, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
@@ -20,7 +20,12 @@ from gn_det.data import (
     check_image_folders,
     choose_seed,
 )
-from gn_det.evaluation import ClassificationEvaluator, median_of_last, read_metrics
+from gn_det.evaluation import (
+    ClassificationEvaluator,
+    ResponsePercentiles,
+    median_of_last,
+    read_metrics,
+)
 
 from .checkpoints import Checkpoints
 from .precision import autocast
@@ -29,6 +34,7 @@ from .recipe import scheduled
 from .setup import finish_config, has_checkpoint, refuse_used_folder, write_to_log_file
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
+from .training_error import TrainingError
 from .writers import build_writers
 
 __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
@@ -117,7 +123,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     )
     results: dict[str, dict[str, float]] = {}
 
-    max_iter = cfg_of_run.SOLVER.MAX_ITER
+    max_iter, period = cfg_of_run.SOLVER.MAX_ITER, cfg_of_run.TEST.EVAL_PERIOD
     cfg_of_run.SOLVER.KEEP_CHECKPOINTS = cfg.SOLVER.KEEP_CHECKPOINTS or KEPT
     checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer)
     leave = LeaveOnSignal(trainer, checkpoints)
@@ -132,10 +138,14 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=build_lr_scheduler(cfg_of_run, optimizer)),
+            TrainingError(getattr(model, "module", model), period),
             checkpoints,
             leave,
-            hooks.EvalHook(cfg_of_run.TEST.EVAL_PERIOD, evaluate),
-            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter)) if main else None,
+            hooks.EvalHook(period, evaluate),
+            # the next evaluation would replace one that has not been written
+            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter), min(20, period))
+            if main
+            else None,
             ProgressBar() if main and in_terminal() else None,
         ]
     )
@@ -156,10 +166,13 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
 
 def evaluate_classifier(cfg: CfgNode, model: torch.nn.Module) -> dict[str, dict[str, float]]:
     """Return the errors of ``model`` on val, in the config's precision."""
+    evaluators = [ClassificationEvaluator()]
+    if cfg.PRETRAIN.RESPONSE_PERCENTILES:
+        evaluators.append(ResponsePercentiles(getattr(model, "module", model).backbone))
     loader = build_eval_loader(cfg, LabelledImages(cfg, "val"))
     with autocast(cfg), quiet_inference():
         results = inference_on_dataset(
-            model, inference_bar(loader, "val"), ClassificationEvaluator()
+            model, inference_bar(loader, "val"), DatasetEvaluators(evaluators)
         )
     if comm.is_main_process():
         print_csv_format(results)

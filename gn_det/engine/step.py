@@ -26,7 +26,7 @@ from gn_det.data import TrainStream, seed_everything
 
 from .precision import autocast, grad_scaler
 
-__all__ = ["StepTrainer", "build_step_trainer"]
+__all__ = ["Diverged", "StepTrainer", "build_step_trainer"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,19 @@ def build_step_trainer(
         scaler=grad_scaler(cfg),
         clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
     )
+
+
+class Diverged(FloatingPointError):
+    """A loss or the gradient is NaN or infinite.
+
+    Args:
+        iteration: of the step.
+        what: is not finite.
+    """
+
+    def __init__(self, iteration: int, what: str):
+        super().__init__(f"Iteration {iteration}: {what}")
+        self.iteration = iteration
 
 
 class StepTrainer(SimpleTrainer):
@@ -119,8 +132,8 @@ class StepTrainer(SimpleTrainer):
         """Run one iteration.
 
         Raises:
-            FloatingPointError: a loss or the gradient is NaN or infinite. It is raised in all
-                processes, and before the weights are touched.
+            Diverged: a loss or the gradient is NaN or infinite. It is raised in all processes, and
+                before the weights are touched.
         """
         if not self.model.training:
             raise RuntimeError("The model was set to eval() during training.")
@@ -170,14 +183,10 @@ class StepTrainer(SimpleTrainer):
             ranks = [
                 i for i, (of, _, _) in enumerate(everyone) if not math.isfinite(sum(of.values()))
             ]
-            raise FloatingPointError(
-                f"Iteration {self.iter}: the loss is NaN or infinite (rank {ranks}): {losses}"
-            )
+            raise Diverged(self.iter, f"the loss is NaN or infinite (rank {ranks}): {losses}")
         # a loss scaler looks for the scale by such steps, and leaves them out
         if not math.isfinite(norm) and not self._scaler_may_still_fall():
-            raise FloatingPointError(
-                f"Iteration {self.iter}: the gradient's norm is {norm}, of losses {losses}"
-            )
+            raise Diverged(self.iter, f"the gradient's norm is {norm}, of losses {losses}")
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=self.iter)
         if comm.is_main_process():

@@ -22,6 +22,10 @@ class ImageClassifier(nn.Module):
         pixel_mean: subtracted from the images, in the order of their channels.
         pixel_std: divided by.
 
+    Attributes:
+        seen, hits: images in training so far, and those whose largest logit was the label's; for a
+            look at the training error, by who sets them back.
+
     Raises:
         ConfigError: a backbone with several feature maps.
     """
@@ -45,6 +49,7 @@ class ImageClassifier(nn.Module):
             )
         self.backbone = backbone
         self.feature = next(iter(shapes))
+        self.seen = self.hits = 0
         self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)  # as in Goyal et al. 2017, section 5.1
         nn.init.zeros_(self.linear.bias)
@@ -80,4 +85,6 @@ class ImageClassifier(nn.Module):
         if not self.training:
             return logits
         labels = batch["label"].to(self.device, non_blocking=True)
+        self.seen += len(labels)
+        self.hits += int((logits.argmax(dim=1) == labels).sum())
         return {"loss_cls": F.cross_entropy(logits, labels)}
