@@ -80,9 +80,22 @@ def add_gn_config(cfg: CfgNode) -> None:
     # Pre-training of backbones by tools/pretrain_net.py. The defaults are those of section 4.1.
     _C.PRETRAIN = type(cfg)()
 
+    # What is trained on; val is what is evaluated on.
+    # "image_folder" (default): the images in folders of PRETRAIN.ROOT.
+    # "fashion_mnist": 60,000 and 10,000 images of ten kinds of clothes, grey, 28x28. Its four files
+    # are looked for in PRETRAIN.ROOT, then where Debian's package dataset-fashion-mnist has them.
+    _C.PRETRAIN.DATASET = "image_folder"
+
     # The folder that has train/CLASS/IMAGE and val/CLASS/IMAGE. One that is not found from the
     # working directory is looked for below $DETECTRON2_DATASETS, or else below ./datasets.
     _C.PRETRAIN.ROOT = "imagenet"
+
+    # Train on this many images alone: the first of a shuffled order that is always the same, for
+    # studies in minutes. 0 (default): all. Epochs are counted in these images.
+    _C.PRETRAIN.TRAIN_IMAGES = 0
+
+    # The same for evaluation.
+    _C.PRETRAIN.VAL_IMAGES = 0
 
     # The schedule in epochs: the length, and when the learning rate is multiplied by SOLVER.GAMMA.
     # SOLVER.MAX_ITER and STEPS, which follow from them and from the number of images, stay as
@@ -97,12 +110,15 @@ def add_gn_config(cfg: CfgNode) -> None:
     # BASE_LR * IMS_PER_BATCH / REFERENCE_BATCH (the linear rule of Goyal et al. 2017).
     _C.PRETRAIN.REFERENCE_BATCH = 256
 
-    # Side of the square that the network sees; in evaluation it is cut out of the middle of an
-    # image whose shorter side was made RESIZE.
+    # Side of the square that the network sees. In evaluation of an image_folder it is cut out of
+    # the middle of an image whose shorter side was made RESIZE; images of the other sources are
+    # made CROP pixels wide and high, and RESIZE does not apply to them.
     _C.PRETRAIN.CROP = 224
     _C.PRETRAIN.RESIZE = 256
 
-    # Area of a training crop as a share of the image's.
+    # Area of a training crop as a share of the image's. This and the next two keys are for
+    # image_folder; the other sources have a modest augmentation of their own
+    # (docs/pretraining.md).
     _C.PRETRAIN.CROP_AREA = (0.08, 1.0)
 
     # Brightness, contrast and saturation are each changed by up to this share; 0 changes nothing.

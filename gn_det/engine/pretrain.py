@@ -14,11 +14,11 @@ from detectron2.utils import comm
 from gn_det.checkpoint import Checkpointer, TrainedAs
 from gn_det.config import ConfigError, check_config, config_folder
 from gn_det.data import (
-    LabelledImages,
     build_eval_loader,
     build_train_loader,
-    check_image_folders,
+    check_labelled_data,
     choose_seed,
+    labelled_split,
 )
 from gn_det.evaluation import (
     ClassificationEvaluator,
@@ -85,7 +85,7 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
         num_processes=comm.get_world_size(),
         weights_loaded=args.resume and has_checkpoint(cfg.OUTPUT_DIR),
     )
-    check_image_folders(cfg, training=training)
+    check_labelled_data(cfg, training=training)
     if training and not args.resume:
         refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     cfg.freeze()
@@ -110,8 +110,9 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     Returns:
         See :func:`pretrain`.
     """
-    loader = build_train_loader(cfg, LabelledImages(cfg, "train"))
-    cfg_of_run = scheduled(cfg, loader.sampler.size)
+    images = labelled_split(cfg, "train")
+    loader = build_train_loader(cfg, images)
+    cfg_of_run = scheduled(cfg, len(images))
     model = build_model(cfg)
     optimizer = build_optimizer(cfg_of_run, model)
     device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
@@ -151,10 +152,10 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    loader.sampler.start = start * cfg.SOLVER.IMS_PER_BATCH
+    trainer.enter_stream(start)
     if main:
         print(
-            f"{loader.sampler.size:,} images, {max_iter:,} iterations, learning rate "
+            f"{len(images):,} images, {max_iter:,} iterations, learning rate "
             f"{cfg_of_run.SOLVER.BASE_LR:g}, steps at {cfg_of_run.SOLVER.STEPS}"
         )
     trainer.train(start, max_iter)
@@ -169,7 +170,7 @@ def evaluate_classifier(cfg: CfgNode, model: torch.nn.Module) -> dict[str, dict[
     evaluators = [ClassificationEvaluator()]
     if cfg.PRETRAIN.RESPONSE_PERCENTILES:
         evaluators.append(ResponsePercentiles(getattr(model, "module", model).backbone))
-    loader = build_eval_loader(cfg, LabelledImages(cfg, "val"))
+    loader = build_eval_loader(cfg, labelled_split(cfg, "val"))
     with autocast(cfg), quiet_inference():
         results = inference_on_dataset(
             model, inference_bar(loader, "val"), DatasetEvaluators(evaluators)

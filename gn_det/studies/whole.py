@@ -36,12 +36,14 @@ def carry_out_study(
     """
     jobs = jobs or max(1, (os.cpu_count() or 1) // study.threads)
     start = time.perf_counter()
-    before, runs = study.runs_before(), study.runs()
+    before, runs, ended = study.runs_before(), study.runs(), 0
     with tqdm(total=len(before) + len(runs), unit="run", disable=None, leave=False) as bar:
 
         def tell(run: Run, result: dict[str, Any]) -> None:
+            nonlocal ended
+            ended += 1
             bar.update()
-            tqdm.write(f"{bar.n:>3}/{bar.total} {run.name}: {_said(result)}")
+            tqdm.write(f"{ended:>3}/{bar.total} {run.name}: {_said(result)}")
             if output:
                 write(record(), output, words or [], time.perf_counter() - start)
 
