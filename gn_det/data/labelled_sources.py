@@ -38,8 +38,7 @@ def labelled_split(cfg: CfgNode, split: str) -> LabelledSplit:
         return data
     if not 0 < count <= len(data):
         raise ConfigError(
-            f"PRETRAIN.{key} is {count}: {cfg.PRETRAIN.DATASET} has {len(data)}. "
-            "0 takes them all."
+            f"PRETRAIN.{key} is {count}: {cfg.PRETRAIN.DATASET} has {len(data)}. 0 takes them all."
         )
     return data.first(count)
 
