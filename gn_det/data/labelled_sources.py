@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from gn_det.config import ConfigError
 
 from .checks import on_one_process
+from .digit_crops import photo_digit_crops
 from .errors import DatasetError
 from .fashion_mnist import fashion_mnist
 from .image_folder import check_image_folders, image_folder
@@ -17,6 +18,7 @@ __all__ = ["SOURCES", "check_labelled_data", "labelled_split"]
 SOURCES: dict[str, Callable[[CfgNode, str], LabelledSplit]] = {
     "image_folder": image_folder,
     "fashion_mnist": fashion_mnist,
+    "photo_digit_crops": photo_digit_crops,
 }
 
 
