@@ -1,6 +1,6 @@
 import pytest
 
-from gn_det.config import ConfigError
+from gn_det.config import ConfigError, find_problems
 from gn_det.engine import finish_config
 from gn_det.studies import list_studies, load_study
 
@@ -59,9 +59,7 @@ def test_every_run_of_ours_has_a_config(name):
         assert set(study.published) <= set(study.metrics)
         for run in (*study.runs_before(), *study.runs()):
             opts = [word for item in run.opts.items() for word in item]
-            cfg = finish_config(_in_pretrain(run), opts)
-            assert cfg.SEED == run.seed
+            cfg = finish_config(run.config, opts)
+            assert run.seed == cfg.SEED
+            assert not [p.message for p in find_problems(cfg) if p.fatal]
 
-
-def _in_pretrain(run):
-    return run.config
