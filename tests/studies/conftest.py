@@ -40,7 +40,10 @@ def study_file(tmp_path, make_image_folder):
 
     def make(**changes):
         path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump({**tree, **changes}, sort_keys=False))
+        new = {**tree, **changes}
+        if "vary" in changes and "quick" not in changes:
+            new["quick"] = {"opts": {"PRETRAIN.EPOCHS": 1}}
+        path.write_text(yaml.safe_dump(new, sort_keys=False))
         return path
 
     return make

@@ -62,4 +62,3 @@ def test_every_run_of_ours_has_a_config(name):
             cfg = finish_config(run.config, opts)
             assert run.seed == cfg.SEED
             assert not [p.message for p in find_problems(cfg) if p.fatal]
-

@@ -1,9 +1,11 @@
 """Studies from beginning to end, in processes of their own."""
 
 import json
+import shutil
 
 import pytest
 
+from gn_det.config import ConfigError
 from gn_det.studies import carry_out_study, load_study, table
 
 
@@ -33,3 +35,57 @@ def test_runs_all_and_does_nothing_twice(study_file, tmp_path, said):
     console.write_text("")
     assert carry_out_study(study, tmp_path / "runs") == first
     assert console.read_text() == ""
+
+
+def test_a_stopped_run_goes_on(study_file, tmp_path):
+    """An epoch of two is done; the whole has the curves of a run that was never stopped."""
+    one = {"norm": {"GN": {"MODEL.RESNETS.NORM": "GN"}}}
+    study = load_study(str(study_file(vary=one, seeds=[1])))
+    whole = carry_out_study(study, tmp_path / "whole")["runs"][0]
+    folder = tmp_path / "parts" / "GN_seed1"
+    shutil.copytree(tmp_path / "whole" / "GN_seed1", folder)
+    (folder / "result.json").unlink()
+    first = sorted(folder.glob("model_0*.pth"))[0]
+    for later in {*folder.glob("*.pth")} - {first}:
+        later.unlink()
+    (folder / "last_checkpoint").write_text(first.name)
+    rows = (folder / "metrics.json").read_text().splitlines(keepends=True)
+    (folder / "metrics.json").write_text(rows[0])
+    again = carry_out_study(study, tmp_path / "parts")["runs"][0]
+    assert again["resumed"]
+    assert not whole["resumed"]
+    assert len(whole["curves"]["val_error"]) == 2
+    assert again["curves"] == whole["curves"]
+
+
+def test_one_diverges_one_fails_and_the_study_goes_on(study_file, tmp_path, said):
+    vary = {
+        "rate": {
+            "huge": {"SOLVER.BASE_LR": 1e30, "SOLVER.IMS_PER_BATCH": 2},
+            "wrong": {"SOLVER.IMS_PER_BATCH": 0},
+            "usual": {"SOLVER.BASE_LR": 0.1},
+        }
+    }
+    study = load_study(str(study_file(vary=vary, seeds=[1])), quick=True)
+    record = carry_out_study(study, tmp_path / "runs", jobs=1)
+    ended = {run["cell"]["rate"]: run for run in record["runs"]}
+    assert [run["status"] for run in ended.values()] == ["diverged", "failed", "done"]
+    assert ended["huge"]["iteration"] >= 1
+    assert "SOLVER.IMS_PER_BATCH" in ended["wrong"]["reason"]
+    shown = table(record, {})
+    assert f"diverged at iteration {ended['huge']['iteration']}" in shown
+    assert "1 failed" in shown
+
+    # how it diverged is a result; what failed is tried again
+    said()
+    carry_out_study(study, tmp_path / "runs", jobs=1)
+    assert "1/3 huge_seed1: diverged" in "\n".join(f"1/{line}" for line in said())
+
+
+def test_a_folder_of_another_study(study_file, tmp_path):
+    one = {"norm": {"GN": {"SOLVER.BASE_LR": 0.1}}}
+    carry_out_study(load_study(str(study_file(vary=one)), quick=True), tmp_path / "runs")
+    one["norm"]["GN"]["SOLVER.BASE_LR"] = 0.2
+    study = load_study(str(study_file(vary=one)), quick=True)
+    with pytest.raises(ConfigError, match="GN_seed1 holds a run with another opts"):
+        carry_out_study(study, tmp_path / "runs")
