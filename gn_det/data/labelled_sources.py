@@ -12,6 +12,7 @@ from .errors import DatasetError
 from .fashion_mnist import fashion_mnist
 from .image_folder import check_image_folders, image_folder
 from .labelled import LabelledSplit
+from .moving_digits import moving_digits
 
 __all__ = ["SOURCES", "check_labelled_data", "labelled_split"]
 
@@ -19,6 +20,7 @@ SOURCES: dict[str, Callable[[CfgNode, str], LabelledSplit]] = {
     "image_folder": image_folder,
     "fashion_mnist": fashion_mnist,
     "photo_digit_crops": photo_digit_crops,
+    "moving_digits": moving_digits,
 }
 
 

@@ -1,4 +1,4 @@
-"""Image classification on a backbone that detection builds as well: for pre-training it."""
+"""Classification of images, or of clips, on a backbone: mostly to pre-train one of detection."""
 
 import torch
 import torch.nn.functional as F
@@ -76,12 +76,14 @@ class ImageClassifier(nn.Module):
         """Return the loss in training, the logits (N, K) in evaluation.
 
         Args:
-            batch: ``image`` (N, C, H, W) in 0 to 255, channels ordered as in ``INPUT.FORMAT``;
-                ``label`` (N) in training.
+            batch: ``image`` (N, C, H, W), or (N, C, T, H, W) for a backbone that takes clips, in
+                0 to 255, channels ordered as in ``INPUT.FORMAT``; ``label`` (N) in training.
         """
         images = batch["image"].to(self.device, non_blocking=True)
-        features = self.backbone((images - self.pixel_mean) / self.pixel_std)[self.feature]
-        logits = self.linear(features.mean(dim=(2, 3)))
+        per_channel = (-1, *[1] * (images.dim() - 2))
+        mean, std = self.pixel_mean.view(per_channel), self.pixel_std.view(per_channel)
+        features = self.backbone((images - mean) / std)[self.feature]
+        logits = self.linear(features.mean(dim=tuple(range(2, features.dim()))))
         if not self.training:
             return logits
         labels = batch["label"].to(self.device, non_blocking=True)
