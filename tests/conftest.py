@@ -1,10 +1,13 @@
 """Fixtures for all tests: a tiny model's config, random images, Detectron2's own counterpart."""
 
+import gzip
 import os
+import struct
 
 # before torch: threads that wait by spinning are ten times slower where another job shares the CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -14,6 +17,7 @@ from PIL import Image
 from gn_det import model_zoo
 from gn_det.benchmarks.variants import set_stock_names
 from gn_det.data import ensure_dataset, register_photo_digits
+from gn_det.data.fashion_mnist import FILES
 from gn_det.engine import cpu_has_bfloat16
 
 torch.set_num_threads(2)
@@ -186,3 +190,36 @@ def make_image_folder():
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def idx_bytes():
+    """Return a function ``array -> content of an idx file of bytes``."""
+
+    def make(array: np.ndarray) -> bytes:
+        header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        return header + array.astype(np.uint8).tobytes()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fashion_images():
+    """Random images in Fashion-MNIST's shape: 20 of train, 10 of val."""
+    rng = np.random.default_rng(0)
+    return {s: rng.integers(1, 256, (n, 28, 28), np.uint8) for s, n in (("train", 20), ("val", 10))}
+
+
+@pytest.fixture
+def fashion_folder(tmp_path, fashion_images, idx_bytes):
+    """Return a folder with Fashion-MNIST's files, train's gzipped; labels are 0, ..., 9, 0, ..."""
+    folder = tmp_path / "fashion"
+    folder.mkdir()
+    for split, names in FILES.items():
+        images = fashion_images[split]
+        for name, array in zip(names, (images, np.arange(len(images)) % 10)):
+            content = idx_bytes(array)
+            zipped = split == "train"
+            path = folder / (f"{name}.gz" if zipped else name)
+            path.write_bytes(gzip.compress(content) if zipped else content)
+    return folder

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from gn_det.engine import Trainer, add_options, has_checkpoint, setup
+from gn_det.engine import add_options
+from gn_det.engine.whole_run import train_or_go_on
 from gn_det.evaluation import read_metrics
 
 from . import records
@@ -57,11 +58,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for seed in range(1, args.seeds + 1):
         for precision, options in PRECISIONS.items():
             folder = os.path.join(args.folder, f"{precision}_seed{seed}")
-            opts = [*args.opts, *options, "SEED", str(seed), "OUTPUT_DIR", folder]
+            opts = [*args.opts, *options, "SEED", str(seed)]
             # a fresh process: loggers and Detectron2's storage belong to one run
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 threads = torch.get_num_threads()
-                results = pool.submit(_train, args.config, opts, threads).result()
+                results = pool.submit(_train, args.config, opts, folder, threads).result()
             rows = read_metrics(os.path.join(folder, "metrics.json"))
             record["runs"].append(
                 {
@@ -78,18 +79,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
-def _train(config: str, opts: list[str], threads: int) -> dict[str, dict[str, float]]:
+def _train(config: str, opts: list[str], folder: str, threads: int) -> dict[str, dict[str, float]]:
     torch.set_num_threads(threads)
-    folder = opts[-1]
-    args = argparse.Namespace(
-        config_file=config, opts=opts, resume=has_checkpoint(folder), eval_only=False
-    )
-    trainer = Trainer(setup(args, verbose=False))
-    trainer.resume_or_load(resume=args.resume)
-    if trainer.start_iter < trainer.max_iter:
-        results = trainer.train()
-    else:
-        results = Trainer.test(trainer.cfg, trainer.model)
+    results = train_or_go_on(config, opts, folder)
     return {task: dict(results[task]) for task, _ in METRICS if task in results}
 
 

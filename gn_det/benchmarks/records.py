@@ -48,10 +48,14 @@ def describe() -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], path: str | Path) -> None:
-    """Write a record and :func:`describe` as JSON. A file that is there is replaced at once."""
+    """Write a record and :func:`describe` as JSON. A file that is there is replaced at once.
+
+    What the record says itself, such as its command, stays as it is.
+    """
     path = Path(path)
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps({**record, **describe()}, indent=2) + "\n")
+    known = {key: value for key, value in describe().items() if key not in record}
+    new.write_text(json.dumps({**record, **known}, indent=2) + "\n")
     new.replace(path)
 
 

@@ -80,9 +80,25 @@ def add_gn_config(cfg: CfgNode) -> None:
     # Pre-training of backbones by tools/pretrain_net.py. The defaults are those of section 4.1.
     _C.PRETRAIN = type(cfg)()
 
+    # What is trained on; val is what is evaluated on.
+    # "image_folder" (default): the images in folders of PRETRAIN.ROOT.
+    # "fashion_mnist": 60,000 and 10,000 images of ten kinds of clothes, grey, 28x28. Its four files
+    # are looked for in PRETRAIN.ROOT, then where Debian's package dataset-fashion-mnist has them.
+    # "photo_digit_crops": the objects of the embedded detection dataset, cut out; ten digits.
+    # "moving_digits": 4,000 and 1,000 clips of 16 frames, nine ways of moving; for video networks
+    # (MODEL.BACKBONE.NAME build_gn_inflated_resnet_backbone).
+    _C.PRETRAIN.DATASET = "image_folder"
+
     # The folder that has train/CLASS/IMAGE and val/CLASS/IMAGE. One that is not found from the
     # working directory is looked for below $DETECTRON2_DATASETS, or else below ./datasets.
     _C.PRETRAIN.ROOT = "imagenet"
+
+    # Train on this many images alone: the first of a shuffled order that is always the same, for
+    # studies in minutes. 0 (default): all. Epochs are counted in these images.
+    _C.PRETRAIN.TRAIN_IMAGES = 0
+
+    # The same for evaluation.
+    _C.PRETRAIN.VAL_IMAGES = 0
 
     # The schedule in epochs: the length, and when the learning rate is multiplied by SOLVER.GAMMA.
     # SOLVER.MAX_ITER and STEPS, which follow from them and from the number of images, stay as
@@ -97,12 +113,15 @@ def add_gn_config(cfg: CfgNode) -> None:
     # BASE_LR * IMS_PER_BATCH / REFERENCE_BATCH (the linear rule of Goyal et al. 2017).
     _C.PRETRAIN.REFERENCE_BATCH = 256
 
-    # Side of the square that the network sees; in evaluation it is cut out of the middle of an
-    # image whose shorter side was made RESIZE.
+    # Side of the square that the network sees. In evaluation of an image_folder it is cut out of
+    # the middle of an image whose shorter side was made RESIZE; images of the other sources are
+    # made CROP pixels wide and high, and RESIZE does not apply to them.
     _C.PRETRAIN.CROP = 224
     _C.PRETRAIN.RESIZE = 256
 
-    # Area of a training crop as a share of the image's.
+    # Area of a training crop as a share of the image's. This and the next two keys are for
+    # image_folder; the other sources have a modest augmentation of their own
+    # (docs/pretraining.md).
     _C.PRETRAIN.CROP_AREA = (0.08, 1.0)
 
     # Brightness, contrast and saturation are each changed by up to this share; 0 changes nothing.
@@ -111,6 +130,10 @@ def add_gn_config(cfg: CfgNode) -> None:
     # Standard deviation of the noise along the principal components of ImageNet's colours
     # (Krizhevsky et al. 2012); 0 for none.
     _C.PRETRAIN.LIGHTING = 0.1
+
+    # At each evaluation, write the 1st, 20th, 80th and 99th percentile of the output of the
+    # backbone's last convolution, before its norm and ReLU: the paper's figure 6.
+    _C.PRETRAIN.RESPONSE_PERCENTILES = False
 
     # Element type of mixed precision where SOLVER.AMP.ENABLED: "float16" (with a loss scaler, GPU
     # only) or "bfloat16" (no scaler; GPU, and CPU where it pays with AMX or AVX512-BF16).

@@ -19,7 +19,7 @@ class KnownWeights:
         input_format: "BGR" or "RGB".
         num_groups: of GN.
         weight_standardization: the convolutions are standardized.
-        network: "ResNet" or "VGG".
+        network: "ResNet", "VGG" or, for clips, "3D ResNet".
         channels_per_group: of GN, where their number is the same in every layer.
     """
 

@@ -17,12 +17,14 @@ __all__ = [
 ]
 
 GROUPED = ("GN", "LN", "IN")
+INFLATED = "build_gn_inflated_resnet_backbone"
 # backbone -> the keys below MODEL that describe it
 NETWORK_NODES = {
     "build_gn_resnet_fpn_backbone": "RESNETS",
     "build_resnet_fpn_backbone": "RESNETS",
     "build_gn_resnet_backbone": "RESNETS",
     "build_resnet_backbone": "RESNETS",
+    INFLATED: "RESNETS",
     "build_gn_vgg_fpn_backbone": "VGG",
     "build_gn_vgg_backbone": "VGG",
 }
@@ -52,6 +54,11 @@ def network_node(cfg: CfgNode) -> str | None:
     return NETWORK_NODES.get(cfg.MODEL.BACKBONE.NAME)
 
 
+def _network(cfg: CfgNode) -> str:
+    is_inflated = cfg.MODEL.BACKBONE.NAME == INFLATED
+    return "3D ResNet" if is_inflated else NETWORKS[network_node(cfg)]
+
+
 def describe_weights(cfg: CfgNode) -> KnownWeights:
     """Return what weights that are trained in the network of ``cfg`` have to say of themselves.
 
@@ -74,7 +81,7 @@ def describe_weights(cfg: CfgNode) -> KnownWeights:
     else:
         groups = {"LN": {"num_groups": 1}, "IN": {"channels_per_group": 1}}.get(norm, {})
     return KnownWeights(
-        network=NETWORKS[node],
+        network=_network(cfg),
         depth=cfg.MODEL[node].DEPTH,
         norm="BN" if norm in ("SyncBN", "FrozenBN") else norm,  # with statistics, all of them
         stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if node == "RESNETS" else None,
@@ -96,12 +103,12 @@ def check_weights(cfg: CfgNode, known: KnownWeights, weights: str = "") -> list[
     if node is None:
         return []
     weights = weights or f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"
-    if known.network not in (None, NETWORKS[node]):
+    if known.network not in (None, _network(cfg)):
         return [
             Problem(
                 True,
                 f"{weights} is a {known.network}, but MODEL.BACKBONE.NAME "
-                f"{cfg.MODEL.BACKBONE.NAME} is a {NETWORKS[node]}.",
+                f"{cfg.MODEL.BACKBONE.NAME} is a {_network(cfg)}.",
             )
         ]
     checks = (_depth, _norm, _groups, _weight_standardization, _stride, _pixels)

@@ -5,8 +5,9 @@ from .checks import check_datasets, check_images
 from .dataset_checks import CheckedJson, check_json, compare_classes
 from .errors import DatasetError
 from .image_checks import check_files
-from .image_folder import LabelledImages, check_image_folders
 from .image_loader import build_eval_loader, build_train_loader
+from .labelled import LabelledSplit
+from .labelled_sources import check_labelled_data, labelled_split
 from .locate import locate_dataset
 from .photo_digits import build_photo_digits
 from .repaired_copy import changes_file, refuse_existing, repair
@@ -18,7 +19,7 @@ from .worker_watch import MapperError, WorkerDied
 __all__ = [
     "CheckedJson",
     "DatasetError",
-    "LabelledImages",
+    "LabelledSplit",
     "MapperError",
     "TrainStream",
     "WorkerDied",
@@ -29,13 +30,14 @@ __all__ = [
     "changes_file",
     "check_datasets",
     "check_files",
-    "check_image_folders",
-    "choose_seed",
     "check_images",
     "check_json",
+    "check_labelled_data",
+    "choose_seed",
     "compare_classes",
     "ensure_dataset",
     "kept_rng",
+    "labelled_split",
     "locate_dataset",
     "refuse_existing",
     "register_photo_digits",

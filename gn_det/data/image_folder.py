@@ -1,19 +1,21 @@
 """Images in folders of their classes: ImageNet's layout, train/CLASS/IMAGE and val/CLASS/IMAGE."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension, pil_loader
 
-from .checks import on_one_process
 from .errors import DatasetError
 from .image_checks import check_image, check_images_of
 from .image_transforms import eval_transform, train_transform
+from .labelled import LabelledSplit, root_places
 
-__all__ = ["LabelledImages", "check_image_folders", "find_image_folder"]
+__all__ = ["check_image_folders", "find_image_folder", "image_folder"]
 
 # read at the start of a run, spread evenly over the classes
 SAMPLE = 256
@@ -25,10 +27,7 @@ def find_image_folder(root: str) -> str:
     Raises:
         DatasetError: it is not there; the message says where it was looked for.
     """
-    datasets = os.getenv("DETECTRON2_DATASETS", "datasets")
-    places = [os.path.expanduser(root)]
-    if not os.path.isabs(places[0]):
-        places.append(os.path.join(datasets, root))
+    places = root_places(root)
     for place in places:
         if os.path.isdir(place):
             return place
@@ -42,8 +41,6 @@ def find_image_folder(root: str) -> str:
 def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
     """Check that classes and images of train and val are there, and read some of the images.
 
-    Of several processes, one a machine reads the files.
-
     Args:
         cfg: a config with gn_det's keys.
         training: look at train as well as at val.
@@ -51,19 +48,6 @@ def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
     Raises:
         DatasetError: with what is wrong, in one line.
     """
-    problems = on_one_process(lambda: list(_problems(cfg, training)))
-    if problems:
-        raise DatasetError(problems[0])
-
-
-def _problems(cfg: CfgNode, training: bool) -> Iterator[str]:
-    try:
-        _check(cfg, training)
-    except DatasetError as error:
-        yield str(error)
-
-
-def _check(cfg: CfgNode, training: bool) -> None:
     root = find_image_folder(cfg.PRETRAIN.ROOT)
     val = _classes(os.path.join(root, "val"))
     train = _classes(os.path.join(root, "train")) if training else val
@@ -136,33 +120,34 @@ def _some(names: set[str]) -> str:
     return f"{len(names)} class{'' if len(names) == 1 else 'es'}" + (f" ({shown})" if names else "")
 
 
-class LabelledImages(ImageFolder):
-    """One split of :func:`find_image_folder`'s folder.
-
-    An item is ``{"image": (3, CROP, CROP) in 0 to 255, ordered as INPUT.FORMAT, "label": int,
-    "file_name": path}``; for an image that cannot be read it is the DatasetError that says so, to
-    be raised where it comes out of the loader: a worker process could raise it only with its own
-    stack trace.
+def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
+    """Return one split of :func:`find_image_folder`'s folder.
 
     Args:
         cfg: a config with gn_det's keys.
         split: "train" (augmented) or "val".
+
+    Raises:
+        DatasetError: see :func:`find_image_folder`; the mapper for an image that cannot be read.
     """
+    make = train_transform if split == "train" else eval_transform
+    found = ImageFolder(os.path.join(find_image_folder(cfg.PRETRAIN.ROOT), split))
+    # packed: worker processes share its memory
+    records = DatasetFromList(
+        [{"file_name": path, "label": label} for path, label in found.samples], copy=False
+    )
+    return LabelledSplit(records, partial(_read, transform=make(cfg)), len(found.classes))
 
-    def __init__(self, cfg: CfgNode, split: str):
-        make = train_transform if split == "train" else eval_transform
-        super().__init__(os.path.join(find_image_folder(cfg.PRETRAIN.ROOT), split), make(cfg))
 
-    def __getitem__(self, index: int) -> dict[str, Any] | DatasetError:
-        """Read and transform one image."""
-        path, label = self.samples[index]
-        try:
-            image = pil_loader(path)
-        except Exception as error:  # noqa: BLE001 Pillow's readers raise whatever they are led to
-            finding = check_image(path, None)
-            detail = finding.detail if finding and finding.detail else error
-            return DatasetError(
-                f"{path} cannot be read as an image: {detail}. Get it again, or remove it, and go "
-                "on by --resume."
-            )
-        return {"image": self.transform(image), "label": label, "file_name": path}
+def _read(record: dict[str, Any], transform: Callable) -> dict[str, Any]:
+    path = record["file_name"]
+    try:
+        image = pil_loader(path)
+    except Exception as error:  # noqa: BLE001 Pillow's readers raise whatever they are led to
+        finding = check_image(path, None)
+        detail = finding.detail if finding and finding.detail else error
+        raise DatasetError(
+            f"{path} cannot be read as an image: {detail}. Get it again, or remove it, and go "
+            "on by --resume."
+        ) from error
+    return {**record, "image": transform(image)}

@@ -1,80 +1,63 @@
 """Loaders of labelled images: an endless one for training, which can start at any step."""
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.build import worker_init_reset_seed
-from detectron2.data.samplers import InferenceSampler
+from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from .errors import DatasetError
-from .seeding import choose_seed
+from gn_det.config import images_per_pass
 
-__all__ = ["EpochSampler", "LabelledLoader", "build_eval_loader", "build_train_loader"]
+from .labelled import LabelledSplit
+from .stream import SeededDataset, TrainStream
+from .worker_watch import WorkerWatch
+
+__all__ = ["EvalLoader", "build_eval_loader", "build_train_loader"]
 
 
-class EpochSampler(Sampler[int]):
-    """Numbers without end: all images in one random order, in another one, and so on.
+def build_train_loader(cfg: CfgNode, split: LabelledSplit) -> TrainStream:
+    """Return a stream of micro-batches as dicts of tensors: every image once, and so on.
 
-    The order of an epoch follows from seed and epoch alone, so that a run that goes on sees the
-    images that it has not seen yet. Several processes share the numbers, each its own.
+    Each time through the images is in another random order. ``SOLVER.IMS_PER_BATCH`` and
+    ``IMS_PER_STEP`` as in detection.
+
+    Raises:
+        ConfigError: a batch that cannot be shared.
+    """
+    world_size = comm.get_world_size()
+    return TrainStream(
+        split.records,
+        split.mapper,
+        lambda seed: TrainingSampler(len(split), seed=seed),
+        images_per_step=cfg.SOLVER.IMS_PER_BATCH,
+        batch_size=images_per_pass(cfg, world_size),
+        rank=comm.get_rank(),
+        num_processes=world_size,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate=default_collate,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
+    )
+
+
+class EvalLoader:
+    """Batches of each image once, as dicts of tensors, shared by all processes.
 
     Args:
-        size: images.
-        seed: of the orders, the same in all processes.
-
-    Attributes:
-        start: numbers to leave out at the beginning, over all processes.
+        split: of the data.
+        batch_size: images in a batch of this process.
+        num_workers: processes that load images; 0 loads them in this one.
     """
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed, self.start = size, seed, 0
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield this process's numbers."""
-        yield from itertools.islice(self._numbers(), comm.get_rank(), None, comm.get_world_size())
-
-    def _numbers(self) -> Iterator[int]:
-        first, skipped = divmod(self.start, self.size)
-        for epoch in itertools.count(first):
-            rng = torch.Generator().manual_seed((self.seed + epoch) % 2**63)
-            order = torch.randperm(self.size, generator=rng).tolist()
-            yield from order[skipped:]
-            skipped = 0
-
-
-class LabelledLoader:
-    """A DataLoader of dicts that raises the first DatasetError that comes in place of one.
-
-    Args:
-        dataset: its items are dicts of tensors and numbers, or DatasetErrors.
-        batch_size: of this process.
-        sampler: which items, in which order.
-        cfg: for ``DATALOADER.NUM_WORKERS`` and ``MODEL.DEVICE``.
-        drop_last: leave out a last batch that is not full.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        sampler: Sampler[int],
-        cfg: CfgNode,
-        drop_last: bool = False,
-    ):
-        self.sampler = sampler
+    def __init__(self, split: LabelledSplit, batch_size: int, num_workers: int = 0):
+        self._watch = WorkerWatch(split.records, num_workers)
         self._loader = DataLoader(
-            dataset,
+            SeededDataset(split.records, split.mapper, 0, self._watch),
             batch_size,
-            sampler=sampler,
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=_collate,
-            drop_last=drop_last,
-            pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
-            worker_init_fn=worker_init_reset_seed,
+            sampler=[(index, index) for index in InferenceSampler(len(split))],
+            num_workers=num_workers,
+            collate_fn=default_collate,
         )
 
     def __len__(self) -> int:
@@ -84,31 +67,16 @@ class LabelledLoader:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yield batches.
 
-        Raises:
-            DatasetError: an item of the dataset is one.
+        Raises, as it goes on:
+            DatasetError, MapperError, WorkerDied: they name the image, see :class:`WorkerWatch`.
         """
-        for batch in self._loader:
-            if isinstance(batch, DatasetError):
-                raise batch
-            yield batch
+        return self._watch.batches(iter(self._loader))
 
 
-def _collate(items: Iterable[dict | DatasetError]) -> dict[str, torch.Tensor] | DatasetError:
-    error = next((item for item in items if isinstance(item, DatasetError)), None)
-    return default_collate(items) if error is None else error
+def build_eval_loader(cfg: CfgNode, split: LabelledSplit) -> EvalLoader:
+    """Return a loader of each image once, in batches of a process's share of IMS_PER_BATCH.
 
-
-def build_train_loader(cfg: CfgNode, dataset: Dataset) -> LabelledLoader:
-    """Return an endless loader of ``SOLVER.IMS_PER_BATCH`` images over all processes.
-
-    Its ``sampler.start`` may be set before it is read.
+    Where this is less than 32 they have 32: what small batches of training are for does not matter.
     """
-    seed = choose_seed(cfg.SEED)
-    batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    return LabelledLoader(dataset, batch_size, EpochSampler(len(dataset), seed), cfg, True)
-
-
-def build_eval_loader(cfg: CfgNode, dataset: Dataset) -> LabelledLoader:
-    """Return a loader of each image once, shared by all processes."""
-    batch_size = max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
-    return LabelledLoader(dataset, batch_size, InferenceSampler(len(dataset)), cfg)
+    batch_size = max(32, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+    return EvalLoader(split, batch_size, cfg.DATALOADER.NUM_WORKERS)

@@ -23,7 +23,15 @@ from tqdm import tqdm
 
 from .digit_scenes import MIN_SIZE, Instance, crop_photograph, paste_digits
 
-__all__ = ["CLASSES", "FOLDER", "VERSION", "build_photo_digits", "check_arguments"]
+__all__ = [
+    "CLASSES",
+    "FOLDER",
+    "SPLITS",
+    "VERSION",
+    "build_photo_digits",
+    "check_arguments",
+    "split_samples",
+]
 
 # Raise it with every change of the pictures or the json: the folder is named after it, so a cache
 # of an older generator is never taken for this one's.
@@ -193,8 +201,13 @@ def _load_sources() -> tuple[Any, list[Image.Image]]:
     return load_digits(), photographs
 
 
-def _split_samples(target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Share the samples' indices out between the splits, class by class; none is in both."""
+def split_samples(target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Share the samples' indices out between the splits, class by class; none is in both.
+
+    Args:
+        target: (S) the class of each sample, 0 to 9.
+        seed: decides who goes where.
+    """
     rng = np.random.default_rng([seed, len(SPLITS)])
     train, val = [], []
     for label in range(len(CLASSES)):
@@ -214,7 +227,7 @@ def _write(
     seed: int,
 ) -> None:
     """Write both splits into the empty ``folder``."""
-    samples = _split_samples(digits.target, seed)
+    samples = split_samples(digits.target, seed)
     scans = digits.images / 16  # ink is counted from 0 to 16
     with tqdm(total=sum(counts.values()), desc="photo digits", disable=None) as bar:
         for position, split in enumerate(SPLITS):

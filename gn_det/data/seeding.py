@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 
-__all__ = ["choose_seed", "kept_rng", "seed_everything"]
+__all__ = ["choose_seed", "kept_rng", "seed_cpu", "seed_everything"]
 
 
 def choose_seed(seed: int) -> int:
@@ -26,11 +26,17 @@ def seed_everything(*numbers: int) -> None:
     Args:
         *numbers: at least 0, such as (seed of the run, iteration). Others give independent streams.
     """
+    torch.manual_seed(seed_cpu(*numbers))
+
+
+def seed_cpu(*numbers: int) -> int:
+    """Seed the same without the GPUs, in a tenth of the time, and return torch's seed."""
     # with their count, since zeros at the end would not count
     words = np.random.SeedSequence((len(numbers), *numbers)).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])
-    torch.manual_seed(int(words[2]))
+    torch.default_generator.manual_seed(int(words[2]))
+    return int(words[2])
 
 
 @contextmanager

@@ -8,14 +8,14 @@ are changes nothing, nor does a run that was stopped in between.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .errors import DatasetError
-from .seeding import kept_rng, seed_everything
+from .seeding import kept_rng, seed_cpu
 from .worker_watch import WorkerDied, WorkerWatch
 
 __all__ = ["MicroBatchSampler", "SeededDataset", "TrainStream"]
@@ -49,11 +49,15 @@ class MicroBatchSampler(Sampler[list[tuple[int, int]]]):
         self.num_gpus, self.mine, self.start = num_gpus, mine, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Go through the stream from its beginning: a micro-batch depends on those before it."""
+        """Go through the stream; with groups from its beginning, which decides what comes later."""
         ready: dict[int, deque] = {gpu: deque() for gpu in self.mine}
         filling: dict[tuple[int, int], list] = {}
         stream = enumerate(self.indices())
-        for step in count():
+        first = 0
+        if self.groups is None:  # a step takes one place after the other
+            first = self.start
+            stream = islice(stream, first * self.batch_size * self.num_gpus, None)
+        for step in count(first):
             for gpu in self.mine:
                 while not ready[gpu]:
                     place, index = next(stream)
@@ -83,8 +87,8 @@ class SeededDataset(Dataset):
 
     def __init__(
         self,
-        records: Sequence[dict],
-        mapper: Callable[[dict], Any],
+        records: Sequence[Any],
+        mapper: Callable[[Any], Any],
         seed: int,
         watch: WorkerWatch,
     ):
@@ -93,17 +97,19 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        """Return the mapped record of ``(place, index)``."""
-        place, index = key
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
+        """Return the mapped records of a batch of ``(place, index)``."""
         with kept_rng():
-            seed_everything(self.seed, place)
-            for _ in range(MAX_TRIES):
-                with self.watch.at(index):
-                    mapped = self.mapper(self.records[index])
-                if mapped is not None:
-                    return mapped
-                index = int(torch.randint(len(self.records), ()))
+            return [self._map(place, index) for place, index in keys]
+
+    def _map(self, place: int, index: int) -> Any:
+        seed_cpu(self.seed, place)
+        for _ in range(MAX_TRIES):
+            with self.watch.at(index):
+                mapped = self.mapper(self.records[index])
+            if mapped is not None:
+                return mapped
+            index = int(torch.randint(len(self.records), ()))
         raise DatasetError(f"The mapper returned None for {MAX_TRIES} images in a row.")
 
 
@@ -122,6 +128,8 @@ class TrainStream:
         groups: see :class:`MicroBatchSampler`.
         seed: of the run.
         num_workers: processes that load images; 0 loads them in this one.
+        collate: makes a micro-batch of a list of what the mapper gave; default: the list.
+        pin_memory: let tensors lie in memory that a GPU can copy from at once.
 
     Attributes:
         mine: the virtual GPUs of this process, in the order of their micro-batches.
@@ -129,8 +137,8 @@ class TrainStream:
 
     def __init__(
         self,
-        records: Sequence[dict],
-        mapper: Callable[[dict], Any],
+        records: Sequence[Any],
+        mapper: Callable[[Any], Any],
         sampler: Callable[[int], Sampler],
         *,
         images_per_step: int,
@@ -140,16 +148,19 @@ class TrainStream:
         groups: Sequence[int] | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
     ):
         self.records, self.mapper, self.sampler = records, mapper, sampler
         self.batch_size = batch_size
         self.num_gpus = images_per_step // batch_size
         self.mine = list(range(rank, self.num_gpus, num_processes))
         self.groups, self.seed, self.num_workers = groups, seed, num_workers
+        self.collate, self.pin_memory = collate or _as_it_is, pin_memory
         self.step = 0
         self._watch = WorkerWatch(records, 0)
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[Any]:
         """Begin where :meth:`go_to` said, by default at the beginning.
 
         Raises, as it goes on:
@@ -170,7 +181,8 @@ class TrainStream:
             SeededDataset(self.records, self.mapper, self.seed, self._watch),
             batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=self.collate,
+            pin_memory=self.pin_memory,
             generator=torch.Generator(),  # it would draw from the global one
         )
         return self._watch.batches(iter(loader))

@@ -28,7 +28,16 @@ MOST_IMAGES = 8  # named in a message
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient is NaN or infinite; the message says where it began."""
+    """A loss or a gradient is NaN or infinite; the message says where it began.
+
+    Args:
+        iteration: of the step.
+        message: what was seen, and where.
+    """
+
+    def __init__(self, iteration: int, message: str):
+        super().__init__(f"Iteration {iteration}: {message}")
+        self.iteration = iteration
 
 
 @dataclass
@@ -72,8 +81,8 @@ def explained_by_all(steps: "StepTrainer", what: str, *, mine: bool | None) -> N
 
 def _error(steps: "StepTrainer", what: str, lines: list[str]) -> NonFiniteError:
     advice = learning_rate_advice(steps.cfg, steps.iter, steps.learning_rate())
-    head = f"Iteration {steps.iter}: {what}"
-    return NonFiniteError("\n  ".join([head, *lines, *([advice] if advice else [])]))
+    text = "\n  ".join([what, *lines, *([advice] if advice else [])])
+    return NonFiniteError(steps.iter, text)
 
 
 def _explain(steps: "StepTrainer", mine: bool | None) -> _Explanation:

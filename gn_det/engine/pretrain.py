@@ -6,7 +6,7 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import create_ddp_model, default_setup, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
@@ -14,13 +14,18 @@ from detectron2.utils import comm
 from gn_det.checkpoint import Checkpointer, TrainedAs
 from gn_det.config import ConfigError, check_config, config_folder
 from gn_det.data import (
-    LabelledImages,
     build_eval_loader,
     build_train_loader,
-    check_image_folders,
+    check_labelled_data,
     choose_seed,
+    labelled_split,
 )
-from gn_det.evaluation import ClassificationEvaluator, median_of_last, read_metrics
+from gn_det.evaluation import (
+    ClassificationEvaluator,
+    ResponsePercentiles,
+    median_of_last,
+    read_metrics,
+)
 
 from .checkpoints import Checkpoints
 from .precision import autocast
@@ -29,6 +34,7 @@ from .recipe import scheduled
 from .setup import finish_config, has_checkpoint, refuse_used_folder, write_to_log_file
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
+from .training_error import TrainingError
 from .writers import build_writers
 
 __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
@@ -79,7 +85,7 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
         num_processes=comm.get_world_size(),
         weights_loaded=args.resume and has_checkpoint(cfg.OUTPUT_DIR),
     )
-    check_image_folders(cfg, training=training)
+    check_labelled_data(cfg, training=training)
     if training and not args.resume:
         refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     cfg.freeze()
@@ -104,8 +110,9 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     Returns:
         See :func:`pretrain`.
     """
-    loader = build_train_loader(cfg, LabelledImages(cfg, "train"))
-    cfg_of_run = scheduled(cfg, loader.sampler.size)
+    images = labelled_split(cfg, "train")
+    loader = build_train_loader(cfg, images)
+    cfg_of_run = scheduled(cfg, len(images))
     model = build_model(cfg)
     optimizer = build_optimizer(cfg_of_run, model)
     device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
@@ -117,7 +124,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     )
     results: dict[str, dict[str, float]] = {}
 
-    max_iter = cfg_of_run.SOLVER.MAX_ITER
+    max_iter, period = cfg_of_run.SOLVER.MAX_ITER, cfg_of_run.TEST.EVAL_PERIOD
     cfg_of_run.SOLVER.KEEP_CHECKPOINTS = cfg.SOLVER.KEEP_CHECKPOINTS or KEPT
     checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer, trainer)
     leave = LeaveOnSignal(trainer, checkpoints)
@@ -132,19 +139,23 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=build_lr_scheduler(cfg_of_run, optimizer)),
+            TrainingError(getattr(model, "module", model), period),
             checkpoints,
             leave,
-            hooks.EvalHook(cfg_of_run.TEST.EVAL_PERIOD, evaluate),
-            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter)) if main else None,
+            hooks.EvalHook(period, evaluate),
+            # the next evaluation would replace one that has not been written
+            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter), min(20, period))
+            if main
+            else None,
             ProgressBar() if main and in_terminal() else None,
         ]
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    loader.sampler.start = start * cfg.SOLVER.IMS_PER_BATCH
+    trainer.enter_stream(start)
     if main:
         print(
-            f"{loader.sampler.size:,} images, {max_iter:,} iterations, learning rate "
+            f"{len(images):,} images, {max_iter:,} iterations, learning rate "
             f"{cfg_of_run.SOLVER.BASE_LR:g}, steps at {cfg_of_run.SOLVER.STEPS}"
         )
     trainer.train(start, max_iter)
@@ -156,10 +167,13 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
 
 def evaluate_classifier(cfg: CfgNode, model: torch.nn.Module) -> dict[str, dict[str, float]]:
     """Return the errors of ``model`` on val, in the config's precision."""
-    loader = build_eval_loader(cfg, LabelledImages(cfg, "val"))
+    evaluators = [ClassificationEvaluator()]
+    if cfg.PRETRAIN.RESPONSE_PERCENTILES:
+        evaluators.append(ResponsePercentiles(getattr(model, "module", model).backbone))
+    loader = build_eval_loader(cfg, labelled_split(cfg, "val"))
     with autocast(cfg), quiet_inference():
         results = inference_on_dataset(
-            model, inference_bar(loader, "val"), ClassificationEvaluator()
+            model, inference_bar(loader, "val"), DatasetEvaluators(evaluators)
         )
     if comm.is_main_process():
         print_csv_format(results)

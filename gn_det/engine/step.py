@@ -43,8 +43,8 @@ def build_step_trainer(
     Args:
         cfg: a finished config.
         model: returns a dict of losses for a batch.
-        data_loader: a :class:`gn_det.data.TrainStream`, or one that yields all images that a
-            process has in a step: as a list, such as Detectron2's, or as a dict of tensors.
+        data_loader: a :class:`gn_det.data.TrainStream`, or one that yields a list of all images
+            that a process has in a step, such as Detectron2's.
         optimizer: of the model.
     """
     world_size = comm.get_world_size()
@@ -263,14 +263,12 @@ class StepTrainer(SimpleTrainer):
 
 
 class _Pieces:
-    """A loader whose batches are cut into micro-batches."""
+    """A loader whose lists are cut into micro-batches."""
 
     def __init__(self, loader: Iterable, size: int):
         self.loader, self.size = loader, size
 
-    def __iter__(self) -> Iterator[list | dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[list]:
         for batch in self.loader:
-            columns = batch if isinstance(batch, dict) else {"": batch}
-            for start in range(0, len(next(iter(columns.values()))), self.size):
-                piece = {key: value[start : start + self.size] for key, value in columns.items()}
-                yield piece if isinstance(batch, dict) else piece[""]
+            for start in range(0, len(batch), self.size):
+                yield batch[start : start + self.size]

@@ -4,6 +4,7 @@ from .classification import ClassificationEvaluator, median_of_last
 from .coco import COCOEvaluator, build_evaluator, score_file
 from .pictures import draw_predictions
 from .plots import plot_metrics, read_metrics
+from .responses import ResponsePercentiles
 from .roi_masks import keep_roi_masks
 from .scorers import SCORERS
 from .scoring import METRICS, score
@@ -14,6 +15,7 @@ __all__ = [
     "SCORERS",
     "COCOEvaluator",
     "ClassificationEvaluator",
+    "ResponsePercentiles",
     "build_evaluator",
     "draw_predictions",
     "keep_roi_masks",

@@ -10,6 +10,7 @@ from .resnet import build_gn_resnet_backbone, make_resnet_stage
 from .roi_heads import GNStandardROIHeads
 from .rpn_head import GNRPNHead
 from .vgg import build_gn_vgg_backbone
+from .video import build_gn_inflated_resnet_backbone
 from .weight_standardization import (
     StandardizedConv2d,
     fold_weight_standardization,
@@ -25,6 +26,7 @@ __all__ = [
     "GNStandardROIHeads",
     "ImageClassifier",
     "StandardizedConv2d",
+    "build_gn_inflated_resnet_backbone",
     "build_gn_resnet_backbone",
     "build_gn_resnet_fpn_backbone",
     "build_gn_vgg_backbone",

@@ -1,4 +1,4 @@
-"""Image classification on a backbone that detection builds as well: for pre-training it."""
+"""Classification of images, or of clips, on a backbone: mostly to pre-train one of detection."""
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,10 @@ class ImageClassifier(nn.Module):
         num_classes: of the data.
         pixel_mean: subtracted from the images, in the order of their channels.
         pixel_std: divided by.
+
+    Attributes:
+        seen, hits: images in training so far, and those whose largest logit was the label's; for a
+            look at the training error, by who sets them back.
 
     Raises:
         ConfigError: a backbone with several feature maps.
@@ -45,6 +49,7 @@ class ImageClassifier(nn.Module):
             )
         self.backbone = backbone
         self.feature = next(iter(shapes))
+        self.seen = self.hits = 0
         self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)  # as in Goyal et al. 2017, section 5.1
         nn.init.zeros_(self.linear.bias)
@@ -71,13 +76,17 @@ class ImageClassifier(nn.Module):
         """Return the loss in training, the logits (N, K) in evaluation.
 
         Args:
-            batch: ``image`` (N, C, H, W) in 0 to 255, channels ordered as in ``INPUT.FORMAT``;
-                ``label`` (N) in training.
+            batch: ``image`` (N, C, H, W), or (N, C, T, H, W) for a backbone that takes clips, in
+                0 to 255, channels ordered as in ``INPUT.FORMAT``; ``label`` (N) in training.
         """
         images = batch["image"].to(self.device, non_blocking=True)
-        features = self.backbone((images - self.pixel_mean) / self.pixel_std)[self.feature]
-        logits = self.linear(features.mean(dim=(2, 3)))
+        per_channel = (-1, *[1] * (images.dim() - 2))
+        mean, std = self.pixel_mean.view(per_channel), self.pixel_std.view(per_channel)
+        features = self.backbone((images - mean) / std)[self.feature]
+        logits = self.linear(features.mean(dim=tuple(range(2, features.dim()))))
         if not self.training:
             return logits
         labels = batch["label"].to(self.device, non_blocking=True)
+        self.seen += len(labels)
+        self.hits += int((logits.argmax(dim=1) == labels).sum())
         return {"loss_cls": F.cross_entropy(logits, labels)}

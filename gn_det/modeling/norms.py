@@ -9,7 +9,7 @@ from torch import nn
 
 from gn_det.layers import GroupNorm
 
-__all__ = ["NORMS", "get_norm", "norm_from_cfg"]
+__all__ = ["NORMS", "get_norm", "norm_3d_from_cfg", "norm_from_cfg"]
 
 # "LN" and "IN" are the paper's (section 3.1): statistics over (C, H, W) and over (H, W) of each
 # image, one scale and offset a channel. Detectron2's own "LN" is another thing: a layer norm over
@@ -82,3 +82,17 @@ def norm_from_cfg(cfg: CfgNode, name: str) -> Callable[[int], nn.Module] | str:
         channels_per_group=gn.CHANNELS_PER_GROUP or None,
         eps=gn.EPS,
     )
+
+
+def norm_3d_from_cfg(cfg: CfgNode, name: str) -> Callable[[int], nn.Module] | str:
+    """Return the norm called ``name`` for clips (N, C, T, H, W); see :func:`norm_from_cfg`.
+
+    GN, LN, IN and SyncBN are the same layers as for images. BN is another class, with the same
+    state dict.
+
+    Raises:
+        ValueError: FrozenBN too, which Detectron2 has for images alone.
+    """
+    if name == "FrozenBN":
+        raise ValueError("FrozenBN is for images; for clips there are BN, SyncBN, GN, LN and IN.")
+    return nn.BatchNorm3d if name == "BN" else norm_from_cfg(cfg, name)

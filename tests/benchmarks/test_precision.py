@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from gn_det.benchmarks import precision, records
+from gn_det.engine import Trainer
 
 
 class Here:
@@ -51,7 +52,7 @@ def test_trains_goes_on_and_draws(
         assert drawn.width > 500
 
     # what is done is not trained again
-    monkeypatch.setattr(precision.Trainer, "train", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("trained again"))
     second = precision.run(args)
     # as text, since AP of sizes that no object has is nan
     assert str([r["results"] for r in second["runs"]]) == str([r["results"] for r in first["runs"]])

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 import gn_det
-from gn_det.data import DatasetError, LabelledImages, check_image_folders
+from gn_det.data import DatasetError
+from gn_det.data.image_folder import check_image_folders, image_folder
 
 
 @pytest.fixture
@@ -37,10 +38,12 @@ def test_good_folders(root):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_items(root, order, red, split):
     plain = ["PRETRAIN.COLOR_JITTER", 0.0, "PRETRAIN.LIGHTING", 0.0, "INPUT.FORMAT", order]
-    data = LabelledImages(_cfg(root, *plain), split)
-    assert data.classes == ["blue", "green", "red"]
+    data = image_folder(_cfg(root, *plain), split)
+    assert data.num_classes == 3
     assert len(data) == (6 if split == "train" else 3)
-    item = data[len(data) - 1]
+    record = data.records[len(data) - 1]
+    assert record["file_name"].startswith(str(root / split / "red"))
+    item = data.mapper(record)
     assert item["label"] == 2
     assert item["image"].shape == (3, 16, 16)
     assert item["image"].dtype == torch.uint8
@@ -53,7 +56,7 @@ def test_below_the_folder_of_datasets(root, monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root.parent))
     monkeypatch.chdir(tmp_path.parent)
     check_image_folders(_cfg("images"))
-    assert len(LabelledImages(_cfg("images"), "val")) == 3
+    assert len(image_folder(_cfg("images"), "val")) == 3
     message = _message(_cfg("imagenet"))
     assert "there is no folder imagenet and none" in message
     assert str(root.parent / "imagenet") in message
@@ -113,16 +116,17 @@ def test_an_unreadable_image(root, content, words):
     message = _message(_cfg(root))
     assert f"of 6 images that were opened, 1 cannot be read, such as {path}: " in message
     assert words in message
-    item = LabelledImages(_cfg(root), "train")[3]
-    assert isinstance(item, DatasetError)
-    assert str(item).startswith(f"{path} cannot be read as an image: ")
-    assert "\n" not in str(item)
-    assert words in str(item)
+    data = image_folder(_cfg(root), "train")
+    with pytest.raises(DatasetError) as error:
+        data.mapper(data.records[3])
+    assert str(error.value).startswith(f"{path} cannot be read as an image: ")
+    assert "\n" not in str(error.value)
+    assert words in str(error.value)
 
 
 def test_grey_and_transparent_images(root):
     Image.new("L", (20, 30), 90).save(root / "train" / "green" / "0.png")
     Image.new("RGBA", (20, 30), (9, 8, 7, 50)).save(root / "train" / "green" / "1.png")
     check_image_folders(_cfg(root))
-    data = LabelledImages(_cfg(root), "train")
-    assert [data[i]["image"].shape for i in (2, 3)] == [(3, 16, 16)] * 2
+    data = image_folder(_cfg(root), "train")
+    assert [data.mapper(data.records[i])["image"].shape for i in (2, 3)] == [(3, 16, 16)] * 2

@@ -101,11 +101,11 @@ def test_truth_scores_full_ap(tiny):
 def test_no_sample_is_in_both_splits(tiny):
     target = load_digits().target
     for seed in range(3):
-        split = photo_digits._split_samples(target, seed)
+        split = photo_digits.split_samples(target, seed)
         assert sorted(np.concatenate(list(split.values()))) == list(range(len(target)))
         shares = np.bincount(target[split["val"]]) / np.bincount(target)
         assert shares == pytest.approx([0.2] * 10, abs=0.01)
-    split = photo_digits._split_samples(target, TINY["seed"])
+    split = photo_digits.split_samples(target, TINY["seed"])
     for name in ("train", "val"):
         assert samples_of(tiny, name) <= set(split[name].tolist())
 

@@ -62,15 +62,14 @@ def test_goes_on_as_if_it_had_not_stopped(root, trained, tmp_path):
     with pytest.raises(ConfigError, match="another run"):
         _run(root, trained[0])
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    # of one colour, an image is the same however it is cropped
-    plain = ["PRETRAIN.EPOCHS", "2", "PRETRAIN.COLOR_JITTER", "0.", "PRETRAIN.LIGHTING", "0."]
-    _run(root, whole, *plain)
+    long = ["PRETRAIN.EPOCHS", "2", "SOLVER.IMS_PER_STEP", "1"]
+    _run(root, whole, *long)
     parts.mkdir()
     shutil.copy(whole / "model_0000001.pth", parts)
     (parts / "last_checkpoint").write_text("model_0000001.pth")
-    _run(root, parts, *plain, resume=True)
+    _run(root, parts, *long, resume=True)
     for folder in (whole, parts):  # the step of the schedule is behind the first epoch
-        (row,) = [row for row in _rows(folder) if "lr" in row]
+        row = [row for row in _rows(folder) if "lr" in row][-1]
         assert (row["iteration"], row["lr"]) == (3, pytest.approx(0.0025))
     one, two = (torch.load(f / "model_final.pth", weights_only=True) for f in (whole, parts))
     assert one["iteration"] == two["iteration"] == 3
@@ -124,3 +123,21 @@ def test_damaged_image_stops_with_one_line(make_image_folder, tmp_path):
     bad.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"blue.1\.png cannot be read as an image: it is empty"):
         _run(root, tmp_path / "out", "SOLVER.IMS_PER_BATCH", "1200")
+
+
+def test_fashion_mnist_with_bn(tmp_path, fashion_folder):
+    """Another source, and running averages in the checkpoint."""
+    keys = ["PRETRAIN.DATASET", "fashion_mnist", "MODEL.RESNETS.NORM", "BN", "PRETRAIN.EPOCHS", "3"]
+    keys += ["PRETRAIN.TRAIN_IMAGES", "8", "SOLVER.IMS_PER_BATCH", "4"]
+    keys += ["MODEL.CLASSIFIER.NUM_CLASSES", "10"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    results = _run(fashion_folder, whole, *keys)["classification"]
+    assert results["top1_error"] in [10.0 * wrong for wrong in range(11)]
+    parts.mkdir()
+    shutil.copy(whole / "model_0000003.pth", parts)
+    (parts / "last_checkpoint").write_text("model_0000003.pth")
+    _run(fashion_folder, parts, *keys, resume=True)
+    one, two = (torch.load(f / "model_final.pth", weights_only=True) for f in (whole, parts))
+    assert any("running_mean" in name for name in one["model"])
+    for name, value in one["model"].items():
+        assert torch.equal(two["model"][name], value), name

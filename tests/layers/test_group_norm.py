@@ -72,6 +72,24 @@ def test_forward_and_gradients_are_the_closed_form(shape, kwargs, groups):
         assert (a.double() - e).abs().max() < 2e-5 * scale, name
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("groups", [4, 1, 12])
+def test_clips_in_both_layouts(layout, groups):
+    """(N, C, T, H, W): GN, LN and IN are the closed form, and what nn.GroupNorm gives."""
+    norm = _with_affine(GroupNorm(12, num_groups=groups))
+    x = _random(2, 12, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    dy = _random(2, 12, 3, 4, 5, seed=2)
+    y = norm(x)
+    y.backward(dy)
+    expected = _closed_form(x, dy, norm.weight, norm.bias, groups, 1e-5)
+    actual = (y, x.grad, norm.weight.grad, norm.bias.grad)
+    for name, a, e in zip(("y", "dx", "dweight", "dbias"), actual, expected):
+        assert (a.double() - e).abs().max() < 1e-4 * e.abs().max(), name
+    stock = nn.GroupNorm(groups, 12)
+    stock.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(y, stock(x.contiguous()), rtol=1e-4, atol=1e-4)
+
+
 def test_hand_worked_example():
     # groups (1, 3) and (2, 2): means 2 and 2, variances 1 and 0; with eps 3 the first is divided
     # by sqrt(1 + 3) = 2, so normalized (-0.5, 0.5) and (0, 0)

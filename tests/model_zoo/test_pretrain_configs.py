@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 import gn_det
 from gn_det import model_zoo
+from gn_det.checkpoint import Checkpointer, TrainedAs, WeightsError
 from gn_det.config import config_folder, describe_weights, find_problems
 from gn_det.config.cfg_node import flatten
 
@@ -18,6 +19,13 @@ NAMES = [
     *(f"resnet{depth}_{norm}" for depth in (50, 101) for norm in ("bn", "ln", "in", "gn")),
     *(f"vgg16_{norm}" for norm in ("none", "bn", "gn")),
 ]
+
+DESK = {
+    "fashion_resnet18_gn": 10,
+    "photo_digits_resnet18_gn": 10,
+    "video_resnet18_bn": 9,
+    "video_resnet18_gn": 9,
+}  # with their classes
 
 
 def _cfg(name, *options):
@@ -28,8 +36,8 @@ def _cfg(name, *options):
 
 
 def test_all_are_there_and_none_is_a_detectors():
-    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(NAMES)
-    assert not {f"{name}.yaml" for name in NAMES} & set(model_zoo.list_configs())
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted([*NAMES, *DESK])
+    assert not {f"{name}.yaml" for name in [*NAMES, *DESK]} & set(model_zoo.list_configs())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,7 +76,7 @@ def test_groups_of_table_3(key, value):
     assert getattr(describe_weights(cfg), key.lower()) == value
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *DESK])
 def test_states_only_differences(name):
     path = FOLDER / f"{name}.yaml"
     body = yaml.safe_load(path.read_text())
@@ -84,12 +92,41 @@ def test_states_only_differences(name):
     assert path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("name", DESK)
+def test_desk_configs_need_no_file_and_no_gpu(name):
+    cfg = _cfg(name, "MODEL.DEVICE", "cpu")
+    assert cfg.PRETRAIN.DATASET != "image_folder"
+    assert DESK[name] == cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    assert find_problems(cfg) == []
+
+
+def test_the_embedded_detector_starts_from_photo_digits(tmp_path):
+    """Its whole backbone is in the file, which knows how the images were fed to it."""
+    made = build_model(_cfg("photo_digits_resnet18_gn", "MODEL.DEVICE", "cpu"))
+    trained_as = TrainedAs(_cfg("photo_digits_resnet18_gn"))
+    Checkpointer(made, str(tmp_path), gn_det=trained_as).save("model_final")
+    cfg = model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model_final.pth")
+    detector = build_model(cfg)
+    checkpointer = Checkpointer(detector, cfg=cfg)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+    body = detector.backbone.bottom_up.state_dict()
+    matched = {f"backbone.bottom_up.{name}" for name in body}
+    assert set(checkpointer.report.matched) == matched
+    for name, value in made.backbone.state_dict().items():
+        assert torch.equal(body[name], value)
+    cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    with pytest.raises(WeightsError, match="PIXEL_STD"):
+        Checkpointer(detector, cfg=cfg).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+
+
 def test_a_detector_of_the_same_network_fits():
     pairs = {
         "mask_rcnn_R50_gn_all.yaml": "resnet50_gn",
         "mask_rcnn_R101_gn_all.yaml": "resnet101_gn",
         "mask_rcnn_R50_C4_gn.yaml": "resnet50_gn",
         "mask_rcnn_VGG16_gn_all.yaml": "vgg16_gn",
+        "photo_digits_mask_rcnn_R18_gn_all.yaml": "photo_digits_resnet18_gn",
     }
     for detector, name in pairs.items():
         known = describe_weights(_cfg(name))

@@ -1,0 +1,41 @@
+"""The error of the training images, as they come by: what the paper's training curves show."""
+
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from gn_det.modeling.classifier import ImageClassifier
+
+__all__ = ["TrainingError"]
+
+
+class TrainingError(HookBase):
+    """Writes ``training/top1_error`` in percent: of all images since it did so the last time.
+
+    It comes before the hook that saves, so that a checkpoint has what was counted.
+
+    Args:
+        model: counts; not wrapped.
+        period: iterations.
+    """
+
+    def __init__(self, model: ImageClassifier, period: int):
+        self.model, self.period = model, period
+
+    def after_step(self) -> None:
+        """Write and start anew, where a period ends."""
+        if (self.trainer.iter + 1) % self.period:
+            return
+        seen, hits = map(sum, zip(*comm.all_gather((self.model.seen, self.model.hits))))
+        error = 100 * (1 - hits / seen)
+        self.trainer.storage.put_scalar("training/top1_error", error, smoothing_hint=False)
+        self.model.seen = self.model.hits = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts of this process."""
+        return {"seen": self.model.seen, "hits": self.model.hits}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with them."""
+        self.model.seen, self.model.hits = state_dict["seen"], state_dict["hits"]

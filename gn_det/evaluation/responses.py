@@ -1,0 +1,65 @@
+"""How the responses of a network's last convolution are distributed: the paper's figure 6."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.layers import Conv2d
+from detectron2.utils import comm
+from torch import nn
+
+from gn_det.config import ConfigError
+
+__all__ = ["PERCENTILES", "ResponsePercentiles"]
+
+PERCENTILES = (1, 20, 80, 99)
+LIMIT = 4_000_000  # values, of the first images: their percentiles do not change with more
+
+
+class ResponsePercentiles(DatasetEvaluator):
+    """Percentiles of the last convolution's output, before norm and ReLU: ``p1``, ``p20``, ....
+
+    Args:
+        backbone: its last :class:`detectron2.layers.Conv2d` is looked at.
+
+    Raises:
+        ConfigError: nothing follows this convolution, neither norm nor activation.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        conv = [module for module in backbone.modules() if isinstance(module, Conv2d)][-1]
+        # Conv2d calls what follows inside, so that it is this that sees the plain output
+        self._next = conv.norm if isinstance(conv.norm, nn.Module) else conv.activation
+        if not isinstance(self._next, nn.Module):
+            raise ConfigError(
+                "PRETRAIN.RESPONSE_PERCENTILES: the backbone's last convolution has neither norm "
+                "nor activation behind it, where its responses could be seen. Set it to False."
+            )
+        self._values: list[np.ndarray] = []
+        self._hook: torch.utils.hooks.RemovableHandle | None = None
+
+    def reset(self) -> None:
+        """Start to look."""
+        self._values = []
+        if self._hook is None:
+            self._hook = self._next.register_forward_pre_hook(self._note)
+
+    def _note(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if sum(map(len, self._values)) < LIMIT:
+            self._values.append(inputs[0].detach().float().flatten().cpu().numpy())
+
+    def process(self, inputs: dict[str, torch.Tensor], outputs: torch.Tensor) -> None:
+        """Do nothing: the model's own forward pass shows it."""
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Look no more; return ``{"responses": {"p1": ..., "p20": ...}}``, in the main process."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        parts: list[Any] = comm.gather(np.concatenate(self._values or [np.empty(0)]))
+        if not comm.is_main_process():
+            return {}
+        values = np.concatenate(parts)
+        found = np.percentile(values, PERCENTILES) if len(values) else [np.nan] * 4
+        return {"responses": {f"p{p}": float(v) for p, v in zip(PERCENTILES, found)}}

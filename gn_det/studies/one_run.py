@@ -1,0 +1,69 @@
+"""One run of a study, in a process of its own.
+
+``FOLDER/run.json`` says what is trained; ``FOLDER/result.json`` is written at the end.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gn_det.engine import NonFiniteError, has_checkpoint
+from gn_det.engine.whole_run import pretrain_or_go_on, train_or_go_on
+
+__all__ = ["CONSOLE", "RESULT", "RUN", "run_here", "run_process"]
+
+RUN, RESULT, CONSOLE = "run.json", "result.json", "console.txt"
+TRAIN = {"pretrain": pretrain_or_go_on, "detection": train_or_go_on}
+
+
+def run_process(folder: str) -> None:
+    """Be the process of a run: what it prints goes to ``console.txt``; it leaves by SIGTERM alone.
+
+    When the process that started it is gone, it saves and leaves as well.
+    """
+    os.setsid()  # Ctrl-C is for the one that started it
+    with open(os.path.join(folder, CONSOLE), "a") as console:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(console.fileno(), stream.fileno())
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    try:
+        run_here(Path(folder))
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+        raise SystemExit(1) from None
+
+
+def _leave_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_here(folder: Path) -> None:
+    """Train to the end, and write how it ended: "done", or "diverged" with the iteration."""
+    spec = json.loads((folder / RUN).read_text())
+    torch.set_num_threads(spec["threads"])
+    opts: list[Any] = []
+    for key, value in spec["opts"].items():
+        if isinstance(value, str):
+            value = value.replace("{folder}", str(folder.parent))
+        opts += [key, value]
+    result: dict[str, Any] = {"status": "done", "resumed": has_checkpoint(str(folder))}
+    start = time.perf_counter()
+    try:
+        TRAIN[spec["tool"]](spec["config"], opts, str(folder))
+    except NonFiniteError as error:
+        result |= {"status": "diverged", "iteration": error.iteration}
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    new = folder / f"{RESULT}.new"
+    new.write_text(json.dumps(result) + "\n")
+    new.replace(folder / RESULT)

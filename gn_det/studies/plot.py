@@ -1,0 +1,114 @@
+"""The picture of a study: curves of each metric, and its last values beside the paper's."""
+
+from pathlib import Path
+from typing import Any
+
+from .curves import METRICS
+from .numbers import cells, published
+
+__all__ = ["plot"]
+
+MARKS = "os^vDP*X"
+
+
+def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> None:
+    """Draw one row: a panel for each metric, then last values of the first one, ours and theirs.
+
+    Percentiles share their panels, one for each value of the axis.
+
+    Args:
+        record: of :func:`gn_det.studies.record.gather`.
+        numbers: the paper's, ``published`` of a study.
+        path: of the picture; its folder exists.
+    """
+    from matplotlib.figure import Figure  # no pyplot: it would pick a backend for the process
+
+    percentiles = [m for m in record["metrics"] if METRICS[m].key.startswith("responses/")]
+    plain = [metric for metric in record["metrics"] if metric not in percentiles]
+    places = list(cells(record, record["metrics"][0]))
+    spread = places if percentiles else []
+    ends = [(f"{METRICS[plain[0]].label}, at the end", _ours(record, plain[0]))]
+    if plain[0] in numbers:
+        ends.append(("the same in the paper", _theirs(record, numbers, plain[0])))
+    width = 4.2 * (len(plain) + len(spread) + len(ends))
+    figure = Figure(figsize=(width, 3.8), layout="constrained")
+    panels = iter(figure.subplots(1, len(plain) + len(spread) + len(ends), squeeze=False)[0])
+    for metric in plain:
+        axes = next(panels)
+        for index, place in enumerate(places):
+            _draw(axes, record, place, metric, f"C{index % 10}", ", ".join(place))
+        axes.set(xlabel="iteration", title=METRICS[metric].label)
+        axes.legend(fontsize="x-small")
+    shared = None
+    for place in spread:
+        axes = shared = next(panels)
+        for index, metric in enumerate(percentiles):
+            _draw(axes, record, place, metric, f"C{index}", METRICS[metric].label)
+        axes.set(xlabel="iteration", title=f"last convolution: {', '.join(place)}")
+    if shared:
+        shared.legend(fontsize="x-small")
+    for title, lines in ends:
+        axes = next(panels)
+        for index, (label, (x, y, error)) in enumerate(lines.items()):
+            style = {"marker": MARKS[index % len(MARKS)], "capsize": 3, "label": label}
+            axes.errorbar(x, y, error, **style)
+        axes.set(title=title, xlabel=list(record["axes"])[-1])
+        axes.tick_params(axis="x", labelrotation=30 if max(map(len, _last_axis(record))) > 5 else 0)
+        if len(lines) > 1:
+            axes.legend(fontsize="x-small")
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    # without it the file would say when it was made, and differ each time
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _draw(
+    axes: Any, record: dict[str, Any], place: tuple[str, ...], metric: str, colour: str, label: str
+) -> None:
+    """Draw a metric of each seed, in one colour."""
+    for run in record["runs"]:
+        if tuple(run["cell"].values()) == place and metric in run["curves"]:
+            points = zip(run["curves"]["iteration"], run["curves"][metric])
+            x, y = zip(*[(at, value) for at, value in points if value is not None] or [((), ())])
+            axes.plot(x, y, colour, lw=1.2, alpha=0.8, label=label, marker=".", ms=3)
+            label = None
+
+
+Lines = dict[str, tuple[list[str], list[float], list[list[float]] | None]]
+
+
+def _last_axis(record: dict[str, Any]) -> list[str]:
+    return list(record["axes"].values())[-1]
+
+
+def _lines(record: dict[str, Any]) -> dict[str, list[tuple[str, ...]]]:
+    """Return the places along the last axis, for each value of the other one."""
+    *others, last = record["axes"].values()
+    if not others:
+        return {"": [(value,) for value in last]}
+    return {first: [(first, value) for value in last] for first in others[0]}
+
+
+def _ours(record: dict[str, Any], metric: str) -> Lines:
+    """Return means, and how far the least and the largest are from them."""
+    found, lines = cells(record, metric), {}
+    for label, places in _lines(record).items():
+        have = [(place[-1], found[place]) for place in places if found[place].values]
+        lines[label] = (
+            [x for x, _ in have],
+            [cell.mean for _, cell in have],
+            [
+                [cell.mean - min(cell.values) for _, cell in have],
+                [max(cell.values) - cell.mean for _, cell in have],
+            ],
+        )
+    return lines
+
+
+def _theirs(record: dict[str, Any], numbers: dict[str, Any], metric: str) -> Lines:
+    lines: Lines = {}
+    for label, places in _lines(record).items():
+        have = [(place[-1], published(numbers, metric, place)) for place in places]
+        have = [(x, value) for x, value in have if value is not None]
+        lines[label] = ([x for x, _ in have], [value for _, value in have], None)
+    return lines

@@ -1,0 +1,83 @@
+"""The page of all studies, docs/study.md, from the records that are there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .plan import list_studies, load_study
+from .plot import plot
+from .table import table
+
+__all__ = ["page", "write_page"]
+
+INTRO = """\
+# The paper's experiments at desk scale
+
+What the Group Normalization paper shows with ImageNet, COCO and Kinetics on eight GPUs, looked for
+in minutes on a CPU: small real pictures, small networks, the same code that trains the large ones.
+The numbers cannot be the paper's; what can be compared is who is ahead, and where. A study is one
+file in [configs/studies](../configs/studies), and anybody can repeat it:
+
+    tools/study.py NAME              # goes on where it was stopped
+    tools/study.py NAME --quick      # shows that it works, in a minute or so
+    tools/study.py report            # this page, from the records in docs/studies
+
+"±" is the standard deviation over seeds (a number without it is of one seed); in pictures the
+lines are single seeds, the bars in the panels of last values go from the least to the largest.
+Values are those after the last iteration. This page is made by a command: do not edit it.
+"""
+
+
+def page(folder: Path) -> str:
+    """Return the page's text.
+
+    Args:
+        folder: has a ``NAME.json`` of :func:`gn_det.studies.record.write` for each study done.
+            The page is beside it.
+    """
+    parts = [INTRO]
+    for name in list_studies():
+        path = folder / f"{name}.json"
+        if path.exists():
+            parts.append(_section(json.loads(path.read_text()), folder.name))
+    return "\n".join(parts)
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page beside ``folder`` and the pictures into it; return the page's path."""
+    for name in list_studies():
+        path = folder / f"{name}.json"
+        if path.exists():
+            plot(json.loads(path.read_text()), load_study(name).published, folder / f"{name}.png")
+    written = folder.parent / "study.md"
+    written.write_text(page(folder))
+    return written
+
+
+def _section(record: dict[str, Any], folder: str) -> str:
+    study = load_study(record["study"])
+    parts = [f"## {study.title}", study.paper.strip()]
+    if study.seen.strip():
+        parts.append(study.seen.strip())
+    parts += [
+        table(record, study.published, form="github"),
+        f"![{study.title}]({folder}/{study.name}.png)",
+        f"    {record['command']}",
+        f"{_where(record)} Settings: "
+        f"[configs/studies/{study.name}.yaml](../configs/studies/{study.name}.yaml); all values: "
+        f"[{study.name}.json]({folder}/{study.name}.json).",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _where(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    trained = len(record["runs"]) + len(record["before"])
+    threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
+    commit = f", commit {record['commit'][:10]}" if record["commit"] else ""
+    changed = " with changes" if record["changed"] else ""
+    return (
+        f"{trained} trainings of {threads}, {record['seconds_of_runs'] / 60:.1f} minutes together, "
+        f"{record['jobs']} at once. {machine['gpu'] or machine['cpu']}, {machine['cores']} cores; "
+        f"torch {record['torch']}, {record['date'][:10]}{commit}{changed}."
+    )

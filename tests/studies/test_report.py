@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from gn_det.studies import list_studies, load_study, page, write_page
+from gn_det.studies.record import gather, write
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_is_what_the_records_say():
+    assert (DOCS / "study.md").read_text() == page(DOCS / "studies"), "tools/study.py report"
+
+
+def test_every_picture_is_there():
+    records = {path.stem for path in (DOCS / "studies").glob("*.json")}
+    assert records == {path.stem for path in (DOCS / "studies").glob("*.png")}
+    assert records <= set(list_studies())
+
+
+def test_a_page(tmp_path, monkeypatch):
+    study = load_study("norms")
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    record = {**gather(study, tmp_path / "runs"), "jobs": 2}
+    for run, error in zip(record["runs"], (20.0, 21.0, 28.0, 19.0)):
+        run.update(status="done", seconds=90.0)
+        run["curves"] = {"iteration": [10], "val_error": [error], "train_error": [10.0]}
+    write(record, folder / "norms.json", ["norms", "--output", "a b.json"], 100.2)
+    written = write_page(folder)
+    assert written == tmp_path / "study.md"
+    text = written.read_text()
+    assert f"## {study.title}\n\n{study.paper.strip()}\n" in text
+    assert "\n    tools/study.py norms --output 'a b.json'\n" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| IN ")]
+    assert [cell.strip() for cell in row.strip("|").split("|")][2] == "28.4"
+    assert "6.0 minutes together, 2 at once" in text
+    assert "](studies/norms.png)" in text
+    assert (folder / "norms.png").exists()
+    assert str(tmp_path) not in text
+    assert str(tmp_path) not in (folder / "norms.json").read_text()
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_text_of_a_study(name):
+    assert "\n" not in load_study(name).title

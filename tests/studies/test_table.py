@@ -1,0 +1,78 @@
+import pytest
+
+from gn_det.studies import plot, table
+from gn_det.studies.numbers import Cell, cells, published
+
+
+def _run(norm, batch, seed, error=None, **more):
+    status = "failed" if error is None else "done"
+    errors = [50.0, error] if error is not None else []
+    return {
+        "cell": {"norm": norm, "batch": batch},
+        "seed": seed,
+        "status": status,
+        "curves": {"iteration": [5, 10][: len(errors)], "val_error": errors},
+        **more,
+    }
+
+
+@pytest.fixture
+def record():
+    runs = [
+        _run("BN", "32", 1, 10.0),
+        _run("BN", "2", 1, status="diverged", iteration=1234),
+        _run("GN", "32", 1, 11.0),
+        _run("GN", "2", 1, 12.0),
+        _run("BN", "32", 2, 14.0),
+        _run("BN", "2", 2, status="diverged", iteration=99),
+        _run("GN", "32", 2, 12.0),
+        _run("GN", "2", 2),
+    ]
+    axes = {"norm": ["BN", "GN"], "batch": ["32", "2"]}
+    return {"axes": axes, "metrics": ["val_error"], "runs": runs}
+
+
+PAPER = {"val_error": {"BN": {"32": 23.6, "2": 34.7}}}
+
+
+def test_cells(record):
+    found = cells(record, "val_error")
+    assert found["BN", "32"].values == (10.0, 14.0)
+    assert found["BN", "32"].text == "12.0 ± 2.8"  # sqrt(8)
+    assert found["BN", "2"] == Cell((), (1234, 99))
+    assert found["BN", "2"].text == "diverged 2 times, first at iteration 99"
+    assert found["GN", "2"].text == "12.0; 1 failed"
+    assert Cell((12.0,), (1234,)).text == "12.0; diverged at iteration 1,234"
+    assert Cell(()).text == "-"
+
+
+def test_published():
+    assert published(PAPER, "val_error", ("BN", "2")) == 34.7
+    assert published(PAPER, "val_error", ("GN", "2")) is None
+    assert published(PAPER, "box_AP", ("BN",)) is None
+    assert published({"val_error": {"BN": 1.5}}, "val_error", ("BN",)) == 1.5
+
+
+def test_two_axes(record):
+    rows = [row.strip("| ") for row in table(record, PAPER, "github").splitlines()]
+    cut = [[cell.strip() for cell in row.split("|")] for row in rows]
+    assert cut[0] == ["validation error, %", "batch 32", "batch 2"]
+    assert cut[2] == ["BN", "12.0 ± 2.8", "diverged 2 times, first at iteration 99"]
+    assert cut[3] == ["BN, in the paper", "23.6", "34.7"]
+    assert cut[4] == ["GN", "11.5 ± 0.7", "12.0; 1 failed"]
+    assert len(cut) == 5
+
+
+def test_one_axis():
+    runs = [{**_run(norm, "", 1, error), "cell": {"norm": norm}} for norm, error in (("a", 3.0),)]
+    record = {"axes": {"norm": ["a"]}, "metrics": ["val_error"], "runs": runs}
+    lines = table(record, {"val_error": {"a": 2.0}}).splitlines()
+    assert lines[0].split("  ")[0] == "norm"
+    assert lines[2].split() == ["a", "3.0", "2.0"]
+    assert "paper" not in table(record, {})
+
+
+def test_the_same_picture_twice(record, tmp_path):
+    plot(record, PAPER, tmp_path / "a.png")
+    plot(record, PAPER, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

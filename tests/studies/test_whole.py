@@ -1,0 +1,91 @@
+"""Studies from beginning to end, in processes of their own."""
+
+import json
+import shutil
+
+import pytest
+
+from gn_det.config import ConfigError
+from gn_det.studies import carry_out_study, load_study, table
+
+
+@pytest.fixture
+def said(capsys):
+    return lambda: [line.split("/", 1)[1] for line in capsys.readouterr().out.splitlines() if line]
+
+
+def test_runs_all_and_does_nothing_twice(study_file, tmp_path, said):
+    study = load_study(str(study_file()), quick=True)
+    output = tmp_path / "tiny.json"
+    first = carry_out_study(study, tmp_path / "runs", output=output, words=["tiny", "--quick"])
+    assert {line.split(":")[0] for line in said()} == {"2 BN_6_seed1", "2 GN_6_seed1"}
+    for run in first["runs"]:
+        assert run["status"] == "done"
+        assert run["curves"]["iteration"] == [2]  # 12 images, 6 a step
+        assert 0 <= run["curves"]["val_error"][0] <= 100
+        twelfths = run["curves"]["train_error"][0] * 12 / 100
+        assert twelfths == pytest.approx(round(twelfths), abs=1e-3)
+    written = json.loads(output.read_text())
+    assert written["runs"] == first["runs"]
+    assert written["command"] == "tools/study.py tiny --quick"
+    assert str(tmp_path) not in output.read_text()
+    assert "batch 6" in table(first, study.published)
+
+    console = tmp_path / "runs" / "BN_6_seed1" / "console.txt"
+    console.write_text("")
+    assert carry_out_study(study, tmp_path / "runs") == first
+    assert console.read_text() == ""
+
+
+def test_a_stopped_run_goes_on(study_file, tmp_path):
+    """An epoch of two is done; the whole has the curves of a run that was never stopped."""
+    one = {"norm": {"GN": {"MODEL.RESNETS.NORM": "GN"}}}
+    study = load_study(str(study_file(vary=one, seeds=[1])))
+    whole = carry_out_study(study, tmp_path / "whole")["runs"][0]
+    folder = tmp_path / "parts" / "GN_seed1"
+    shutil.copytree(tmp_path / "whole" / "GN_seed1", folder)
+    (folder / "result.json").unlink()
+    first = sorted(folder.glob("model_0*.pth"))[0]
+    for later in {*folder.glob("*.pth")} - {first}:
+        later.unlink()
+    (folder / "last_checkpoint").write_text(first.name)
+    rows = (folder / "metrics.json").read_text().splitlines(keepends=True)
+    (folder / "metrics.json").write_text(rows[0])
+    again = carry_out_study(study, tmp_path / "parts")["runs"][0]
+    assert again["resumed"]
+    assert not whole["resumed"]
+    assert len(whole["curves"]["val_error"]) == 2
+    assert again["curves"] == whole["curves"]
+
+
+def test_one_diverges_one_fails_and_the_study_goes_on(study_file, tmp_path, said):
+    vary = {
+        "rate": {
+            "huge": {"SOLVER.BASE_LR": 1e30, "SOLVER.IMS_PER_BATCH": 2},
+            "wrong": {"SOLVER.IMS_PER_BATCH": 0},
+            "usual": {"SOLVER.BASE_LR": 0.1},
+        }
+    }
+    study = load_study(str(study_file(vary=vary, seeds=[1])), quick=True)
+    record = carry_out_study(study, tmp_path / "runs", jobs=1)
+    ended = {run["cell"]["rate"]: run for run in record["runs"]}
+    assert [run["status"] for run in ended.values()] == ["diverged", "failed", "done"]
+    assert ended["huge"]["iteration"] >= 1
+    assert "SOLVER.IMS_PER_BATCH" in ended["wrong"]["reason"]
+    shown = table(record, {})
+    assert f"diverged at iteration {ended['huge']['iteration']}" in shown
+    assert "1 failed" in shown
+
+    # how it diverged is a result; what failed is tried again
+    said()
+    carry_out_study(study, tmp_path / "runs", jobs=1)
+    assert "1/3 huge_seed1: diverged" in "\n".join(f"1/{line}" for line in said())
+
+
+def test_a_folder_of_another_study(study_file, tmp_path):
+    one = {"norm": {"GN": {"SOLVER.BASE_LR": 0.1}}}
+    carry_out_study(load_study(str(study_file(vary=one)), quick=True), tmp_path / "runs")
+    one["norm"]["GN"]["SOLVER.BASE_LR"] = 0.2
+    study = load_study(str(study_file(vary=one)), quick=True)
+    with pytest.raises(ConfigError, match="GN_seed1 holds a run with another opts"):
+        carry_out_study(study, tmp_path / "runs")
