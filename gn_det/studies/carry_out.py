@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing import connection
@@ -9,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from gn_det.config import ConfigError
+from gn_det.config import CfgNode, ConfigError
 
 from .one_run import CONSOLE, RESULT, RUN, run_process
 from .plan import Run
@@ -77,10 +78,13 @@ def result_of(folder: Path) -> dict[str, Any]:
 def _describe(run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     spec = {key: value for key, value in asdict(run).items() if key not in ("name", "cell")}
+    if os.path.isfile(run.config):
+        # what it says now, with its bases: a file may be changed between two starts
+        spec["settings"] = CfgNode.load_yaml_with_base(run.config)
     path = folder / RUN
     if path.exists():
-        found = json.loads(path.read_text())
-        other = {key for key in {*found, *spec} if found.get(key) != spec.get(key)}
+        found, spec = json.loads(path.read_text()), json.loads(json.dumps(spec))
+        other = {key for key in found if found[key] != spec.get(key)}
         if other:
             raise ConfigError(
                 f"{folder} holds a run with another {', '.join(sorted(other))}. Give the study "

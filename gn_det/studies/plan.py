@@ -174,8 +174,12 @@ def _check(path: Path, tree: dict[str, Any]) -> None:
 
 
 def _shorten(path: Path, tree: dict[str, Any], short: dict[str, Any]) -> None:
-    tree["opts"] = {**tree.get("opts", {}), **short.get("opts", {})}
+    shorter = short.get("opts", {})
+    tree["opts"] = {**tree.get("opts", {}), **shorter}
     tree["seeds"] = short.get("seeds", [1])
+    for values in tree["vary"].values():
+        for value, opts in values.items():
+            values[value] = {key: shorter.get(key, old) for key, old in opts.items()}
     for axis, kept in short.get("vary", {}).items():
         wrong = [value for value in kept if value not in tree["vary"].get(axis, {})]
         if wrong:

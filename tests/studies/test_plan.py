@@ -25,6 +25,13 @@ def test_quick_form(study_file):
     assert {run.opts["PRETRAIN.EPOCHS"] for run in study.runs()} == {1}
 
 
+def test_quick_goes_before_the_axes(study_file):
+    vary = {"length": {"long": {"PRETRAIN.EPOCHS": 9, "SOLVER.BASE_LR": 0.5}}}
+    (run,) = load_study(str(study_file(vary=vary)), quick=True).runs()
+    assert run.opts["PRETRAIN.EPOCHS"] == 1
+    assert run.opts["SOLVER.BASE_LR"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -89,3 +89,15 @@ def test_a_folder_of_another_study(study_file, tmp_path):
     study = load_study(str(study_file(vary=one)), quick=True)
     with pytest.raises(ConfigError, match="GN_seed1 holds a run with another opts"):
         carry_out_study(study, tmp_path / "runs")
+
+
+def test_a_config_that_was_changed(study_file, tmp_path):
+    config = tmp_path / "base.yaml"
+    config.write_text("_BASE_: gn_det://pretrain/resnet50_gn.yaml\nSOLVER: {IMS_PER_BATCH: 0}\n")
+    one = {"norm": {"GN": {}}}
+    study = load_study(str(study_file(vary=one, config="base.yaml", seeds=[1])))
+    carry_out_study(study, tmp_path / "runs")
+    carry_out_study(study, tmp_path / "runs")  # fails again, and does not mind
+    config.write_text("_BASE_: gn_det://pretrain/resnet50_gn.yaml\nSOLVER: {IMS_PER_BATCH: 2}\n")
+    with pytest.raises(ConfigError, match="GN_seed1 holds a run with another settings"):
+        carry_out_study(study, tmp_path / "runs")
