@@ -67,7 +67,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, fashion_folder)
     process.kill()
     process.wait(60)
     assert not (tmp_path / "parts" / "model_final.pth").exists()
-    done = _run(*words, "--resume", cwd=tmp_path)
+    done = _run("--resume", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     one, two = (
         torch.load(tmp_path / folder / "model_final.pth", weights_only=True)["model"]
