@@ -4,21 +4,24 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from gn_det.config import config_folder
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "pretrain_net.py"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "DETECTRON2_DATASETS": "datasets"}
 
 
 def _run(*words, cwd):
     return subprocess.run(
         [sys.executable, "-W", "ignore", str(TOOL), *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -43,6 +46,37 @@ def test_two_processes_train_and_one_evaluates(tmp_path, make_image_folder):
     assert "top1_error" in done.stdout
 
 
+def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, fashion_folder):
+    words = shlex.split(
+        "--config fashion_resnet18_gn.yaml MODEL.DEVICE cpu PRETRAIN.CROP 32 PRETRAIN.EPOCHS 3 "
+        f"SOLVER.IMS_PER_BATCH 4 SEED 1 PRETRAIN.ROOT {fashion_folder}"
+    )
+    done = _run(*words, "OUTPUT_DIR", "whole", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    words += ["OUTPUT_DIR", "parts"]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(TOOL), *words],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    first = tmp_path / "parts" / "model_0000004.pth"  # of the first of three epochs
+    while not first.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait(60)
+    assert not (tmp_path / "parts" / "model_final.pth").exists()
+    done = _run("--resume", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    one, two = (
+        torch.load(tmp_path / folder / "model_final.pth", weights_only=True)["model"]
+        for folder in ("whole", "parts")
+    )
+    assert set(one) == set(two)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -59,7 +93,7 @@ def test_errors_are_one_line(tmp_path, words, message):
 
 def test_examples_name_configs_that_exist():
     examples = [line for line in TOOL.read_text().splitlines() if line.startswith("tools/")]
-    assert len(examples) == 6
+    assert len(examples) == 8
     for line in examples:
         name = Path(shlex.split(line)[2]).name
         assert name == "FILE" or (config_folder() / "pretrain" / name).is_file()
