@@ -147,7 +147,7 @@ def _config(path: Path, name: str) -> str:
 
 def _slug(value: str) -> str:
     """Return a value as a part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", value)
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", value)
 
 
 def _check(path: Path, tree: dict[str, Any]) -> None:

@@ -51,6 +51,8 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
         axes = next(panels)
         for index, (label, (x, y, error)) in enumerate(lines.items()):
             style = {"marker": MARKS[index % len(MARKS)], "capsize": 3, "label": label}
+            if not label:  # one axis, of names: nothing lies between them
+                style["linestyle"] = ""
             axes.errorbar(x, y, error, **style)
         axes.set(title=title, xlabel=list(record["axes"])[-1])
         axes.tick_params(axis="x", labelrotation=30 if max(map(len, _last_axis(record))) > 5 else 0)

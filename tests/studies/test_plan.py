@@ -68,4 +68,6 @@ def test_every_run_of_ours_has_a_config(name):
             opts = [word for item in run.opts.items() for word in item]
             cfg = finish_config(run.config, opts)
             assert run.seed == cfg.SEED
+            first = {f"{{folder}}/{one.name}/model_final.pth" for one in study.runs_before()}
+            assert run.opts.get("MODEL.WEIGHTS", "") in {"", *first}
             assert not [p.message for p in find_problems(cfg) if p.fatal]
