@@ -85,7 +85,7 @@ def add_gn_config(cfg: CfgNode) -> None:
     # "fashion_mnist": 60,000 and 10,000 images of ten kinds of clothes, grey, 28x28. Its four files
     # are looked for in PRETRAIN.ROOT, then where Debian's package dataset-fashion-mnist has them.
     # "photo_digit_crops": the objects of the embedded detection dataset, cut out; ten digits.
-    # "moving_digits": 4,000 and 1,000 clips of 16 frames, nine ways of moving; for video networks
+    # "moving_digits": 4,000 and 1,000 clips of 8 frames, nine ways of moving; for video networks
     # (MODEL.BACKBONE.NAME build_gn_inflated_resnet_backbone).
     _C.PRETRAIN.DATASET = "image_folder"
 

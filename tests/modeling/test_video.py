@@ -104,7 +104,7 @@ def test_classifier_takes_the_mean_over_time_and_place():
     model = build_model(_cfg("gn", "MODEL.PIXEL_MEAN", [10.0, 20.0, 30.0])).eval()
     clips = _clips(2, 16)
     logits = model({"image": clips})
-    pixels = torch.stack([clips[:, c].float() - 10 * (c + 1) for c in range(3)], dim=1) / 69
+    pixels = torch.stack([clips[:, c].float() - 10 * (c + 1) for c in range(3)], dim=1) / 52.8
     feature = model.backbone(pixels)["res5"]
     assert feature.shape[2:] == (2, 1, 1)
     expected = feature.flatten(2).sum(2) / 2 @ model.linear.weight.T + model.linear.bias
