@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_killed_fifty_times(start_training, wait_for_a_step, way, tmp_path):
         killed += kill_and_resume(
             start_training, wait_for_a_step, way, folder, kills=50 - killed, seed=runs
         )
+        shutil.rmtree(folder)  # 400 MB each
         runs += 1
     print(f"\n{killed} kills survived in {runs} runs, all of which ended with the same bits")
 
