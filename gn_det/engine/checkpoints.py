@@ -60,6 +60,14 @@ class Checkpoints(HookBase):
             averaged=steps.averaged,
         )
 
+    def before_train(self) -> None:
+        """Save the end of a run that was killed after its last iteration, just before that."""
+        start = self.trainer.start_iter
+        if start >= self.trainer.max_iter:
+            self.trainer.iter = start - 1  # the last one done
+            self.save("model_final")
+            self.trainer.iter = start
+
     def after_step(self) -> None:
         """Save where it is time to."""
         done = self.trainer.iter + 1

@@ -23,6 +23,8 @@ class Run:
         self.found = {}
 
     def train(self, start=0, stop=None):
+        self.iter = self.start_iter = start
+        self.hook.before_train()
         for iteration in range(start, stop or self.max_iter):
             self.iter = iteration
             torch.nn.init.constant_(self.model.weight, self.iter)
@@ -52,6 +54,17 @@ def test_saves_by_period_and_at_the_end(tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     assert weight(tmp_path / "model_final.pth") == 4
     assert torch.load(tmp_path / "model_0000003.pth", weights_only=True)["iteration"] == 3
+
+
+def test_the_end_is_saved_where_a_kill_came_just_before(tmp_path):
+    Run(tmp_path, max_iter=4).train()
+    (tmp_path / "model_final.pth").unlink()
+    resumed = Run(tmp_path, max_iter=4)
+    torch.nn.init.constant_(resumed.model.weight, 3)
+    resumed.train(start=4)
+    assert weight(tmp_path / "model_final.pth") == 3
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
 def test_keeps_the_last_ones_across_a_resume(tmp_path):

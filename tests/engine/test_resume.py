@@ -14,6 +14,7 @@ from gn_det.checkpoint import resumable
 from gn_det.engine.signals import SAVED_AND_LEFT
 
 ITERATIONS = 12
+LAST = f"model_{ITERATIONS - 1:07d}.pth"
 RUN = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.KEEP_CHECKPOINTS", 3)
 WAYS = {
     "fp32": (),
@@ -27,13 +28,14 @@ WAYS = {
 
 @pytest.fixture(scope="module", params=WAYS)
 def way(request, train_digits, tmp_path_factory):
-    """Options, and the final state of the run that was never stopped."""
+    """Options, final state, seconds and folder of the run that was never stopped."""
     if "bf16" in request.param:
         request.getfixturevalue("fast_bfloat16")
     options = (*RUN, *WAYS[request.param])
     start = time.monotonic()
-    final = train_digits(tmp_path_factory.mktemp("whole") / "run", *options)
-    return options, final, time.monotonic() - start
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    final = train_digits(folder, *options)
+    return options, final, time.monotonic() - start, folder
 
 
 def assert_equal_states(a, b, path=""):
@@ -66,7 +68,7 @@ def kill_and_resume(start_training, wait_for_a_step, way, folder, kills, seed):
     Returns:
         The number of kills that met it at work.
     """
-    options, final, seconds = way
+    options, final, seconds, _ = way
     rng = random.Random(seed)
     killed = 0
     for _ in range(kills):
@@ -77,7 +79,7 @@ def kill_and_resume(start_training, wait_for_a_step, way, folder, kills, seed):
         process.send_signal(signal.SIGKILL)
         process.wait(60)
         process.stdout.close()
-        if (folder / "model_final.pth").exists():
+        if (folder / LAST).exists():  # there is no step left to wait for
             break
     process = start_training(folder, *options, flags=flags_of(folder))
     output, _ = process.communicate(timeout=300)
@@ -103,9 +105,18 @@ def test_killed_fifty_times(start_training, wait_for_a_step, way, tmp_path):
     print(f"\n{killed} kills survived in {runs} runs, all of which ended with the same bits")
 
 
+def test_killed_after_the_last_step(train_digits, way, tmp_path):
+    options, final, _, whole = way
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "model_final.pth").unlink()
+    (folder / "last_checkpoint").write_text(LAST)
+    assert_equal_states(train_digits(folder, *options, flags=["--resume"]), final)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_and_leaves(start_training, wait_for_a_step, way, tmp_path, name):
-    options, final, _ = way
+    options, final, *_ = way
     folder = tmp_path / "run"
     rare = ("SOLVER.CHECKPOINT_PERIOD", 1000)
     process = start_training(folder, *options, *rare)
@@ -123,13 +134,13 @@ def test_a_signal_saves_and_leaves(start_training, wait_for_a_step, way, tmp_pat
 
 
 def test_a_damaged_checkpoint_is_named_and_skipped(train_digits, way, tmp_path):
-    options, final, _ = way
+    options, final, *_ = way
     folder = tmp_path / "run"
     train_digits(folder, *options)
     assert sorted(p.name for p in folder.glob("model_0*.pth")) == [
         f"model_{i:07d}.pth" for i in range(ITERATIONS - 3, ITERATIONS)
     ]
-    for name in ("model_final.pth", f"model_{ITERATIONS - 1:07d}.pth"):
+    for name in ("model_final.pth", LAST):
         damaged = bytearray((folder / name).read_bytes())
         damaged[len(damaged) // 2] ^= 4
         (folder / name).write_bytes(damaged)
@@ -143,7 +154,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(train_digits, way, tmp_path):
 
 
 def test_none_that_is_whole_is_an_error(train_digits, way, tmp_path):
-    options, _, _ = way
+    options, *_ = way
     folder = Path(tmp_path) / "run"
     folder.mkdir()
     (folder / "model_0000003.pth").write_bytes(b"nothing")
