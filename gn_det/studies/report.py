@@ -35,11 +35,14 @@ def page(folder: Path) -> str:
         folder: has a ``NAME.json`` of :func:`gn_det.studies.record.write` for each study done.
             The page is beside it.
     """
+    there = [name for name in list_studies() if (folder / f"{name}.json").exists()]
+    missing = [name.replace("_", "-") for name in list_studies() if name not in there]
     parts = [INTRO]
-    for name in list_studies():
-        path = folder / f"{name}.json"
-        if path.exists():
-            parts.append(_section(json.loads(path.read_text()), folder.name))
+    if missing:
+        parts.append(f"Not run in full yet: {', '.join(missing)}.\n")
+    for name in there:
+        record = json.loads((folder / f"{name}.json").read_text())
+        parts.append(_section(record, folder.name))
     return "\n".join(parts)
 
 

@@ -14,7 +14,7 @@ from gn_det.config.yaml_loader import read_yaml
 
 SAME = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 QUICK = settings(max_examples=200, derandomize=True, **SAME)
-LONG = settings(max_examples=20_000, **SAME)
+LONG = settings(max_examples=5_000, **SAME)
 # the same examples in each `make test`, new ones in each `make soak`
 LENGTHS = [pytest.param(QUICK, id="quick"), pytest.param(LONG, id="long", marks=pytest.mark.soak)]
 lengths = pytest.mark.parametrize("length", LENGTHS)
