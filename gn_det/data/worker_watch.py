@@ -110,7 +110,7 @@ class WorkerWatch:
     def _name(self, index: int) -> str:
         record = self.records[index]
         name = record.get("file_name") if isinstance(record, dict) else None
-        return str(name) if name else f"record {index} of the training data"
+        return str(name) if name else f"record {index} of the data"
 
     def _failed(self, index: int, error: Exception) -> Exception:
         name = self._name(index)

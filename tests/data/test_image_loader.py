@@ -74,17 +74,19 @@ def test_processes_and_micro_batches_share_an_epoch(monkeypatch):
 
 
 def test_evaluation_has_every_image_once_in_order():
-    loader = build_eval_loader(_cfg(), _numbers(6))
+    loader = build_eval_loader(_cfg(), _numbers(34))
     assert len(loader) == 2
-    assert [batch["label"].tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5]]
+    assert [batch["label"].tolist() for batch in loader] == [[*range(32)], [32, 33]]
+    large = build_eval_loader(_cfg("SOLVER.IMS_PER_BATCH", 34), _numbers(34))
+    assert [batch["label"].tolist() for batch in large] == [[*range(34)]]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_one_line(workers):
     cfg = _cfg("DATALOADER.NUM_WORKERS", workers)
-    batches = iter(build_eval_loader(cfg, _numbers(6, damaged=5)))
-    assert len(next(batches)["label"]) == 4
-    with pytest.raises(DatasetError, match=r"5\.jpg cannot be read$"):
+    batches = iter(build_eval_loader(cfg, _numbers(40, damaged=35)))
+    assert len(next(batches)["label"]) == 32
+    with pytest.raises(DatasetError, match=r"35\.jpg cannot be read$"):
         next(batches)
     with pytest.raises(DatasetError, match=r"5\.jpg cannot be read$"):
         list(islice(build_train_loader(cfg, _numbers(6, damaged=5)), 2))

@@ -83,7 +83,7 @@ def test_what_a_mapper_says_of_a_dataset_stays(num_workers):
 
 
 def test_a_record_without_a_name_goes_by_its_number():
-    with pytest.raises(MapperError, match="^record 0 of the training data: the mapper failed"):
+    with pytest.raises(MapperError, match="^record 0 of the data: the mapper failed"):
         run(failing(ValueError("")), 0, made=[{}])
     with pytest.raises(MapperError, match="^record 1 of"), WorkerWatch(["a", "b"], 0).at(1):
         raise ValueError

@@ -1,6 +1,7 @@
 """Trainings in processes of their own, as a user starts them."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,11 @@ def wait_for_a_step():
         pytest.fail("it ended before its first step")
 
     return wait
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

@@ -1,4 +1,7 @@
-"""Two machines as Linux can play them: network namespaces, which only a cable connects."""
+"""Two machines as Linux can play them: network namespaces, which only a cable connects.
+
+Where none may be made, the two are one machine and its loopback.
+"""
 
 import os
 import re
@@ -29,30 +32,33 @@ def lay_cable():
 
 @pytest.fixture
 def machines():
-    """Make two namespaces, and remove them in any case."""
+    """Make two namespaces, and remove them in any case; ``[]`` where none can be made."""
     if shutil.which("ip") is None:
-        pytest.skip("there is no iproute2")
+        yield []
+        return
     try:
         try:
             lay_cable()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-        yield NAMES
+        except subprocess.CalledProcessError:
+            yield []
+        else:
+            yield NAMES
     finally:
         for name in NAMES:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
 @pytest.fixture
-def start_both(machines, start_training, tmp_path):
+def start_both(machines, start_training, free_port, tmp_path):
     """Return a function that starts a training on both machines, and returns the processes."""
     runs = []
+    first = ADDRESSES[0] if machines else "127.0.0.1"
 
     def start(*keys):
-        for rank, name in enumerate(machines):
+        for rank in (0, 1):
             flags = ["--num-machines", 2, "--machine-rank", rank]
-            flags += ["--dist-url", f"tcp://{ADDRESSES[0]}:29500"]
-            within = ("ip", "netns", "exec", name)
+            flags += ["--dist-url", f"tcp://{first}:{free_port}"]
+            within = ("ip", "netns", "exec", machines[rank]) if machines else ()
             runs.append(start_training(tmp_path / "run", *keys, flags=flags, within=within))
         return runs
 
@@ -64,6 +70,8 @@ def start_both(machines, start_training, tmp_path):
 
 
 def test_a_cable_that_is_cut(start_both, machines, wait_for_a_step, monkeypatch):
+    if not machines:
+        pytest.skip("no network namespaces may be made here")
     monkeypatch.setenv("GN_DET_SILENT_AFTER", "10")
     runs = start_both("SOLVER.MAX_ITER", 1000)
     for run in runs:

@@ -193,7 +193,7 @@ def test_same_results_up_to_rounding(tiny_cfg, batch, c4):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
     for (name, a), b in zip(results[0][1].items(), results[1][1].values()):
         # by norm: where rounding brings an input of ReLU across 0, single entries differ by more
-        assert (a - b).norm() <= 2e-3 * a.norm() + 1e-6, name
+        assert (a - b).norm() <= 5e-3 * a.norm() + 1e-6, name  # 2.1e-3 seen with AVX2
     for (name, a), b in zip(results[0][2].items(), results[1][2].values()):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
         assert _is_last(b)
