@@ -188,13 +188,15 @@ def test_two_processes(tmp_path):
     gradient, of_sum = done.stdout.split("Iteration ")[1:]
     assert "rank 0: Done again by this process alone, the step is finite." in gradient
     assert "rank 1: a (Linear) is the first module, in backward, whose output's grad" in gradient
-    assert of_sum.count("Done again by this process alone, the step is finite.") == 2
-    assert "No process's own step shows it" in of_sum
+    saved = {"nonfinite_iter0000000_rank1.pth", "nonfinite_iter0000002_rank1.pth"}
+    if math.isfinite(torch.tensor([3e38]).norm()):
+        assert of_sum.count("Done again by this process alone, the step is finite.") == 2
+        assert "No process's own step shows it" in of_sum
+    else:  # PyTorch 2.3 squares the number: each process has an infinite norm by itself
+        assert of_sum.count("so large that its norm is not.") == 2
+        saved |= {f"nonfinite_iter0000001_rank{rank}.pth" for rank in (0, 1)}
     assert done.stderr.count("error: Iteration 2: ") == 1  # the same of both
     assert "the loss is NaN or infinite (rank [1])" in done.stderr
     assert "rank 0: " not in done.stderr
     assert "rank 1: b (Bad) is the first module whose output is not finite" in done.stderr
-    assert {p.name for p in tmp_path.glob("nonfinite*")} == {
-        "nonfinite_iter0000000_rank1.pth",
-        "nonfinite_iter0000002_rank1.pth",
-    }
+    assert {p.name for p in tmp_path.glob("nonfinite*")} == saved
