@@ -9,6 +9,7 @@ from .numbers import cells, published
 __all__ = ["plot"]
 
 MARKS = "os^vDP*X"
+STYLES = ("-", "--", ":", "-.")
 
 
 def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> None:
@@ -33,18 +34,21 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
     width = 4.2 * (len(plain) + len(spread) + len(ends))
     figure = Figure(figsize=(width, 3.8), layout="constrained")
     panels = iter(figure.subplots(1, len(plain) + len(spread) + len(ends), squeeze=False)[0])
+    # runs of other batches have other numbers of iterations, but the same epochs
+    clock = "epoch" if METRICS[plain[0]].key.startswith("classification/") else "iteration"
     for metric in plain:
         axes = next(panels)
-        for index, place in enumerate(places):
-            _draw(axes, record, place, metric, f"C{index % 10}", ", ".join(place))
-        axes.set(xlabel="iteration", title=METRICS[metric].label)
+        for place, look in zip(places, _looks(record)):
+            _draw(axes, record, place, metric, clock, look, ", ".join(place))
+        axes.set(xlabel=clock, title=METRICS[metric].label)
         axes.legend(fontsize="x-small")
     shared = None
     for place in spread:
         axes = shared = next(panels)
         for index, metric in enumerate(percentiles):
-            _draw(axes, record, place, metric, f"C{index}", METRICS[metric].label)
-        axes.set(xlabel="iteration", title=f"last convolution: {', '.join(place)}")
+            look = {"color": f"C{index}"}
+            _draw(axes, record, place, metric, clock, look, METRICS[metric].label)
+        axes.set(xlabel=clock, title=f"last convolution: {', '.join(place)}")
     if shared:
         shared.legend(fontsize="x-small")
     for title, lines in ends:
@@ -65,15 +69,34 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
 
 
 def _draw(
-    axes: Any, record: dict[str, Any], place: tuple[str, ...], metric: str, colour: str, label: str
+    axes: Any,
+    record: dict[str, Any],
+    place: tuple[str, ...],
+    metric: str,
+    clock: str,
+    look: dict[str, str],
+    label: str,
 ) -> None:
-    """Draw a metric of each seed, in one colour."""
+    """Draw a metric of each seed, all looking alike."""
     for run in record["runs"]:
         if tuple(run["cell"].values()) == place and metric in run["curves"]:
-            points = zip(run["curves"]["iteration"], run["curves"][metric])
-            x, y = zip(*[(at, value) for at, value in points if value is not None] or [((), ())])
-            axes.plot(x, y, colour, lw=1.2, alpha=0.8, label=label, marker=".", ms=3)
+            done = run["curves"]["iteration"]
+            if clock == "epoch":  # a classifier is evaluated after each of them
+                done = range(1, len(done) + 1)
+            points = [(at, y) for at, y in zip(done, run["curves"][metric]) if y is not None]
+            x, y = zip(*points or [((), ())])
+            axes.plot(x, y, **look, lw=1.2, alpha=0.8, label=label, marker=".", ms=3)
             label = None
+
+
+def _looks(record: dict[str, Any]) -> list[dict[str, str]]:
+    """Return what lines look like: a colour for the last axis, and a style for the other one."""
+    *others, last = record["axes"].values()
+    return [
+        {"color": f"C{colour % 10}", "linestyle": STYLES[style % len(STYLES)]}
+        for style in range(len(others[0]) if others else 1)
+        for colour in range(len(last))
+    ]
 
 
 Lines = dict[str, tuple[list[str], list[float], list[list[float]] | None]]
