@@ -1,5 +1,6 @@
 """The picture of a study: curves of each metric, and its last values beside the paper's."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> None:
-    """Draw one row: a panel for each metric, then last values of the first one, ours and theirs.
+    """Draw a panel for each metric, then last values of the first one, ours and theirs.
 
     Percentiles share their panels, one for each value of the axis.
 
@@ -31,9 +32,11 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
     ends = [(f"{METRICS[plain[0]].label}, at the end", _ours(record, plain[0]))]
     if plain[0] in numbers:
         ends.append(("the same in the paper", _theirs(record, numbers, plain[0])))
-    width = 4.2 * (len(plain) + len(spread) + len(ends))
-    figure = Figure(figsize=(width, 3.8), layout="constrained")
-    panels = iter(figure.subplots(1, len(plain) + len(spread) + len(ends), squeeze=False)[0])
+    count = len(plain) + len(spread) + len(ends)
+    rows = math.ceil(count / 4)
+    columns = math.ceil(count / rows)
+    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
+    panels = iter([figure.add_subplot(rows, columns, place + 1) for place in range(count)])
     # runs of other batches have other numbers of iterations, but the same epochs
     clock = "epoch" if METRICS[plain[0]].key.startswith("classification/") else "iteration"
     for metric in plain:
@@ -44,7 +47,10 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
         axes.legend(fontsize="x-small")
     shared = None
     for place in spread:
-        axes = shared = next(panels)
+        axes = next(panels)
+        if shared:
+            axes.sharey(shared)
+        shared = axes
         for index, metric in enumerate(percentiles):
             look = {"color": f"C{index}"}
             _draw(axes, record, place, metric, clock, look, METRICS[metric].label)
