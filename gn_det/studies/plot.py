@@ -65,7 +65,9 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
                 style["linestyle"] = ""
             axes.errorbar(x, y, error, **style)
         axes.set(title=title, xlabel=list(record["axes"])[-1])
-        axes.tick_params(axis="x", labelrotation=30 if max(map(len, _last_axis(record))) > 5 else 0)
+        if max(map(len, _last_axis(record))) > 5:
+            for text in axes.get_xticklabels():
+                text.set(rotation=30, horizontalalignment="right")
         if len(lines) > 1:
             axes.legend(fontsize="x-small")
     for axes in figure.axes:
