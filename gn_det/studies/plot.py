@@ -82,7 +82,7 @@ def _draw(
     place: tuple[str, ...],
     metric: str,
     clock: str,
-    look: dict[str, str],
+    look: dict[str, Any],
     label: str,
 ) -> None:
     """Draw a metric of each seed, all looking alike."""
@@ -97,11 +97,14 @@ def _draw(
             label = None
 
 
-def _looks(record: dict[str, Any]) -> list[dict[str, str]]:
+def _looks(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what lines look like: a colour for the last axis, and a style for the other one."""
+    from matplotlib import colormaps
+
     *others, last = record["axes"].values()
+    colours = colormaps["tab10" if len(last) <= 10 else "tab20"]
     return [
-        {"color": f"C{colour % 10}", "linestyle": STYLES[style % len(STYLES)]}
+        {"color": colours(colour % colours.N), "linestyle": STYLES[style % len(STYLES)]}
         for style in range(len(others[0]) if others else 1)
         for colour in range(len(last))
     ]
