@@ -24,7 +24,8 @@ file in [configs/studies](../configs/studies), and anybody can repeat it:
 
 "±" is the standard deviation over seeds (a number without it is of one seed); in pictures the
 lines are single seeds, the bars in the panels of last values go from the least to the largest.
-Values are those after the last iteration; minutes are those of runs beside other work. This page is made by a command: do not edit it.
+Values are those after the last iteration; minutes are those of runs beside other work. This page is
+made by a command: do not edit it.
 """
 
 
