@@ -63,10 +63,12 @@ def _all(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _code() -> dict[str, Any]:
     """Return the git commit, and whether the code differs from it; None where there is no git."""
     git = ["git", "-C", os.path.dirname(gn_det.__file__)]
+    # the records themselves lie in docs/studies
+    code = ["--", ":/", ":(top,exclude)docs"]
     try:
         commit, changes = (
             subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", *code])
         )
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "changed": None}
