@@ -2,8 +2,12 @@
 
 A step or an image seeds Python, numpy and torch from the run's seed and its own number. So a run
 that is stopped goes on with the numbers that it would have had, whatever process draws them.
+
+Nor may sums vary: MKL, which does a CPU's matrix products, is asked for the same bits each time,
+unless the environment variable MKL_CBWR says otherwise.
 """
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +17,9 @@ import torch
 from detectron2.utils import comm
 
 __all__ = ["choose_seed", "kept_rng", "seed_cpu", "seed_everything"]
+
+# Read at MKL's first call. Without it two threads add the products of small images in either order.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def choose_seed(seed: int) -> int:
