@@ -24,7 +24,7 @@ demo: venv ## train a small GN Mask R-CNN from scratch, evaluate it, show it
 	$(RUN) tools/demo.py $(ARGS)
 
 test: venv ## run the tests
-	$(RUN) -m pytest -m "not soak" $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not soak" $(ARGS)
 
 soak: venv ## run the tests that take minutes to hours
 	$(RUN) -m pytest -m soak $(ARGS)
