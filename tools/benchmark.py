@@ -5,7 +5,7 @@ tools/benchmark.py train --output train.json    # two images of 480x640, 512 RoI
 tools/benchmark.py train --images 1 --height 800 --width 1333 --variants 'stock-*,lean-*'
 tools/benchmark.py infer                        # one image, 1000 proposals
 tools/benchmark.py growth --output growth.json --resume --plot docs/growth.png
-tools/benchmark.py estimate --config mask_rcnn_R50_gn_all.yaml --budget 8GiB
+tools/benchmark.py estimate --config mask_rcnn_R50_gn_all.yaml --images 2 --budget 8GiB
 tools/benchmark.py eval                         # COCO scoring, and the parts of an evaluation
 tools/benchmark.py layer                        # one GN with ReLU, alone
 tools/benchmark.py remake                       # ways to keep less of a ResNet stage

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a GN Mask R-CNN from random weights on the embedded dataset, evaluate it, and show it.
 
-tools/demo.py                       # ten to twenty minutes on two CPU cores
+tools/demo.py                       # six to twenty minutes on two CPU cores
 tools/demo.py --output-dir FOLDER SOLVER.MAX_ITER 400
 """
 

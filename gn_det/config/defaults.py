@@ -40,9 +40,9 @@ def add_gn_config(cfg: CfgNode) -> None:
 
     # What training keeps for backward in the parts with a GN; results are the same in all three.
     # "standard" (default): what PyTorch keeps by itself, 1.7 times as much as with FrozenBN.
-    # "lean": the outputs of norms are made again: 0.84 times FrozenBN's, 5% more time.
-    # "minimal": blocks, FPN and heads keep their inputs alone and run twice: 0.31 times FrozenBN's,
-    # a third more time. FrozenBN parts obey it too; unfrozen BN never.
+    # "lean": the outputs of norms are made again: 0.84 to 0.95 times FrozenBN's, and up to 5% more
+    # time than standard. "minimal": blocks, FPN and heads keep their inputs alone and run twice:
+    # 0.31 to 0.44 times, up to a third more time. FrozenBN parts obey it too; unfrozen BN never.
     # `tools/benchmark.py estimate` tells which one fits; docs/performance.md has measurements.
     _C.MODEL.GN.MEMORY = "standard"
 
@@ -51,8 +51,9 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.MODEL.GN.ALLOW_FROZEN_RANDOM = False
 
     # Keep features and convolutions of our backbones, FPN and heads in PyTorch's channels_last
-    # layout. It pays with mixed precision, on GPUs and on CPUs with AMX or AVX512-BF16, and little
-    # in fp32. Results differ by rounding, weights go both ways. False (default): as Detectron2.
+    # layout. It pays on CPUs with AMX, most in bfloat16; with images as small as the demo's it costs
+    # time. On a GPU it was not measured. Results differ by rounding, weights go both ways.
+    # False (default): as Detectron2.
     _C.MODEL.CHANNELS_LAST = False
 
     _C.MODEL.VGG = type(cfg)()
