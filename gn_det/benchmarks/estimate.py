@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from tabulate import tabulate
 
+from gn_det.config import images_per_pass
 from gn_det.engine import read_config
 from gn_det.engine.memory_estimate import estimate
 from gn_det.modeling.memory import MEMORY_MODES
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         type=int,
-        help="in one process; default: SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE",
+        help="in one forward pass of a process; default: SOLVER.IMS_PER_STEP, or where that is 0 "
+        "SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE",
     )
     parser.add_argument("--budget", type=parse_bytes, help="say which mode fits in, such as 8GiB")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> dict:
     cfg = read_config(args.config, args.opts)  # of the machine that it is for, not of this one
     height, width = args.size or (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
     processes = max(cfg.SOLVER.REFERENCE_WORLD_SIZE, 1)
-    images = args.images or max(cfg.SOLVER.IMS_PER_BATCH // processes, 1)
+    images = args.images or images_per_pass(cfg, processes)
     modes = {}
     for mode in MEMORY_MODES:
         cfg.MODEL.GN.MEMORY = mode
@@ -89,7 +91,7 @@ def table(record: dict) -> str:
     ]
     size = f"{record['images']} x {record['height']}x{record['width']}"
     lines = [
-        f"{record['config']}, images {size} a process, MiB",
+        f"{record['config']}, images {size} in one pass of a process, MiB",
         tabulate(rows, headers),
         "saved: kept for backward. peak: activations and gradients. total: parameters, momentum "
         "and peak; the context of a GPU and workspaces of libraries come on top.",
@@ -100,7 +102,7 @@ def table(record: dict) -> str:
             f"{fitting[0]} fits in {budget / 2**30:.1f} GiB."
             if fitting
             else f"None fits in {budget / 2**30:.1f} GiB. What makes it smaller, in this order: "
-            "fewer images a process, SOLVER.AMP.ENABLED True, "
+            "SOLVER.IMS_PER_STEP 1, SOLVER.AMP.ENABLED True, "
             "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, smaller images."
         )
     return "\n".join(lines)

@@ -113,16 +113,20 @@ def measure_scorers(
             measured = done[task, scorer]
             rows[scorer] = {**measured[-1], **summary([m.pop("seconds") for m in measured])}
         fast, reference = (rows[scorer]["results"] for scorer in SCORERS)
-        gaps = [
-            0.0 if math.isnan(fast[key]) and math.isnan(value) else abs(fast[key] - value)
-            for key, value in reference.items()
-        ]
+        gaps = [_gap(fast[key], value) for key, value in reference.items()]
         record["tasks"][task] = {
             **rows,
             "ratio": rows["pycocotools"]["seconds"] / rows["fast"]["seconds"],
             "largest_difference": max(gaps),
         }
     return record
+
+
+def _gap(a: float, b: float) -> float:
+    """Return the difference; infinite where one alone is NaN, which ``max`` would overlook."""
+    if math.isnan(a) or math.isnan(b):
+        return 0.0 if math.isnan(a) and math.isnan(b) else math.inf
+    return abs(a - b)
 
 
 def _score(truth_file: Path, results_file: Path, task: str, scorer: str, threads: int) -> dict:

@@ -239,7 +239,7 @@ def _function(way: Way, norm: GroupNorm) -> Callable[[torch.Tensor], torch.Tenso
 
 def _norm_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Compute what :class:`GroupNorm` is for the compiler, and ReLU."""
-    return F.relu(F.group_norm(x.to(weight.dtype), 32, weight, bias).to(x.dtype))
+    return F.relu(F.group_norm(x.to(weight.dtype).contiguous(), 32, weight, bias).to(x.dtype))
 
 
 def _try_to_compile() -> tuple[str | None, float | None]:

@@ -16,7 +16,7 @@ import torch
 from tabulate import tabulate
 
 from gn_det.engine import add_options
-from gn_det.engine.whole_run import train_or_go_on
+from gn_det.engine.whole_run import claim_folder, settings_of, train_or_go_on
 from gn_det.evaluation import read_metrics
 
 from . import records
@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Train each seed in each precision; ``args.output`` is written after each."""
+    """Train each seed in each precision; ``args.output`` is written after each.
+
+    Raises:
+        ConfigError: ``args.folder`` holds runs with other options.
+    """
     record: dict[str, Any] = {
         "benchmark": "precision",
         "config": args.config,
@@ -59,6 +63,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for precision, options in PRECISIONS.items():
             folder = os.path.join(args.folder, f"{precision}_seed{seed}")
             opts = [*args.opts, *options, "SEED", str(seed)]
+            settings = settings_of(args.config)
+            claim_folder(folder, {"config": args.config, "settings": settings, "opts": opts})
             # a fresh process: loggers and Detectron2's storage belong to one run
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 threads = torch.get_num_threads()

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 import gn_det
 
-__all__ = ["MIB", "describe", "describe_machine", "read", "write"]
+__all__ = ["MIB", "code_version", "describe", "describe_machine", "read", "write"]
 
 MIB = 2**20
 
@@ -45,6 +46,21 @@ def describe() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }
+
+
+def code_version() -> dict[str, Any]:
+    """Return the git commit, and whether the code differs from it; None where there is no git."""
+    git = ["git", "-C", os.path.dirname(gn_det.__file__)]
+    # records themselves lie in docs
+    code = ["--", ":/", ":(top,exclude)docs"]
+    try:
+        commit, changes = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", *code])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "changed": None}
+    return {"commit": commit.strip(), "changed": bool(changes.strip())}
 
 
 def write(record: dict[str, Any], path: str | Path) -> None:

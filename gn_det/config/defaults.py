@@ -51,8 +51,8 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.MODEL.GN.ALLOW_FROZEN_RANDOM = False
 
     # Keep features and convolutions of our backbones, FPN and heads in PyTorch's channels_last
-    # layout. It pays on CPUs with AMX, most in bfloat16; with images as small as the demo's it costs
-    # time. On a GPU it was not measured. Results differ by rounding, weights go both ways.
+    # layout. It pays on CPUs with AMX, most in bfloat16; with images as small as the demo's it
+    # costs time. On a GPU it was not measured. Results differ by rounding, weights go both ways.
     # False (default): as Detectron2.
     _C.MODEL.CHANNELS_LAST = False
 

@@ -114,6 +114,8 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     loader = build_train_loader(cfg, images)
     cfg_of_run = scheduled(cfg, len(images))
     model = build_model(cfg)
+    if cfg.PRETRAIN.RESPONSE_PERCENTILES:
+        ResponsePercentiles(model.backbone)  # what it refuses is refused before an epoch
     optimizer = build_optimizer(cfg_of_run, model)
     device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
     model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)

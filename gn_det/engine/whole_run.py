@@ -1,14 +1,50 @@
 """Whole trainings for those that compare them: from the start, or from where one was stopped."""
 
 import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from gn_det.config import CfgNode, ConfigError
 
 from .pretrain import pretrain
 from .setup import has_checkpoint, setup
 from .trainer import Trainer
 
-__all__ = ["pretrain_or_go_on", "train_or_go_on"]
+__all__ = ["RUN", "claim_folder", "pretrain_or_go_on", "settings_of", "train_or_go_on"]
 
+RUN = "run.json"
 Results = dict[str, dict[str, float]]
+
+
+def settings_of(config: str) -> dict[str, Any]:
+    """Return what a config file says now, with its bases; nothing for a name of gn_det's."""
+    return CfgNode.load_yaml_with_base(config) if os.path.isfile(config) else {}
+
+
+def claim_folder(folder: str | Path, spec: dict[str, Any]) -> None:
+    """Write what is trained in ``folder`` to its ``run.json``, or see that this says the same.
+
+    Args:
+        folder: of a run; it is made where it is missing.
+        spec: of the run, for JSON. Keys that an older file has not are not compared.
+
+    Raises:
+        ConfigError: another run is there.
+    """
+    path = Path(folder, RUN)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(json.dumps(spec, indent=2) + "\n")
+        return
+    found, spec = json.loads(path.read_text()), json.loads(json.dumps(spec))
+    other = {key for key in found if found[key] != spec.get(key)}
+    if other:
+        raise ConfigError(
+            f"{folder} holds a run with another {', '.join(sorted(other))}. Give another --folder, "
+            "or remove this one."
+        )
 
 
 def train_or_go_on(config: str, opts: list, folder: str) -> Results:
@@ -22,9 +58,7 @@ def train_or_go_on(config: str, opts: list, folder: str) -> Results:
     args = _arguments(config, opts, folder)
     trainer = Trainer(setup(args, verbose=False))
     trainer.resume_or_load(resume=args.resume)
-    if trainer.start_iter < trainer.max_iter:
-        return trainer.train()
-    return Trainer.test(trainer.cfg, trainer.model)
+    return trainer.train()  # one that was at its end is evaluated once more, and that is written
 
 
 def pretrain_or_go_on(config: str, opts: list, folder: str) -> Results:

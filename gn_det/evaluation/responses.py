@@ -14,7 +14,8 @@ from gn_det.config import ConfigError
 __all__ = ["PERCENTILES", "ResponsePercentiles"]
 
 PERCENTILES = (1, 20, 80, 99)
-LIMIT = 4_000_000  # values, of the first images: their percentiles do not change with more
+# drawn of each forward pass, so that all classes are seen where images are sorted by them
+PER_PASS = 100_000
 
 
 class ResponsePercentiles(DatasetEvaluator):
@@ -24,11 +25,17 @@ class ResponsePercentiles(DatasetEvaluator):
         backbone: its last :class:`detectron2.layers.Conv2d` is looked at.
 
     Raises:
-        ConfigError: nothing follows this convolution, neither norm nor activation.
+        ConfigError: there is none, or nothing follows it, neither norm nor activation.
     """
 
     def __init__(self, backbone: nn.Module):
-        conv = [module for module in backbone.modules() if isinstance(module, Conv2d)][-1]
+        convs = [module for module in backbone.modules() if isinstance(module, Conv2d)]
+        if not convs:
+            raise ConfigError(
+                f"PRETRAIN.RESPONSE_PERCENTILES: {type(backbone).__name__} has no convolution of "
+                "images whose responses could be seen. Set it to False."
+            )
+        conv = convs[-1]
         # Conv2d calls what follows inside, so that it is this that sees the plain output
         self._next = conv.norm if isinstance(conv.norm, nn.Module) else conv.activation
         if not isinstance(self._next, nn.Module):
@@ -46,8 +53,12 @@ class ResponsePercentiles(DatasetEvaluator):
             self._hook = self._next.register_forward_pre_hook(self._note)
 
     def _note(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if sum(map(len, self._values)) < LIMIT:
-            self._values.append(inputs[0].detach().float().flatten().cpu().numpy())
+        values = inputs[0].detach().flatten()
+        if len(values) > PER_PASS:
+            draw = torch.Generator().manual_seed(len(self._values))
+            drawn = torch.randint(len(values), (PER_PASS,), generator=draw)
+            values = values[drawn.to(values.device)]
+        self._values.append(values.float().cpu().numpy())
 
     def process(self, inputs: dict[str, torch.Tensor], outputs: torch.Tensor) -> None:
         """Do nothing: the model's own forward pass shows it."""

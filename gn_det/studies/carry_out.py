@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing import connection
@@ -10,9 +9,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from gn_det.config import CfgNode, ConfigError
+from gn_det.engine.whole_run import claim_folder, settings_of
 
-from .one_run import CONSOLE, RESULT, RUN, run_process
+from .one_run import CONSOLE, RESULT, run_process
 from .plan import Run
 
 __all__ = ["carry_out", "result_of"]
@@ -25,6 +24,7 @@ def carry_out(
     folder: Path,
     jobs: int,
     told: Callable[[Run, dict[str, Any]], None] = lambda run, result: None,
+    before: Sequence[Run] = (),
 ) -> None:
     """Train all ``runs`` that are not done yet, ``jobs`` at once; none of them ends the others.
 
@@ -35,12 +35,14 @@ def carry_out(
         folder: of the study; each run gets one below it.
         jobs: processes at a time.
         told: is called with each run that has ended, and with how (:func:`result_of`).
+        before: the runs that these start from; with other ones they would be other runs.
 
     Raises:
         ConfigError: a folder holds a run with other options.
     """
+    others = {"before": {run.name: _spec(run) for run in before}} if before else {}
     for run in runs:
-        _describe(run, folder / run.name)
+        claim_folder(folder / run.name, {**_spec(run), **others})
     waiting = []
     for run in runs:
         if (folder / run.name / RESULT).exists():
@@ -75,23 +77,11 @@ def result_of(folder: Path) -> dict[str, Any]:
     return {"status": "failed", "reason": said[-1] if said else "it has not started"}
 
 
-def _describe(run: Run, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _spec(run: Run) -> dict[str, Any]:
     spec = {key: value for key, value in asdict(run).items() if key not in ("name", "cell")}
-    if os.path.isfile(run.config):
-        # what it says now, with its bases: a file may be changed between two starts
-        spec["settings"] = CfgNode.load_yaml_with_base(run.config)
-    path = folder / RUN
-    if path.exists():
-        found, spec = json.loads(path.read_text()), json.loads(json.dumps(spec))
-        other = {key for key in found if found[key] != spec.get(key)}
-        if other:
-            raise ConfigError(
-                f"{folder} holds a run with another {', '.join(sorted(other))}. Give the study "
-                "another --folder, or remove this one."
-            )
-        return
-    path.write_text(json.dumps(spec, indent=2) + "\n")
+    # a file may be changed between two starts
+    settings = settings_of(run.config)
+    return {**spec, "settings": settings} if settings else spec
 
 
 def _start(folder: Path) -> BaseProcess:

@@ -24,7 +24,8 @@ class Cell:
     @property
     def mean(self) -> float | None:
         """The mean over seeds; None where no run came to its end."""
-        return statistics.fmean(self.values) if self.values else None
+        # fmean can be less than the least of equal values, by rounding
+        return statistics.mean(self.values) if self.values else None
 
     @property
     def text(self) -> str:

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from gn_det.benchmarks.records import code_version, describe
 from gn_det.engine import NonFiniteError, has_checkpoint
-from gn_det.engine.whole_run import pretrain_or_go_on, train_or_go_on
+from gn_det.engine.whole_run import RUN, pretrain_or_go_on, train_or_go_on
 
-__all__ = ["CONSOLE", "RESULT", "RUN", "run_here", "run_process"]
+__all__ = ["CONSOLE", "RESULT", "run_here", "run_process"]
 
-RUN, RESULT, CONSOLE = "run.json", "result.json", "console.txt"
+RESULT, CONSOLE, SECONDS = "result.json", "console.txt", "seconds.txt"
 TRAIN = {"pretrain": pretrain_or_go_on, "detection": train_or_go_on}
 
 
@@ -57,13 +58,24 @@ def run_here(folder: Path) -> None:
         if isinstance(value, str):
             value = value.replace("{folder}", str(folder.parent))
         opts += [key, value]
-    result: dict[str, Any] = {"status": "done", "resumed": has_checkpoint(str(folder))}
+    known = describe()
+    code = {**code_version(), "torch": known["torch"], "date": known["date"]}
+    result: dict[str, Any] = {
+        "status": "done",
+        "resumed": has_checkpoint(str(folder)),
+        "code": code,
+    }
+    clock = folder / SECONDS
+    spent = float(clock.read_text()) if clock.exists() else 0.0  # before it was stopped
     start = time.perf_counter()
     try:
         TRAIN[spec["tool"]](spec["config"], opts, str(folder))
     except NonFiniteError as error:
         result |= {"status": "diverged", "iteration": error.iteration}
-    result["seconds"] = round(time.perf_counter() - start, 1)
+    finally:
+        spent += time.perf_counter() - start
+        clock.write_text(f"{spent}\n")
+    result["seconds"] = round(spent, 1)
     new = folder / f"{RESULT}.new"
     new.write_text(json.dumps(result) + "\n")
     new.replace(folder / RESULT)

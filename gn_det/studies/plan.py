@@ -82,7 +82,13 @@ class Study:
     def runs_before(self) -> list[Run]:
         """Return the runs that the others start from."""
         return [
-            Run(_slug(name), b["tool"], b["config"], {**b.get("opts", {}), "SEED": 1})
+            Run(
+                _slug(name),
+                b["tool"],
+                b["config"],
+                {**b.get("opts", {}), "SEED": 1},
+                threads=self.threads,
+            )
             for name, b in self.before.items()
         ]
 

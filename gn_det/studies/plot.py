@@ -57,22 +57,24 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
         axes.set(xlabel=clock, title=f"last convolution: {', '.join(place)}")
     if shared:
         shared.legend(fontsize="x-small")
+    ticks = _last_axis(record)
     for title, lines in ends:
         axes = next(panels)
         for index, (label, (x, y, error)) in enumerate(lines.items()):
             style = {"marker": MARKS[index % len(MARKS)], "capsize": 3, "label": label}
             if not label:  # one axis, of names: nothing lies between them
                 style["linestyle"] = ""
-            axes.errorbar(x, y, error, **style)
+            axes.errorbar([ticks.index(value) for value in x], y, error, **style)
         axes.set(title=title, xlabel=list(record["axes"])[-1])
-        if max(map(len, _last_axis(record))) > 5:
+        axes.set_xticks(range(len(ticks)), ticks)
+        if max(map(len, ticks)) > 5:
             for text in axes.get_xticklabels():
                 text.set(rotation=30, horizontalalignment="right")
         if len(lines) > 1:
             axes.legend(fontsize="x-small")
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-    # without it the file would say when it was made, and differ each time
+    # without it the file would say which matplotlib made it, and differ with that
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
 

@@ -1,12 +1,9 @@
 """What a study found, as JSON: each run's last values and its curves, and where it was measured."""
 
-import os
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import gn_det
 from gn_det.benchmarks import records
 from gn_det.evaluation import read_metrics
 
@@ -39,7 +36,7 @@ def _ended(run: Run, study: Study, folder: Path) -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], path: Path, words: list[str], seconds: float) -> None:
-    """Write a record with where, when and of which code it was measured.
+    """Write a record with where, when and by which code its runs were trained.
 
     Args:
         record: of :func:`gather`.
@@ -47,29 +44,23 @@ def write(record: dict[str, Any], path: Path, words: list[str], seconds: float) 
         words: of the command line, after the name of the tool.
         seconds: since the study was started, this time.
     """
+    runs = [*record["before"], *record["runs"]]
     known = {
         "command": shlex.join(["tools/study.py", *words]),
         "seconds": round(seconds),
-        "seconds_of_runs": round(sum(r.get("seconds", 0) for r in _all(record))),
-        **_code(),
+        "seconds_of_runs": round(sum(run.get("seconds", 0) for run in runs)),
+        **_code([run["code"] for run in runs if "code" in run]),
     }
     records.write({**record, **known}, path)
 
 
-def _all(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*record["before"], *record["runs"]]
-
-
-def _code() -> dict[str, Any]:
-    """Return the git commit, and whether the code differs from it; None where there is no git."""
-    git = ["git", "-C", os.path.dirname(gn_det.__file__)]
-    # the records themselves lie in docs/studies
-    code = ["--", ":/", ":(top,exclude)docs"]
-    try:
-        commit, changes = (
-            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", *code])
-        )
-    except (OSError, subprocess.CalledProcessError):
+def _code(codes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what trained the runs, which need not be what writes the record."""
+    if not codes:
         return {"commit": None, "changed": None}
-    return {"commit": commit.strip(), "changed": bool(changes.strip())}
+    return {
+        "commit": ", ".join(sorted({code["commit"] for code in codes if code["commit"]})) or None,
+        "changed": any(code["changed"] for code in codes),
+        "torch": ", ".join(sorted({code["torch"] for code in codes})),
+        "date": max(code["date"] for code in codes),
+    }

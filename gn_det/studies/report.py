@@ -78,7 +78,8 @@ def _where(record: dict[str, Any]) -> str:
     machine = record["machine"]
     trained = len(record["runs"]) + len(record["before"])
     threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
-    commit = f", commit {record['commit'][:10]}" if record["commit"] else ""
+    commits = [commit[:10] for commit in (record["commit"] or "").split(", ") if commit]
+    commit = f", commit {' and '.join(commits)}" if commits else ""
     changed = " with changes" if record["changed"] else ""
     return (
         f"{trained} trainings of {threads}, {record['seconds_of_runs'] / 60:.1f} minutes together, "

@@ -51,7 +51,7 @@ def carry_out_study(
             return {**gather(study, folder), "jobs": jobs}
 
         carry_out(before, folder, jobs, tell)
-        carry_out(runs, folder, jobs, tell)
+        carry_out(runs, folder, jobs, tell, before)
     return record()
 
 

@@ -1,5 +1,6 @@
 import argparse
 import json
+import math
 import sys
 
 import pytest
@@ -75,3 +76,9 @@ def test_table_of_steps(steps):
     assert [line.split()[0] for line in lines[4:]] == [*STEPS, "all"]
     shares = [float(line.split()[2].rstrip("%")) for line in lines[4:-1]]
     assert sum(shares) == pytest.approx(100, abs=3)
+
+
+def test_gap_sees_nan():
+    assert evaluation._gap(1.0, 3.5) == 2.5
+    assert evaluation._gap(math.nan, math.nan) == 0.0
+    assert evaluation._gap(math.nan, 1.0) == evaluation._gap(1.0, math.nan) == math.inf

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from gn_det.benchmarks import precision, records
-from gn_det.engine import Trainer
+from gn_det.config import ConfigError
+from gn_det.engine import StepTrainer
 
 
 class Here:
@@ -51,12 +52,20 @@ def test_trains_goes_on_and_draws(
     with Image.open(picture) as drawn:
         assert drawn.width > 500
 
-    # what is done is not trained again
-    monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("trained again"))
+    # what is done is not trained again; an evaluation that was cut off is made up for
+    metrics = tmp_path / "fp32_seed1" / "metrics.json"
+    rows = [row for row in metrics.read_text().splitlines(keepends=True) if "bbox/AP" not in row]
+    metrics.write_text("".join(rows))
+    monkeypatch.setattr(StepTrainer, "run_step", lambda self: pytest.fail("trained again"))
     second = precision.run(args)
     # as text, since AP of sizes that no object has is nan
     assert str([r["results"] for r in second["runs"]]) == str([r["results"] for r in first["runs"]])
     assert str(records.read(args.output)["runs"][0]["results"]) == str(first["runs"][0]["results"])
+    assert "bbox/AP" in metrics.read_text()
+
+    args.opts += ["SOLVER.BASE_LR", "0.01"]
+    with pytest.raises(ConfigError, match="fp32_seed1 holds a run with another opts"):
+        precision.run(args)
 
 
 def test_table_has_mean_and_spread():

@@ -5,7 +5,7 @@ from detectron2.layers import Conv2d
 from torch import nn
 
 from gn_det.config import ConfigError
-from gn_det.evaluation import ResponsePercentiles
+from gn_det.evaluation import ResponsePercentiles, responses
 
 
 def _backbone(norm):
@@ -37,3 +37,23 @@ def test_before_norm_and_activation(norm):
 def test_nothing_behind_the_convolution():
     with pytest.raises(ConfigError, match=r"PRETRAIN\.RESPONSE_PERCENTILES"):
         ResponsePercentiles(nn.Sequential(Conv2d(1, 1, 1)))
+
+
+def test_sees_all_classes_of_images_in_order(monkeypatch):
+    """A share of each pass: ten passes of one value each, which many values of one would hide."""
+    monkeypatch.setattr(responses, "PER_PASS", 50)
+    backbone = _backbone(None)
+    look = ResponsePercentiles(backbone)
+    look.reset()
+    for value in range(10):
+        backbone(torch.full((1, 1, 10, 10), float(value)))
+    found = look.evaluate()["responses"]
+    wanted = np.percentile(np.repeat(-3.0 * np.arange(10), 50), [1, 20, 80, 99])
+    assert list(found.values()) == pytest.approx(list(wanted))
+    assert len(look._values) == 10
+    assert {len(values) for values in look._values} == {50}
+
+
+def test_no_convolution_of_images():
+    with pytest.raises(ConfigError, match="Sequential has no convolution of images"):
+        ResponsePercentiles(nn.Sequential(nn.Conv3d(1, 1, 1), nn.ReLU()))

@@ -1,4 +1,6 @@
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from gn_det.studies import plot, table
 from gn_det.studies.numbers import Cell, cells, published
@@ -76,3 +78,27 @@ def test_the_same_picture_twice(record, tmp_path):
     plot(record, PAPER, tmp_path / "a.png")
     plot(record, PAPER, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert "Software" not in drawn.text  # the version of matplotlib
+
+
+def test_equal_seeds_have_no_negative_bars(record, tmp_path):
+    """``fmean([1.6667] * 3)`` is less than 1.6667."""
+    assert Cell((1.6667,) * 3).mean == 1.6667
+    for run in record["runs"]:
+        if run["curves"]["val_error"]:
+            run["curves"]["val_error"][-1] = 1.6667
+    third = [{**run, "seed": 3} for run in record["runs"][:4]]
+    plot({**record, "runs": record["runs"] + third}, PAPER, tmp_path / "equal.png")
+
+
+def test_values_keep_their_places_where_one_is_missing(record, tmp_path, monkeypatch):
+    """BN has no value with 32 images, GN has."""
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: kept.append(self))
+    record["runs"] = [_run("BN", "32", 1), _run("BN", "2", 1, 9.0), *record["runs"][2:4]]
+    plot(record, {}, tmp_path / "none.png")
+    axes = kept[0].axes[-1]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["32", "2"]
+    x = {bars.get_label(): list(bars.lines[0].get_xdata()) for bars in axes.containers}
+    assert x == {"BN": [1], "GN": [0, 1]}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -54,11 +55,13 @@ def test_a_stopped_run_goes_on(study_file, tmp_path):
     again = carry_out_study(study, tmp_path / "parts")["runs"][0]
     assert again["resumed"]
     assert not whole["resumed"]
+    assert again["seconds"] > whole["seconds"]  # of both sessions
+    assert len(whole["code"]["commit"] or 40 * "-") == 40
     assert len(whole["curves"]["val_error"]) == 2
     assert again["curves"] == whole["curves"]
 
 
-def test_one_diverges_one_fails_and_the_study_goes_on(study_file, tmp_path, said):
+def test_one_diverges_one_fails_and_the_study_goes_on(study_file, tmp_path):
     vary = {
         "rate": {
             "huge": {"SOLVER.BASE_LR": 1e30, "SOLVER.IMS_PER_BATCH": 2},
@@ -77,9 +80,12 @@ def test_one_diverges_one_fails_and_the_study_goes_on(study_file, tmp_path, said
     assert "1 failed" in shown
 
     # how it diverged is a result; what failed is tried again
-    said()
+    consoles = {rate: tmp_path / "runs" / f"{rate}_seed1" / "console.txt" for rate in ended}
+    for console in consoles.values():
+        console.write_text("")
     carry_out_study(study, tmp_path / "runs", jobs=1)
-    assert "1/3 huge_seed1: diverged" in "\n".join(f"1/{line}" for line in said())
+    assert consoles["huge"].read_text() == consoles["usual"].read_text() == ""
+    assert "SOLVER.IMS_PER_BATCH" in consoles["wrong"].read_text()
 
 
 def test_a_folder_of_another_study(study_file, tmp_path):
@@ -101,3 +107,16 @@ def test_a_config_that_was_changed(study_file, tmp_path):
     config.write_text("_BASE_: gn_det://pretrain/resnet50_gn.yaml\nSOLVER: {IMS_PER_BATCH: 2}\n")
     with pytest.raises(ConfigError, match="GN_seed1 holds a run with another settings"):
         carry_out_study(study, tmp_path / "runs")
+
+
+def test_runs_of_other_runs_before(study_file, tmp_path):
+    """What a run starts from is trained anew by other settings: it is another run, too."""
+    study = load_study(str(study_file(seeds=[1])), quick=True)
+    opts = study.opts
+    before = {"net": {"tool": "pretrain", "config": "resnet50_gn.yaml", "opts": opts}}
+    study = replace(study, before=before)
+    carry_out_study(study, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "net")
+    before["net"]["opts"] = {**opts, "SOLVER.BASE_LR": 0.2}
+    with pytest.raises(ConfigError, match="BN_6_seed1 holds a run with another before"):
+        carry_out_study(replace(study, before=before), tmp_path / "runs")
