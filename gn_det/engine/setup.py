@@ -59,21 +59,26 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
 def go_on_without_gpu(cfg: CfgNode) -> None:
     """Set ``MODEL.DEVICE`` "cpu" where there is no GPU, and a precision that a CPU has."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("There is no GPU: going on on the CPU (MODEL.DEVICE cpu).")
+        _say_once("There is no GPU: going on on the CPU (MODEL.DEVICE cpu).")
         cfg.MODEL.DEVICE = "cpu"
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":
             _replace_float16(cfg)
 
 
+def _say_once(text: str) -> None:
+    if comm.is_main_process():
+        logger.warning(text)
+
+
 def _replace_float16(cfg: CfgNode) -> None:
     if cpu_has_bfloat16() is False:
-        logger.warning(
+        _say_once(
             "float16 is for GPUs, and this CPU has no bfloat16: going on in float32 "
             "(SOLVER.AMP.ENABLED False)."
         )
         cfg.SOLVER.AMP.ENABLED = False
     else:
-        logger.warning("float16 is for GPUs: going on in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
+        _say_once("float16 is for GPUs: going on in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
 

@@ -45,6 +45,13 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog, has_bfloat16):
     assert ("in float32" if has_bfloat16 is False else "in bfloat16") in caplog.text
 
 
+def test_one_process_says_so(monkeypatch, caplog):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
+    assert finish_config("mask_rcnn_R50_gn_all.yaml", []).MODEL.DEVICE == "cpu"
+    assert not caplog.text
+
+
 def test_with_a_gpu_nothing_is_changed(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
