@@ -5,7 +5,6 @@ checkpointer.load("catalog://ImageNetPretrained/FAIR/R-50-GN")
 print(checkpointer.report.table())
 """
 
-import contextlib
 import logging
 import os
 from collections import Counter
@@ -24,7 +23,7 @@ from .convert import convert
 from .converted import Converted
 from .durable import write_durably
 from .errors import WeightsError
-from .files import is_url, local_file, parse_path
+from .files import local_file, parse_path, remove_copy
 from .fit import check_fit
 from .matching import Report, match
 from .resumable import check_whole, resumable
@@ -161,9 +160,7 @@ class Checkpointer(DetectionCheckpointer):
         try:
             checkpoint = load_file(filename)
         except WeightsError:
-            if is_url(self._path):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(filename)  # a login page, say, would be in the cache for good
+            remove_copy(self._path, filename)  # a login page, say, would be there for good
             raise
         try:
             self._converted = convert(checkpoint, about=self._path)

@@ -26,6 +26,18 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def remove_copy(path: str, local: str) -> bool:
+    """Remove what was downloaded for ``path`` from the cache, and return whether it is a download.
+
+    A handler of the user's own may hand out the file itself, which is not ours to remove.
+    """
+    if not path.startswith(("http://", "https://", "detectron2://", "catalog://")):
+        return False
+    with contextlib.suppress(FileNotFoundError):  # by another process of the same run
+        os.unlink(local)
+    return True
+
+
 def parse_path(path: str) -> tuple[str, str, bool]:
     """Split ``MODEL.WEIGHTS`` up.
 
@@ -72,13 +84,11 @@ def local_file(path: str, digest: str = "") -> str:
     if digest:
         have = _sha256(local)
         if not have.startswith(digest):
-            if is_url(path):
-                with contextlib.suppress(FileNotFoundError):  # by another process of the same run
-                    os.unlink(local)
+            removed = remove_copy(path, local)
             raise WeightsError(
                 f"{path}: it is damaged or another file: its SHA-256 starts with "
                 f"{have[: len(digest)]}, not {digest}."
-                + (" The copy was removed; try again." if is_url(path) else "")
+                + (" The copy was removed; try again." if removed else "")
             )
     return local
 

@@ -53,6 +53,11 @@ def check_whole(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{path}: it is gone, though last_checkpoint names it; "
+            "without that file a new run begins"
+        ) from None
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
         raise WeightsError(f"{path}: it is cut off or damaged ({error})") from None
     if damaged is not None:

@@ -213,6 +213,12 @@ def _unknown_choices(cfg: CfgNode) -> Iterator[Problem]:
             f"SOLVER.ON_SAVE_ERROR is {cfg.SOLVER.ON_SAVE_ERROR!r}; known are "
             f"{', '.join(ON_SAVE_ERROR)}.",
         )
+    if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
+        yield Problem(
+            True,
+            f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}: at least 1 iteration; "
+            "with more than SOLVER.MAX_ITER only the end is saved.",
+        )
     if cfg.SOLVER.KEEP_CHECKPOINTS < 0:
         yield Problem(
             True,

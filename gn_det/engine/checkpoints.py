@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -64,9 +64,9 @@ class Checkpoints(HookBase):
         """Save the end of a run that was killed after its last iteration, just before that."""
         start = self.trainer.start_iter
         if start >= self.trainer.max_iter:
-            self.trainer.iter = start - 1  # the last one done
+            # the last one done; Detectron2 counts on from it, as after its last step
+            self.trainer.iter = start - 1
             self.save("model_final")
-            self.trainer.iter = start
 
     def after_step(self) -> None:
         """Save where it is time to."""
@@ -132,6 +132,7 @@ class BestCheckpoint(HookBase):
 
     def __init__(self, checkpoints: Checkpoints, metric: str, period: int):
         self.checkpoints, self.metric, self.period = checkpoints, metric, period
+        self._said = False
 
     def after_step(self) -> None:
         """Look at the evaluation that has just been made."""
@@ -145,11 +146,16 @@ class BestCheckpoint(HookBase):
             self._look()
 
     def _look(self) -> None:
-        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
+        latest = self.trainer.storage.latest()
+        if self.metric and self.metric not in latest:
+            self._say_missing(latest)
+        value, iteration = latest.get(self.metric, (math.nan, -1))
         path = Path(self.checkpoints.checkpointer.save_dir, "model_best.json")
         if not comm.is_main_process() or not math.isfinite(value):
             return
-        best = json.loads(path.read_text())[self.metric] if path.exists() else -math.inf
+        # one of another metric, before it was changed, is no measure
+        best = json.loads(path.read_text()).get(self.metric) if path.exists() else None
+        best = -math.inf if best is None else best
         if value > best and self.checkpoints.save("model_best", latest=False):
             iteration = min(iteration, self.trainer.max_iter - 1)  # at the end it is one further
             record = {"iteration": iteration, self.metric: value}
@@ -157,3 +163,14 @@ class BestCheckpoint(HookBase):
             logger.info(
                 f"The best so far: {self.metric} {value:.4g} after {iteration + 1} iterations"
             )
+
+    def _say_missing(self, latest: Iterable[str]) -> None:
+        """Warn once: of two test sets, say, the metrics have the sets' names before them."""
+        if self._said or not comm.is_main_process():
+            return
+        self._said = True
+        known = [name for name in latest if name.endswith(self.metric.rpartition("/")[2])]
+        logger.warning(
+            f"SOLVER.BEST_METRIC {self.metric} is not among what is evaluated"
+            f"{': ' + ', '.join(sorted(known)) if known else ''}. No model_best.pth is saved."
+        )

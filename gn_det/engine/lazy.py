@@ -32,7 +32,14 @@ from .checkpoints import BestCheckpoint, Checkpoints
 from .lazy_facts import facts_of
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
-from .setup import go_on_without_gpu, refuse_used_folder, write_to_log_file
+from .setup import (
+    go_on_without_gpu,
+    has_checkpoint,
+    is_zoo_name,
+    kept_config,
+    refuse_used_folder,
+    write_to_log_file,
+)
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
 from .writers import build_writers
@@ -67,14 +74,15 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
         check_datasets(facts, training=not args.eval_only)
     if not args.eval_only and not args.resume:
         refuse_used_folder(cfg.train.output_dir, "train.output_dir")
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    with kept_config(cfg.train.output_dir, keep=args.eval_only):
+        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
     write_to_log_file()
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
         checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
         return _evaluate(cfg, facts, model)
-    if not args.resume:
+    if not (args.resume and has_checkpoint(cfg.train.output_dir)):
         _refuse_frozen_random(cfg, model)
     return _train(cfg, facts, model, resume=args.resume)
 
@@ -116,8 +124,10 @@ def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
 
 
 def _load(config_file: str) -> DictConfig:
-    if not os.path.isfile(config_file):
+    if is_zoo_name(config_file):
         return get_config(os.path.basename(config_file))
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
     try:
         return LazyConfig.load(config_file)
     except SyntaxError as error:

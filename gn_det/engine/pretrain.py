@@ -31,7 +31,14 @@ from .checkpoints import Checkpoints
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .recipe import scheduled
-from .setup import finish_config, has_checkpoint, refuse_used_folder, write_to_log_file
+from .setup import (
+    finish_config,
+    has_checkpoint,
+    is_zoo_name,
+    kept_config,
+    refuse_used_folder,
+    write_to_log_file,
+)
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
 from .training_error import TrainingError
@@ -90,14 +97,15 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
         refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     cfg.freeze()
     # Detectron2 reads this file again to log it; a name is no path
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    with kept_config(cfg.OUTPUT_DIR, keep=not training):
+        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
     write_to_log_file()
     return cfg
 
 
 def _find(config_file: str) -> str:
     ours = config_folder() / "pretrain" / os.path.basename(config_file)
-    return str(ours) if not os.path.isfile(config_file) and ours.is_file() else config_file
+    return str(ours) if is_zoo_name(config_file) and ours.is_file() else config_file
 
 
 def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[str, float]]:

@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
+from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.utils import comm
 
 from gn_det.checkpoint import resumable
@@ -48,12 +49,21 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
         gn_det.config.ConfigError: a key or value that cannot be.
         FileNotFoundError: no such file.
     """
-    if not os.path.isfile(config_file) and os.path.basename(config_file) in list_configs():
+    if is_zoo_name(config_file) and os.path.basename(config_file) in list_configs():
         config_file = get_config_file(os.path.basename(config_file))
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
     cfg.merge_from_list(opts)
     return cfg
+
+
+def is_zoo_name(config_file: str) -> bool:
+    """Return whether this may stand for one of gn_det's configs, where there is no such file.
+
+    A path into a folder of the user's own is no name: another config would train in its place.
+    """
+    own = os.path.isfile(config_file)
+    return not own and os.path.dirname(config_file) in ("", "configs", "configs/pretrain")
 
 
 def go_on_without_gpu(cfg: CfgNode) -> None:
@@ -90,7 +100,7 @@ def check_run(cfg: CfgNode, *, training: bool = True, resume: bool = False) -> N
         gn_det.data.DatasetError: a dataset is unknown, missing, or does not fit the config.
     """
     check_config(
-        cfg,
+        _of_this_many(cfg) if training else cfg,
         training=training,
         num_processes=comm.get_world_size(),
         weights_loaded=resume and has_checkpoint(cfg.OUTPUT_DIR),
@@ -98,6 +108,17 @@ def check_run(cfg: CfgNode, *, training: bool = True, resume: bool = False) -> N
     check_datasets(cfg, training=training)
     if training and not resume:
         refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+
+
+def _of_this_many(cfg: CfgNode) -> CfgNode:
+    """Return the config as it is scaled from ``REFERENCE_WORLD_SIZE`` to these processes."""
+    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference > 0 and batch % reference:
+        raise ConfigError(
+            f"SOLVER.REFERENCE_WORLD_SIZE {reference} processes cannot share "
+            f"SOLVER.IMS_PER_BATCH {batch} equally."
+        )
+    return DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
 
 
 def refuse_used_folder(folder: str, key: str) -> None:
@@ -111,7 +132,7 @@ def refuse_used_folder(folder: str, key: str) -> None:
 
 def has_checkpoint(folder: str) -> bool:
     """Return whether a run left a checkpoint in ``folder``."""
-    return bool(resumable(folder))
+    return any(map(os.path.exists, resumable(folder)))
 
 
 def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
@@ -132,12 +153,23 @@ def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
     cfg.freeze()
     # Detectron2 reads this file again to log it; a zoo name is no path
     shown = argparse.Namespace(**{**vars(args), "config_file": ""})
-    if verbose:
-        default_setup(cfg, shown)
-    else:
-        _quiet_setup(cfg, shown)
+    with kept_config(cfg.OUTPUT_DIR, keep=not training):
+        if verbose:
+            default_setup(cfg, shown)
+        else:
+            _quiet_setup(cfg, shown)
     write_to_log_file()
     return cfg
+
+
+@contextlib.contextmanager
+def kept_config(folder: str, *, keep: bool) -> Iterator[None]:
+    """Where ``keep``, let ``folder/config.yaml`` be what it was: an evaluation is no training."""
+    path = Path(folder, "config.yaml")
+    before = path.read_bytes() if keep and comm.is_main_process() and path.exists() else None
+    yield
+    if before is not None:
+        path.write_bytes(before)
 
 
 def write_to_log_file() -> None:

@@ -137,7 +137,19 @@ class StepTrainer(SimpleTrainer):
             NonFiniteError: a loss or the gradient is NaN or infinite. It is raised in all
                 processes, and before the weights are touched. The message says where it began.
             RuntimeError, MemoryError: out of memory; the message says what would help.
+            WorkerDied: a process that loads images was killed; the message names the image.
         """
+        try:
+            self._step()
+        except RuntimeError as error:
+            # PyTorch raises it wherever the process is, mostly in forward or backward
+            stream = self.data_loader
+            died = stream.worker_died(error) if isinstance(stream, TrainStream) else None
+            if died is None:
+                raise
+            raise died from error
+
+    def _step(self) -> None:
         if not self.model.training:
             raise RuntimeError("The model was set to eval() during training.")
         self.optimizer.zero_grad()

@@ -3,6 +3,7 @@ import http.server
 import threading
 
 import pytest
+from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import HTTPURLHandler
 
 from gn_det.checkpoint import WeightsError
@@ -149,3 +150,13 @@ def test_wrong_fragment(path):
 def test_is_url():
     assert is_url("catalog://x")
     assert not is_url("/a/b")
+
+
+def test_a_file_that_a_handler_of_ones_own_hands_out_stays(tmp_path, monkeypatch):
+    original = tmp_path / "r50.pkl"
+    original.write_bytes(b"no weights")
+    monkeypatch.setattr(PathManager, "get_local_path", lambda url: str(original))
+    with pytest.raises(WeightsError, match="SHA-256") as raised:
+        local_file("lab://r50.pkl", "0" * 64)
+    assert "removed" not in str(raised.value)
+    assert original.exists()

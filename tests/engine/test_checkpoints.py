@@ -159,3 +159,25 @@ def test_the_first_checkpoint_cannot_be_saved(tmp_path, full_disk):
     full_disk.append(True)
     with pytest.raises(SaveError, match="There is none before it"):
         Run(tmp_path).train()
+
+
+def test_another_metric_begins_anew(tmp_path):
+    (tmp_path / "model_best.json").write_text('{"iteration": 1, "segm/AP": 99.0}')
+    Run(tmp_path, max_iter=4, metrics={1: 10.0}).train()
+    assert json.loads((tmp_path / "model_best.json").read_text())["bbox/AP"] == 10.0
+
+
+def test_a_metric_that_is_not_evaluated_is_told_of(tmp_path, caplog):
+    run = Run(tmp_path, max_iter=4)
+    run.found = {"one/bbox/AP": (10.0, 1), "two/bbox/AP": (20.0, 1), "total_loss": (1.0, 1)}
+    run.train()
+    assert caplog.text.count("SOLVER.BEST_METRIC bbox/AP is not among") == 1
+    assert "evaluated: one/bbox/AP, two/bbox/AP. No model_best.pth" in caplog.text
+
+
+def test_a_repeated_last_evaluation_counts_as_the_last(tmp_path):
+    """Where Detectron2 counts one on after its loop, it is at ``max_iter`` as it was before."""
+    Run(tmp_path, max_iter=4).train()
+    resumed = Run(tmp_path, max_iter=4)
+    resumed.train(start=4)
+    assert resumed.iter == 4

@@ -162,7 +162,7 @@ def test_wrong_options(word, error, message):
 
 def test_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Closest: mask_rcnn_R50_gn_all\.py"):
-        finish_lazy("nowhere/mask_rcnn_R50_gn_al.py", [])
+        finish_lazy("mask_rcnn_R50_gn_al.py", [])
     path = _write(tmp_path / "a.py", "train = dict()\nmodel = dict(\n")
     with pytest.raises(ConfigError, match=f"{path}:2: it is not Python"):
         finish_lazy(path, [])
@@ -173,8 +173,9 @@ def test_wrong_files(tmp_path):
 
 def test_checks_before_any_work(words, tmp_path):
     frozen = [*words, "model.backbone.freeze_at=2"]
-    with pytest.raises(ConfigError, match="train.init_checkpoint is empty and .* are frozen"):
-        run_lazy(_args(frozen, tmp_path / "a"))
+    for resume in (False, True):  # there is nothing to go on from
+        with pytest.raises(ConfigError, match="train.init_checkpoint is empty and .* are frozen"):
+            run_lazy(_args(frozen, tmp_path / "a", resume=resume))
     with pytest.raises(DatasetError, match="digits_trai: there is no dataset"):
         run_lazy(_args([*words, "dataloader.train.dataset.names=[digits_trai]"], tmp_path / "b"))
     with pytest.raises(DatasetError, match="10 classes"):

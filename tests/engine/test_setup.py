@@ -7,7 +7,7 @@ import yaml
 
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.data import DatasetError
-from gn_det.engine import check_run, finish_config, run, setup
+from gn_det.engine import check_run, finish_config, finish_lazy, run, setup
 
 
 def test_zoo_name_needs_no_path():
@@ -127,3 +127,43 @@ def test_unexpected_errors_keep_their_trace():
     args = argparse.Namespace(num_gpus=1, num_machines=1, machine_rank=0, dist_url="auto")
     with pytest.raises(ZeroDivisionError):
         run(fail, args)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_R50_gn_all.yaml", "mask_rcnn_R50_gn_all.py"])
+def test_a_path_of_ones_own_is_no_name_of_the_zoo(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = finish_lazy if name.endswith(".py") else finish_config
+    with pytest.raises(FileNotFoundError, match=f"experiments/{name}"):
+        read(f"experiments/{name}", [])
+    read(f"configs/{name}", [])  # as README has it, from any folder
+
+
+def test_the_batch_is_checked_as_it_is_scaled(digits_options, tmp_path, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 8)
+    monkeypatch.setattr(sys.modules[setup.__module__], "check_datasets", lambda *_, **__: None)
+    keys = ["SOLVER.MAX_ITER", "80", "SOLVER.CHECKPOINT_PERIOD", "16"]
+    keys += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.REFERENCE_WORLD_SIZE"]
+    check_run(digits_cfg(digits_options, tmp_path, *keys, "1"))  # 16 images in 8 processes
+    with pytest.raises(ConfigError, match="2 cannot be shared"):
+        check_run(digits_cfg(digits_options, tmp_path, *keys, "0"))
+    with pytest.raises(ConfigError, match="REFERENCE_WORLD_SIZE 3 processes cannot share"):
+        check_run(digits_cfg(digits_options, tmp_path, *keys, "3"))
+
+
+def test_an_evaluation_keeps_the_config_of_the_training(digits_options, tmp_path):
+    opts = [*digits_options, "OUTPUT_DIR", str(tmp_path)]
+    for rate, eval_only in (("0.25", False), ("0.5", True)):
+        args = argparse.Namespace(
+            config_file="mask_rcnn_R50_gn_all.yaml",
+            opts=[*opts, "SOLVER.BASE_LR", rate],
+            eval_only=eval_only,
+        )
+        cfg = setup(args, verbose=False)
+    assert cfg.SOLVER.BASE_LR == 0.5
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert written["SOLVER"]["BASE_LR"] == 0.25
+
+
+def test_a_mention_of_a_checkpoint_that_is_gone_is_no_run(digits_options, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    check_run(digits_cfg(digits_options, tmp_path))

@@ -1,9 +1,12 @@
 import pytest
 import torch
+from detectron2.data.samplers import TrainingSampler
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from gn_det.config import get_cfg
+from gn_det.data import TrainStream
+from gn_det.data.worker_watch import WorkerDied
 from gn_det.engine import StepTrainer
 from gn_det.engine.step import build_step_trainer
 
@@ -251,3 +254,28 @@ def test_built_by_a_config():
     assert seen == [torch.bfloat16]
     assert not trainer.scaler.is_enabled()
     assert model.w.tolist() == pytest.approx([3 - 0.06, 4 - 0.08], abs=1e-5)
+
+
+def test_a_worker_that_dies_in_forward_is_explained():
+    """PyTorch raises it wherever the process is; another error stays what it is."""
+
+    class Dying(Quadratic):
+        def forward(self, x):
+            raise RuntimeError(self.said)
+
+    stream = TrainStream(
+        [1.0],
+        torch.tensor,
+        lambda seed: TrainingSampler(1, seed=seed),
+        images_per_step=1,
+        batch_size=1,
+    )
+    model = Dying()
+    trainer = StepTrainer(model, stream, torch.optim.SGD(model.parameters(), 0.1))
+    trainer.iter = 0
+    model.said = "DataLoader worker (pid 1) is killed by signal: Killed."
+    with EventStorage(0), pytest.raises(WorkerDied, match=r"loads images .*Killed.*pid 1"):
+        trainer.run_step()
+    model.said = "the shapes do not fit"
+    with EventStorage(0), pytest.raises(RuntimeError, match="the shapes do not fit"):
+        trainer.run_step()
