@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
@@ -38,6 +38,8 @@ EXPECTED = (ConfigError, FileNotFoundError, SaveError, NonFiniteError)
 WHILE_RUNNING = (SaveError, NonFiniteError)
 # seconds that the others have to end by themselves once one has failed
 GRACE = 15.0
+# seconds that rank 0 has to save once another one has left, as it was told to
+SAVING = 600.0
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
@@ -152,13 +154,14 @@ def _start(main: Callable, args: argparse.Namespace, url: str) -> None:
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), pass_on)
-    failed = _wait(processes)
+    messages._writer.close()  # so that reading ends when the processes have
     said: list[str] = []
-    while not messages.empty():
-        message = messages.get()
-        if message not in said:  # all ranks find the same wrong key
-            said.append(message)
-            print(f"error: {message}", file=sys.stderr)
+    # while they run: a pipe that is full would hold them up. One that is killed may leave half a
+    # message, which must not hold up this thread
+    reader = threading.Thread(target=_say, args=(messages, said), daemon=True)
+    reader.start()
+    failed = _wait(processes)
+    reader.join(timeout=5.0)  # their own processes, which load data, may have the pipe for longer
     if failed is None:
         return
     status = processes[failed].exitcode
@@ -176,21 +179,43 @@ def _start(main: Callable, args: argparse.Namespace, url: str) -> None:
     raise SystemExit(status if status > 0 else 1)
 
 
+def _say(messages: "mp.SimpleQueue", said: list[str]) -> None:
+    """Print each message once, and note it in ``said``, until nobody can send one."""
+    with suppress(EOFError, OSError):
+        while True:
+            message = messages.get()
+            if message not in said:  # all ranks find the same wrong key
+                said.append(message)
+                print(f"error: {message}", file=sys.stderr)
+
+
 def _wait(processes: dict[int, mp.Process]) -> int | None:
-    """Wait until all have ended; return the rank that failed first. The others have GRACE then."""
-    failed, deadline = None, None
-    while alive := [p for p in processes.values() if p.is_alive()]:
-        wait([p.sentinel for p in alive], timeout=1.0)
-        ended = {r: p.exitcode for r, p in processes.items() if not p.is_alive() and p.exitcode}
-        # one that only left, as it was told to, is no failure where another one fails
+    """Wait until all have ended; return the rank that failed first.
+
+    The others have GRACE then. One that only left, as it was told to, fails where no other does:
+    the others are told as well, and rank 0, which saves, has SAVING.
+    """
+    failed, since, settled, told = None, None, False, False
+    while True:
+        alive = {rank: p for rank, p in processes.items() if p.is_alive()}
+        ended = {r: p.exitcode for r, p in processes.items() if r not in alive and p.exitcode}
         bad = [r for r, status in ended.items() if status != SAVED_AND_LEFT] or [*ended]
-        if bad and (failed is None or ended[failed] == SAVED_AND_LEFT):
-            failed = bad[0]
-            deadline = deadline or time.monotonic() + GRACE
-        if deadline is not None and time.monotonic() > deadline:
-            for process in alive:
+        if bad and not settled:
+            failed, since = bad[0], since or time.monotonic()
+            # without rank 0, which has saved, the others lose the connection or are killed here
+            settled = ended[failed] != SAVED_AND_LEFT or 0 not in alive
+        if not alive:
+            return failed
+        left = SAVED_AND_LEFT in ended.values()
+        if left and not told:
+            told = True
+            for process in alive.values():
+                process.terminate()
+        grace = SAVING if left and 0 in alive else GRACE
+        if since is not None and time.monotonic() - since > grace:
+            for process in alive.values():
                 process.kill()  # it may sit in a collective for ever, deaf to other signals
-    return failed
+        wait([p.sentinel for p in alive.values()], timeout=1.0)
 
 
 def _watched(main: Callable, url: str, args: argparse.Namespace) -> object:

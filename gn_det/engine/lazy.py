@@ -235,6 +235,7 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
             if main
             else None,
             ProgressBar() if main and in_terminal() else None,
+            hooks.CallbackHook(after_train=lambda trainer: leave.give_back()),
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)

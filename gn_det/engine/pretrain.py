@@ -158,6 +158,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
             if main
             else None,
             ProgressBar() if main and in_terminal() else None,
+            hooks.CallbackHook(after_train=lambda trainer: leave.give_back()),
         ]
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)

@@ -12,7 +12,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
+from detectron2.engine.hooks import CallbackHook, EvalHook, PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -106,7 +106,7 @@ class Trainer(DefaultTrainer):
         hooks = [h for hook in super().build_hooks() for h in replaced.get(type(hook), [hook])]
         if comm.is_main_process() and in_terminal():
             hooks.append(ProgressBar())
-        return hooks
+        return [*hooks, CallbackHook(after_train=lambda trainer: leave.give_back())]
 
     def build_writers(self) -> list[EventWriter]:
         """Write ``metrics.json`` and TensorBoard; print lines where no bar is shown."""

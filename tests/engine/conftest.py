@@ -1,6 +1,7 @@
 """Trainings in processes of their own, as a user starts them."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+
+from gn_det.engine.signals import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +88,15 @@ def wait_for_a_step():
         pytest.fail("it ended before its first step")
 
     return wait
+
+
+@pytest.fixture
+def send():
+    """A function that sends this process a signal; what it does is as before after the test."""
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
+    yield lambda name="SIGTERM": os.kill(os.getpid(), getattr(signal, name))
+    for name, handler in handlers.items():
+        signal.signal(getattr(signal, name), handler)
 
 
 @pytest.fixture

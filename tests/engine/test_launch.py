@@ -1,6 +1,7 @@
 """Runs of several processes: how they start, and how they all end when one fails."""
 
 import argparse
+import multiprocessing as mp
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gn_det.config import ConfigError
-from gn_det.engine.launch import _wait, launch
+from gn_det.engine.launch import _start, _wait, launch
 from gn_det.engine.network import interface_to
 from gn_det.engine.signals import SAVED_AND_LEFT
 
@@ -115,6 +116,97 @@ def test_who_failed(monkeypatch, statuses, failed):
     for process in processes.values():
         process.sentinel, process.alive_once = None, True
     assert _wait(processes) == failed
+
+
+class Saving:
+    """Rank 0 of a run: it begins to save when it is told to leave, and ends with ``status``."""
+
+    sentinel, exitcode, told, killed = None, None, None, False
+
+    def __init__(self, clock, seconds, status):
+        self.clock, self.seconds, self.status = clock, seconds, status
+
+    def is_alive(self):
+        if self.told is not None and self.clock[0] - self.told >= self.seconds:
+            self.exitcode = self.status
+        return self.exitcode is None
+
+    def terminate(self):
+        assert self.told is None
+        self.told = self.clock[0]
+
+    def kill(self):
+        self.exitcode = -9
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status", "failed", "ends_with"),
+    [(60, SAVED_AND_LEFT, 0, SAVED_AND_LEFT), (60, 1, 0, 1), (10_000, SAVED_AND_LEFT, 0, -9)],
+)
+def test_rank_0_is_told_and_has_the_time_to_save(monkeypatch, seconds, status, failed, ends_with):
+    clock = [0.0]
+
+    def wait(sentinels, timeout):
+        clock[0] += 1.0
+
+    monkeypatch.setattr("gn_det.engine.launch.wait", wait)
+    monkeypatch.setattr("gn_det.engine.launch.time.monotonic", lambda: clock[0])
+    processes = {0: Saving(clock, seconds, status), 1: Ended(SAVED_AND_LEFT)}
+    assert _wait(processes) == failed
+    assert processes[failed].exitcode == ends_with
+
+
+def test_one_that_is_deaf_is_no_failure_once_rank_0_has_saved(monkeypatch):
+    clock = [0.0]
+
+    def wait(sentinels, timeout):
+        clock[0] += 1.0
+
+    monkeypatch.setattr("gn_det.engine.launch.wait", wait)
+    monkeypatch.setattr("gn_det.engine.launch.time.monotonic", lambda: clock[0])
+    processes = {0: Ended(SAVED_AND_LEFT), 1: Saving(clock, 10_000, 0)}
+    assert _wait(processes) == 0
+    assert processes[1].exitcode == -9
+    assert clock[0] < 30
+
+
+def _say_much(local_rank, common, messages, parent):
+    messages.put("x" * 100_000)  # more than a pipe holds
+    os._exit(2)
+
+
+def _be_killed_at_it(local_rank, common, messages, parent):
+    if local_rank == 0:
+        os.write(messages._writer.fileno(), b"\0\0\1\0half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(0)
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "said"),
+    [(_say_much, 2, "error: " + "x" * 100_000), (_be_killed_at_it, 1, "ended by SIGKILL")],
+)
+def test_messages_hold_nobody_up(monkeypatch, capsys, work, status, said):
+    def too_long(number, frame):
+        raise TimeoutError
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    fork = mp.get_context("fork")
+    monkeypatch.setattr("gn_det.engine.launch.mp.get_context", lambda method: fork)
+    monkeypatch.setattr("gn_det.engine.launch._work", work)
+    monkeypatch.setattr("gn_det.engine.launch.GRACE", 1.0)
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            _start(print, arguments(num_gpus=2), "file:///nothing")
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == status
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_a_signal_reaches_all(start_training, wait_for_a_step, train_digits, tmp_path):

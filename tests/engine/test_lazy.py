@@ -78,6 +78,13 @@ lr_multiplier, train = _config.lr_multiplier, _config.train
 """
 
 
+def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):
+    monkeypatch.setattr("gn_det.engine.lazy._evaluate", lambda cfg, facts, model: send())
+    with pytest.raises(SystemExit, match="75"):
+        run_lazy(_args([*words, "train.max_iter=1"], tmp_path))
+    assert (tmp_path / "model_final.pth").exists()
+
+
 def test_same_training_as_the_yaml(digits_options, tmp_path):
     """After three steps of one seed the weights are the same to the bit, and so are the APs."""
     options = [*digits_options, "SOLVER.BASE_LR", 0.02, "SOLVER.CLIP_GLOBAL_NORM", 5.0]

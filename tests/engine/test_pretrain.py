@@ -77,6 +77,13 @@ def test_goes_on_as_if_it_had_not_stopped(root, trained, tmp_path):
         assert torch.equal(two["model"][name], value), name
 
 
+def test_a_signal_in_the_evaluation_of_the_end(root, tmp_path, send, monkeypatch):
+    monkeypatch.setitem(pretrain.__globals__, "evaluate_classifier", lambda cfg, model: send())
+    with pytest.raises(SystemExit, match="75"):
+        _run(root, tmp_path / "run")
+    assert (tmp_path / "run" / "model_final.pth").exists()
+
+
 def test_evaluates_alone(root, trained, tmp_path):
     folder, results = trained
     weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]

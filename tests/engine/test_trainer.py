@@ -73,6 +73,15 @@ def test_resume_goes_on_where_it_stopped(trained, make_cfg):
     assert trainer.scheduler.last_epoch == 5
 
 
+def test_a_signal_in_the_evaluation_of_the_end(make_cfg, tmp_path, send, monkeypatch):
+    monkeypatch.setattr(Trainer, "test", lambda self, cfg, model: send())
+    trainer = Trainer(make_cfg(tmp_path, "SOLVER.MAX_ITER", "1"))
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(SystemExit, match="75"):
+        trainer.train()
+    assert (tmp_path / "model_final.pth").exists()
+
+
 def test_the_average_is_evaluated_and_saved(make_cfg, tmp_path):
     cfg = make_cfg(tmp_path, "SOLVER.EMA_DECAY", "0.5")
     trainer = Trainer(cfg)
