@@ -59,12 +59,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "opts": args.opts,
         "runs": [],
     }
+    spec = {"config": args.config, "settings": settings_of(args.config)}
     for seed in range(1, args.seeds + 1):
         for precision, options in PRECISIONS.items():
             folder = os.path.join(args.folder, f"{precision}_seed{seed}")
             opts = [*args.opts, *options, "SEED", str(seed)]
-            settings = settings_of(args.config)
-            claim_folder(folder, {"config": args.config, "settings": settings, "opts": opts})
+            claim_folder(folder, {**spec, "opts": opts})
             # a fresh process: loggers and Detectron2's storage belong to one run
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 threads = torch.get_num_threads()

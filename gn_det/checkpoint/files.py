@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from .errors import WeightsError
 
-__all__ = ["is_url", "local_file", "parse_path"]
+__all__ = ["is_url", "local_file", "parse_path", "remove_copy"]
 
 # resnet50-0676ba61.pth: the first digits of the file's SHA-256, as PyTorch Hub and OpenMMLab name
 # their files. Detectron2's model_final_f10217.pkl has no documented digest in its name.
