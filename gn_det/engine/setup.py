@@ -167,9 +167,11 @@ def kept_config(folder: str, *, keep: bool) -> Iterator[None]:
     """Where ``keep``, let ``folder/config.yaml`` be what it was: an evaluation is no training."""
     path = Path(folder, "config.yaml")
     before = path.read_bytes() if keep and comm.is_main_process() and path.exists() else None
-    yield
-    if before is not None:
-        path.write_bytes(before)
+    try:
+        yield
+    finally:
+        if before is not None:
+            path.write_bytes(before)
 
 
 def write_to_log_file() -> None:

@@ -8,6 +8,7 @@ import yaml
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.data import DatasetError
 from gn_det.engine import check_run, finish_config, finish_lazy, run, setup
+from gn_det.engine.setup import kept_config
 
 
 def test_zoo_name_needs_no_path():
@@ -162,6 +163,19 @@ def test_an_evaluation_keeps_the_config_of_the_training(digits_options, tmp_path
     assert cfg.SOLVER.BASE_LR == 0.5
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert written["SOLVER"]["BASE_LR"] == 0.25
+
+
+def test_an_evaluation_that_fails_keeps_it_too(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("of the training")
+
+    def fail():
+        config.write_text("of the evaluation")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"), kept_config(str(tmp_path), keep=True):
+        fail()
+    assert config.read_text() == "of the training"
 
 
 def test_a_mention_of_a_checkpoint_that_is_gone_is_no_run(digits_options, tmp_path):
