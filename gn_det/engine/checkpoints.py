@@ -122,7 +122,7 @@ class BestCheckpoint(HookBase):
     """Saves ``model_best.pth`` after an evaluation that is better than all before.
 
     ``model_best.json`` beside it says which iteration and value it has; a run that is resumed goes
-    on from there. It comes after Detectron2's ``EvalHook``.
+    on from there. It comes after the hook that evaluates.
 
     Args:
         checkpoints: saves.
@@ -133,6 +133,11 @@ class BestCheckpoint(HookBase):
     def __init__(self, checkpoints: Checkpoints, metric: str, period: int):
         self.checkpoints, self.metric, self.period = checkpoints, metric, period
         self._said = False
+
+    def before_train(self) -> None:
+        """Look at the evaluation that the run was stopped in, if it was."""
+        if self.metric in self.trainer.storage.latest():
+            self._look()
 
     def after_step(self) -> None:
         """Look at the evaluation that has just been made."""

@@ -29,6 +29,7 @@ from gn_det.data import check_datasets, check_images, choose_seed, stream_of
 from gn_det.model_zoo import get_config, lazy_config
 
 from .checkpoints import BestCheckpoint, Checkpoints
+from .evaluation import Evaluation
 from .lazy_facts import facts_of
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
@@ -227,7 +228,7 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             checkpoints,
             leave,
-            hooks.EvalHook(cfg.train.eval_period, evaluate),
+            Evaluation(cfg.train.eval_period, evaluate, cfg.train.output_dir),
             BestCheckpoint(checkpoints, cfg.train.best_metric, cfg.train.eval_period),
             hooks.PeriodicWriter(
                 build_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period

@@ -23,6 +23,7 @@ from gn_det.data import TrainStream, build_train_stream, check_images, choose_se
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
 from .checkpoints import BestCheckpoint, Checkpoints
+from .evaluation import Evaluation
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .signals import LeaveOnSignal
@@ -99,7 +100,7 @@ class Trainer(DefaultTrainer):
             EvalHook: [
                 checkpoints,
                 leave,
-                EvalHook(cfg.TEST.EVAL_PERIOD, evaluate),
+                Evaluation(cfg.TEST.EVAL_PERIOD, evaluate, cfg.OUTPUT_DIR),
                 BestCheckpoint(checkpoints, cfg.SOLVER.BEST_METRIC, cfg.TEST.EVAL_PERIOD),
             ],
         }

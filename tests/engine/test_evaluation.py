@@ -1,73 +1,85 @@
-"""Several processes share the images of an evaluation, and find what one process finds."""
-
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from detectron2.data import MetadataCatalog
+import torch
+from detectron2.engine import hooks
+from detectron2.engine.train_loop import TrainerBase
 
-ROOT = Path(__file__).parents[2]
-# numbers of images: one that 2 does not divide, and one of which a second process gets none
-COUNTS = (4, 3, 1)
+from gn_det.checkpoint import Checkpointer
+from gn_det.engine.checkpoints import BestCheckpoint, Checkpoints
+from gn_det.engine.evaluation import Evaluation
+from gn_det.engine.writers import build_writers
+from gn_det.evaluation import read_metrics
+
+APS = {1: 1.0, 3: 5.0}  # after two iterations and after four; later ones have 2
 
 
-@pytest.fixture(scope="module")
-def evaluate(digits, digits_options, tmp_path_factory):
-    """Return a function that evaluates the first images of ``digits_val`` in some processes."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    metadata = MetadataCatalog.get(digits[1])
-    whole = json.loads(Path(metadata.json_file).read_text())
-    files = [folder / f"first_{count}.json" for count in COUNTS]
-    for count, file in zip(COUNTS, files):
-        images = whole["images"][:count]
-        ids = {image["id"] for image in images}
-        annotations = [a for a in whole["annotations"] if a["image_id"] in ids]
-        file.write_text(json.dumps({**whole, "images": images, "annotations": annotations}))
+class Run(TrainerBase):
+    """Six iterations, evaluated and saved after every second one; it may be stopped in one."""
 
-    def run(processes):
-        output = folder / f"by_{processes}"
-        script = Path(__file__).with_name("evaluate_digits.py")
-        words = [sys.executable, "-W", "ignore", script, "--files", *files]
-        words += ["--images", metadata.image_root, "--num-gpus", processes, "--dist-url", "auto"]
-        words += ["--config", "mask_rcnn_R50_gn_all.yaml", *digits_options, "OUTPUT_DIR", output]
-        words += ["DATASETS.TEST", tuple(file.stem for file in files)]
-        done = subprocess.run(
-            [*map(str, words)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=200,
+    def __init__(self, folder, stopped_in=None):
+        super().__init__()
+        self.stopped_in, self.evaluated = stopped_in, []
+        checkpoints = Checkpoints(Checkpointer(torch.nn.Linear(1, 1), str(folder)), period=2)
+        self.register_hooks(
+            [
+                checkpoints,
+                Evaluation(2, self.evaluate, str(folder)),
+                BestCheckpoint(checkpoints, "bbox/AP", 2),
+                hooks.PeriodicWriter(build_writers(str(folder), 6), 2),
+            ]
         )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        results = json.loads((output / "results.json").read_text())
-        detections = {
-            name: json.loads((output / f"inference/{name}/coco_instances_results.json").read_text())
-            for name in results
-        }
-        return results, detections
 
-    return run
+    def evaluate(self):
+        if self.iter == self.stopped_in:
+            raise KeyboardInterrupt
+        self.evaluated.append(self.iter)
+        return {"bbox": {"AP": APS.get(self.iter, 2.0)}}
 
-
-@pytest.fixture(scope="module")
-def alone(evaluate):
-    return evaluate(1)
+    def run_step(self):
+        self.storage.put_scalar("total_loss", 1.0)
 
 
-def test_it_is_an_evaluation(alone):
-    results, detections = alone
-    assert {len({d["image_id"] for d in found}) for found in detections.values()} == set(COUNTS)
-    for of_dataset in results.values():
-        assert set(of_dataset) == {"bbox", "segm"}
-        assert 0 < of_dataset["bbox"]["AP"] < 100
-        assert len([key for key in of_dataset["segm"] if key.startswith("AP-")]) == 10
+def stop(folder, iteration):
+    with pytest.raises(KeyboardInterrupt):
+        Run(folder, stopped_in=iteration).train(0, 6)
 
 
-def test_two_processes_find_the_same(evaluate, alone):
-    results, detections = evaluate(2)
-    assert detections == alone[1]
-    # as text: NaN, where a class has no objects, is not equal to itself
-    assert json.dumps(results) == json.dumps(alone[0])
+def found(folder):
+    rows = read_metrics(folder / "metrics.json")
+    return {row["iteration"]: row["bbox/AP"] for row in rows if "bbox/AP" in row}
+
+
+def test_one_that_the_run_was_stopped_in_is_made_up_for(tmp_path):
+    stop(tmp_path, 3)
+    assert found(tmp_path) == {1: 1.0}
+    run = Run(tmp_path)
+    run.train(4, 6)
+    assert run.evaluated == [3, 6]  # Detectron2 counts the last one so
+    assert found(tmp_path) == {1: 1.0, 3: 5.0, 6: 2.0}
+    assert json.loads((tmp_path / "model_best.json").read_text()) == {
+        "iteration": 3,
+        "bbox/AP": 5.0,
+    }
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 3
+
+
+def test_one_that_was_made_is_not_made_again(tmp_path):
+    stop(tmp_path, 3)
+    run = Run(tmp_path)
+    run.train(2, 6)
+    assert run.evaluated == [3, 6]
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_none_is_due(tmp_path, start):
+    run = Run(tmp_path)
+    run.train(start, 6)
+    assert run.evaluated == [1, 3, 6][start // 2 :]
+
+
+def test_its_time_is_noted(tmp_path):
+    Run(tmp_path).train(0, 6)
+    times = [row for row in read_metrics(tmp_path / "metrics.json") if "eval_time" in row]
+    assert [row["iteration"] for row in times] == [1, 3, 6]
+    assert all(row["eval_time"] >= 0 for row in times)
