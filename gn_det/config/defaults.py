@@ -107,7 +107,8 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.PRETRAIN.EPOCHS = 100
     _C.PRETRAIN.STEPS = (30, 60, 90)
 
-    # Epochs from one evaluation and checkpoint to the next.
+    # Epochs from one evaluation to the next, and from one checkpoint to the next where
+    # SOLVER.CHECKPOINT_PERIOD, in iterations, is not set.
     _C.PRETRAIN.EVAL_PERIOD = 1
 
     # The batch that SOLVER.BASE_LR is for. With another SOLVER.IMS_PER_BATCH the learning rate is
@@ -115,10 +116,11 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.PRETRAIN.REFERENCE_BATCH = 256
 
     # Side of the square that the network sees. In evaluation of an image_folder it is cut out of
-    # the middle of an image whose shorter side was made RESIZE; images of the other sources are
-    # made CROP pixels wide and high, and RESIZE does not apply to them.
+    # the middle of an image whose shorter side was made RESIZE (0, the default: 256/224 times CROP,
+    # the paper's share); images of the other sources are made CROP pixels wide and high, and RESIZE
+    # does not apply to them.
     _C.PRETRAIN.CROP = 224
-    _C.PRETRAIN.RESIZE = 256
+    _C.PRETRAIN.RESIZE = 0
 
     # Area of a training crop as a share of the image's. This and the next two keys are for
     # image_folder; the other sources have a modest augmentation of their own

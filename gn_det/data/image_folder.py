@@ -7,18 +7,22 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
+from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension, pil_loader
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from .errors import DatasetError
 from .image_checks import check_image, check_images_of
-from .image_transforms import eval_transform, train_transform
+from .image_transforms import eval_transform, resize_to, train_transform
 from .labelled import LabelledSplit, root_places
 
 __all__ = ["check_image_folders", "find_image_folder", "image_folder"]
 
 # read at the start of a run, spread evenly over the classes
 SAMPLE = 256
+# more than 8 bits a pixel: Pillow would make most of them white
+DEEP = ("I", "F")
+TOO_DEEP = "what is above 255 would be cut off. Convert such images to 8 bits a channel"
 
 
 def find_image_folder(root: str) -> str:
@@ -48,6 +52,12 @@ def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
     Raises:
         DatasetError: with what is wrong, in one line.
     """
+    if resize_to(cfg) < cfg.PRETRAIN.CROP:
+        raise DatasetError(
+            f"PRETRAIN.RESIZE {cfg.PRETRAIN.RESIZE} is less than PRETRAIN.CROP "
+            f"{cfg.PRETRAIN.CROP}: in evaluation the square would have black borders. 0 goes with "
+            "every CROP."
+        )
     root = find_image_folder(cfg.PRETRAIN.ROOT)
     val = _classes(os.path.join(root, "val"))
     train = _classes(os.path.join(root, "train")) if training else val
@@ -112,6 +122,10 @@ def _check_sample(folder: str, images: dict[str, list[str]]) -> None:
             f"{folder}: of {len(sample)} images that were opened, {len(bad)} cannot be read, such "
             f"as {path}: {finding.detail}."
         )
+    for path in sample:
+        with Image.open(path) as image:
+            if image.mode.startswith(DEEP):
+                raise DatasetError(f"{path} is of mode {image.mode}, and {TOO_DEEP}.")
 
 
 def _some(names: set[str]) -> str:
@@ -139,10 +153,19 @@ def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
     return LabelledSplit(records, partial(_read, transform=make(cfg)), len(found.classes))
 
 
+def _open(path: str) -> Image.Image:
+    """Return an image in RGB, turned as its EXIF says: so Detectron2 reads those of detection."""
+    with open(path, "rb") as file:
+        image = ImageOps.exif_transpose(Image.open(file))
+        if image.mode.startswith(DEEP):
+            raise ValueError(f"it is of mode {image.mode}, and {TOO_DEEP}")
+        return image.convert("RGB")
+
+
 def _read(record: dict[str, Any], transform: Callable) -> dict[str, Any]:
     path = record["file_name"]
     try:
-        image = pil_loader(path)
+        image = _open(path)
     except Exception as error:  # noqa: BLE001 Pillow's readers raise whatever they are led to
         finding = check_image(path, None)
         detail = finding.detail if finding and finding.detail else error

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
-__all__ = ["Lighting", "eval_transform", "train_transform"]
+__all__ = ["Lighting", "eval_transform", "resize_to", "train_transform"]
 
 # of RGB in 0 to 1, over ImageNet's training set; a column is a component
 _EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
@@ -56,9 +56,14 @@ def train_transform(cfg: CfgNode) -> T.Compose:
     return T.Compose([*steps, *_order(cfg)])
 
 
+def resize_to(cfg: CfgNode) -> int:
+    """Return the shorter side of an image before its middle is cut out, in pixels."""
+    return cfg.PRETRAIN.RESIZE or round(cfg.PRETRAIN.CROP * 256 / 224)
+
+
 def eval_transform(cfg: CfgNode) -> T.Compose:
     """Return the same without anything random."""
-    resize = T.Resize(cfg.PRETRAIN.RESIZE, InterpolationMode.BICUBIC)
+    resize = T.Resize(resize_to(cfg), InterpolationMode.BICUBIC)
     return T.Compose([resize, T.CenterCrop(cfg.PRETRAIN.CROP), T.PILToTensor(), *_order(cfg)])
 
 

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 
-from gn_det.checkpoint import Checkpointer, TrainedAs
+from gn_det.checkpoint import Checkpointer, TrainedAs, WeightsError
 from gn_det.config import ConfigError, check_config, config_folder
 from gn_det.data import (
     build_eval_loader,
@@ -28,9 +28,10 @@ from gn_det.evaluation import (
 )
 
 from .checkpoints import Checkpoints
+from .evaluation import Evaluation
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
-from .recipe import scheduled
+from .recipe import scheduled, warn_of_schedule
 from .setup import (
     finish_config,
     has_checkpoint,
@@ -46,8 +47,6 @@ from .writers import build_writers
 
 __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
 
-KEPT = 5  # numbered checkpoints, where SOLVER.KEEP_CHECKPOINTS is 0: there is one an epoch
-
 
 def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Train and evaluate, or only evaluate, what a command line asks for.
@@ -61,13 +60,25 @@ def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     Raises:
         ConfigError, FileNotFoundError: config, data or output folder are not as they must be.
+        WeightsError: weights that leave a part of what is evaluated random.
     """
     cfg = setup_pretraining(args)
     if not args.eval_only:
         return train_classifier(cfg, resume=args.resume)
+    if not cfg.MODEL.WEIGHTS and not (args.resume and has_checkpoint(cfg.OUTPUT_DIR)):
+        raise ConfigError(
+            "There is nothing to evaluate: MODEL.WEIGHTS is empty, and --resume does not name the "
+            "run in OUTPUT_DIR."
+        )
     model = build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    report = checkpointer.report
+    for name in (*report.missing, *(name for name, *_ in report.misshapen)):
+        raise WeightsError(
+            f"{cfg.MODEL.WEIGHTS or cfg.OUTPUT_DIR}: it has nothing of the right shape for {name}, "
+            "which would be random in the evaluation."
+        )
     return evaluate_classifier(cfg, model)
 
 
@@ -135,11 +146,11 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     results: dict[str, dict[str, float]] = {}
 
     max_iter, period = cfg_of_run.SOLVER.MAX_ITER, cfg_of_run.TEST.EVAL_PERIOD
-    cfg_of_run.SOLVER.KEEP_CHECKPOINTS = cfg.SOLVER.KEEP_CHECKPOINTS or KEPT
     checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer, trainer)
     leave = LeaveOnSignal(trainer, checkpoints)
 
     def evaluate() -> dict[str, dict[str, float]]:
+        _share_statistics(model)
         with trainer.averaged(), leave.evaluating():
             results.update(evaluate_classifier(cfg, model))
         return results
@@ -152,7 +163,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
             TrainingError(getattr(model, "module", model), period),
             checkpoints,
             leave,
-            hooks.EvalHook(period, evaluate),
+            Evaluation(period, evaluate, cfg.OUTPUT_DIR),
             # the next evaluation would replace one that has not been written
             hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter), min(20, period))
             if main
@@ -165,6 +176,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     trainer.enter_stream(start)
     if main:
+        warn_of_schedule(cfg, len(images))
         print(
             f"{len(images):,} images, {max_iter:,} iterations, learning rate "
             f"{cfg_of_run.SOLVER.BASE_LR:g}, steps at {cfg_of_run.SOLVER.STEPS}"
@@ -174,6 +186,13 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
         rows = read_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
         results["classification"]["top1_error_median"] = median_of_last(rows)
     return results
+
+
+def _share_statistics(model: torch.nn.Module) -> None:
+    """Give all processes the first one's running statistics, which are saved."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def evaluate_classifier(cfg: CfgNode, model: torch.nn.Module) -> dict[str, dict[str, float]]:

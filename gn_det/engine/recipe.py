@@ -5,12 +5,23 @@ paper's 100 epochs with steps at 30, 60 and 90 are 500,400 iterations with steps
 and 450,360. In batches of 64 an epoch is 20,018 iterations, and the learning rate 0.1 is 0.025.
 """
 
+import logging
+
 from detectron2.config import CfgNode
-from detectron2.config import get_cfg as detectron2_cfg
 
-from gn_det.config import ConfigError
+from gn_det.config import ConfigError, get_cfg
 
-__all__ = ["iterations_per_epoch", "scheduled"]
+__all__ = ["iterations_per_epoch", "scheduled", "warn_of_schedule"]
+
+logger = logging.getLogger(__name__)
+
+# keys in iterations, and what to set in their place
+IN_EPOCHS = {
+    "SOLVER.MAX_ITER": "PRETRAIN.EPOCHS",
+    "SOLVER.STEPS": "PRETRAIN.STEPS",
+    "TEST.EVAL_PERIOD": "PRETRAIN.EVAL_PERIOD",
+}
+FEW = 50  # iterations an epoch
 
 
 def iterations_per_epoch(cfg: CfgNode, num_images: int) -> int:
@@ -39,18 +50,50 @@ def scheduled(cfg: CfgNode, num_images: int) -> CfgNode:
     run.SOLVER.BASE_LR_END = cfg.SOLVER.BASE_LR_END * factor
     run.SOLVER.MAX_ITER = p.EPOCHS * epoch
     run.SOLVER.STEPS = tuple(step * epoch for step in p.STEPS if step < p.EPOCHS)
-    run.TEST.EVAL_PERIOD = run.SOLVER.CHECKPOINT_PERIOD = p.EVAL_PERIOD * epoch
+    run.TEST.EVAL_PERIOD = p.EVAL_PERIOD * epoch
+    if not _is_set(cfg, "SOLVER.CHECKPOINT_PERIOD"):
+        run.SOLVER.CHECKPOINT_PERIOD = run.TEST.EVAL_PERIOD
     return run
 
 
+def warn_of_schedule(cfg: CfgNode, num_images: int) -> None:
+    """Warn of a recipe for other data: one that never lowers the learning rate, or hardly steps."""
+    p, epoch = cfg.PRETRAIN, iterations_per_epoch(cfg, num_images)
+    if p.STEPS and min(p.STEPS) >= p.EPOCHS:
+        logger.warning(
+            f"The learning rate stays at its start: PRETRAIN.EPOCHS is {p.EPOCHS}, and the first "
+            f"of PRETRAIN.STEPS {tuple(p.STEPS)} is not before that. The paper's are 30, 60 and "
+            "90 of 100 epochs."
+        )
+    if epoch < FEW:
+        logger.warning(
+            f"An epoch of {num_images:,} images has {epoch} steps of SOLVER.IMS_PER_BATCH "
+            f"{cfg.SOLVER.IMS_PER_BATCH}, and the run {p.EPOCHS * epoch:,}: few to learn from. A "
+            "smaller batch has more (the learning rate follows), as has a larger PRETRAIN.EPOCHS."
+        )
+
+
 def _check(cfg: CfgNode) -> None:
-    plain = detectron2_cfg().SOLVER
-    for key in ("MAX_ITER", "STEPS"):
-        if cfg.SOLVER[key] != plain[key]:
+    for key, instead in IN_EPOCHS.items():
+        if _is_set(cfg, key):
             raise ConfigError(
-                f"SOLVER.{key} {cfg.SOLVER[key]}: pre-training is scheduled in epochs. Set "
-                f"PRETRAIN.{'EPOCHS' if key == 'MAX_ITER' else 'STEPS'}, and leave this key out."
+                f"{key} {_value(cfg, key)}: pre-training is scheduled in epochs. Set {instead}, "
+                "and leave this key out."
             )
+    if _is_set(cfg, "SOLVER.BEST_METRIC"):
+        raise ConfigError(
+            f"SOLVER.BEST_METRIC {cfg.SOLVER.BEST_METRIC}: pre-training keeps no best checkpoint. "
+            "Leave this key out; PRETRAIN.EVAL_PERIOD and SOLVER.KEEP_CHECKPOINTS keep the latest."
+        )
     for key in ("EPOCHS", "EVAL_PERIOD", "REFERENCE_BATCH"):
         if cfg.PRETRAIN[key] < 1:
             raise ConfigError(f"PRETRAIN.{key} is {cfg.PRETRAIN[key]}; it takes 1 or more.")
+
+
+def _value(cfg: CfgNode, key: str) -> object:
+    section, name = key.split(".")
+    return cfg[section][name]
+
+
+def _is_set(cfg: CfgNode, key: str) -> bool:
+    return _value(cfg, key) != _value(get_cfg(), key)

@@ -1,12 +1,15 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 import gn_det
 from gn_det.data import DatasetError
 from gn_det.data.image_folder import check_image_folders, image_folder
+from gn_det.data.image_transforms import eval_transform
 
 
 @pytest.fixture
@@ -130,3 +133,38 @@ def test_grey_and_transparent_images(root):
     check_image_folders(_cfg(root))
     data = image_folder(_cfg(root), "train")
     assert [data.mapper(data.records[i])["image"].shape for i in (2, 3)] == [(3, 16, 16)] * 2
+
+
+def _save(root, image, **kwargs):
+    path = root / "val" / "red" / "0.png"
+    assert path.exists()
+    image.save(path, **kwargs)
+
+
+def test_an_image_is_turned_as_in_detection(root):
+    exif = Image.Exif()
+    exif[274] = 6  # taken upright: its first row is the right side
+    ramp = np.zeros((40, 60, 3), dtype=np.uint8)
+    ramp[:, :, 0] = np.arange(60) * 4
+    _save(root, Image.fromarray(ramp), exif=exif)
+    cfg = _cfg(root, "INPUT.FORMAT", "RGB")
+    data = image_folder(cfg, "val")
+    (record,) = [r for r in data.records if r["file_name"].endswith("red/0.png")]
+    turned = Image.fromarray(read_image(record["file_name"], "RGB"))
+    assert turned.size == (40, 60)
+    assert torch.equal(data.mapper(record)["image"], eval_transform(cfg)(turned))
+
+
+def test_more_than_8_bits_are_refused(root):
+    _save(root, Image.fromarray(np.full((40, 40), 40000, dtype=np.uint16)))
+    assert "0.png is of mode I;16, and what is above 255" in _message(_cfg(root))
+    data = image_folder(_cfg(root), "val")
+    (record,) = [r for r in data.records if r["file_name"].endswith("red/0.png")]
+    with pytest.raises(DatasetError, match="cannot be read as an image: it is of mode I;16"):
+        data.mapper(record)
+
+
+def test_a_crop_larger_than_the_image(root):
+    message = _message(_cfg(root, "PRETRAIN.CROP", 320, "PRETRAIN.RESIZE", 256))
+    assert "PRETRAIN.RESIZE 256 is less than PRETRAIN.CROP 320" in message
+    check_image_folders(_cfg(root, "PRETRAIN.CROP", 320, "PRETRAIN.RESIZE", 0))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import gn_det
-from gn_det.data.image_transforms import Lighting, eval_transform, train_transform
+from gn_det.data.image_transforms import Lighting, eval_transform, resize_to, train_transform
 
 
 def _cfg(*options):
@@ -30,6 +30,11 @@ def test_the_papers_sizes():
     image = eval_transform(_cfg())(_ramp(200, 250))
     assert image.shape == (3, 224, 224)
     assert train_transform(_cfg())(_ramp(200, 250)).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(("crop", "side"), [(224, 256), (64, 73), (32, 37)])
+def test_other_crops_show_as_much_of_an_image(crop, side):
+    assert resize_to(_cfg("PRETRAIN.CROP", crop)) == side
 
 
 def test_centre_crop():

@@ -2,7 +2,7 @@ import pytest
 
 import gn_det
 from gn_det.config import ConfigError, config_folder
-from gn_det.engine.recipe import iterations_per_epoch, scheduled
+from gn_det.engine.recipe import iterations_per_epoch, scheduled, warn_of_schedule
 
 IMAGENET = 1281167
 
@@ -51,6 +51,29 @@ def test_fewer_images_than_a_batch():
     assert (run.SOLVER.MAX_ITER, run.SOLVER.STEPS) == (100, (30, 60, 90))
 
 
+def test_checkpoints_more_often_than_evaluations():
+    run = scheduled(_cfg("SOLVER.CHECKPOINT_PERIOD", 500), IMAGENET)
+    assert (run.SOLVER.CHECKPOINT_PERIOD, run.TEST.EVAL_PERIOD) == (500, 5004)
+
+
+@pytest.mark.parametrize(
+    ("keys", "images", "said"),
+    [
+        ([], IMAGENET, []),
+        (["PRETRAIN.EPOCHS", 20], IMAGENET, ["PRETRAIN.EPOCHS is 20"]),
+        (["PRETRAIN.EPOCHS", 20, "PRETRAIN.STEPS", ()], IMAGENET, []),
+        (["PRETRAIN.EPOCHS", 30, "PRETRAIN.STEPS", (29,)], IMAGENET, []),
+        ([], 500, ["500 images has 1 steps", "the run 100"]),
+        (["SOLVER.IMS_PER_BATCH", 8], 500, []),
+    ],
+)
+def test_a_recipe_for_other_data_is_warned_of(keys, images, said, caplog):
+    warn_of_schedule(_cfg(*keys), images)
+    assert bool(caplog.text) == bool(said)
+    for words in said:
+        assert words in caplog.text
+
+
 def test_the_config_keeps_the_recipe():
     cfg = _cfg("SOLVER.IMS_PER_BATCH", 64)
     before = cfg.dump()
@@ -67,6 +90,8 @@ def test_the_config_keeps_the_recipe():
     [
         ("SOLVER.MAX_ITER", 90000, r"SOLVER\.MAX_ITER 90000: .*Set PRETRAIN\.EPOCHS"),
         ("SOLVER.STEPS", (60000,), r"SOLVER\.STEPS \(60000,\): .*Set PRETRAIN\.STEPS"),
+        ("TEST.EVAL_PERIOD", 500, r"TEST\.EVAL_PERIOD 500: .*Set PRETRAIN\.EVAL_PERIOD"),
+        ("SOLVER.BEST_METRIC", "x", r"SOLVER\.BEST_METRIC x: pre-training keeps no best"),
         ("PRETRAIN.EPOCHS", 0, r"PRETRAIN\.EPOCHS is 0"),
         ("PRETRAIN.EVAL_PERIOD", 0, r"PRETRAIN\.EVAL_PERIOD is 0"),
         ("PRETRAIN.REFERENCE_BATCH", 0, r"PRETRAIN\.REFERENCE_BATCH is 0"),

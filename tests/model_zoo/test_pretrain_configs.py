@@ -13,6 +13,7 @@ from gn_det import model_zoo
 from gn_det.checkpoint import Checkpointer, TrainedAs, WeightsError
 from gn_det.config import config_folder, describe_weights, find_problems
 from gn_det.config.cfg_node import flatten
+from gn_det.data.image_transforms import resize_to
 
 FOLDER = config_folder() / "pretrain"
 NAMES = [
@@ -50,7 +51,7 @@ def test_the_papers_recipe(name):
     assert lr == s.BASE_LR
     assert (s.WEIGHT_DECAY, s.WEIGHT_DECAY_NORM, s.MOMENTUM) == (1e-4, 1e-4, 0.9)
     assert s.WEIGHT_DECAY_BIAS in (None, 1e-4)
-    assert (p.CROP, p.RESIZE, p.CROP_AREA) == (224, 256, (0.08, 1.0))
+    assert (p.CROP, resize_to(cfg), p.CROP_AREA) == (224, 256, (0.08, 1.0))
     assert cfg.MODEL.GN.ZERO_INIT_RESIDUAL is name.startswith("resnet")
     assert find_problems(cfg, num_processes=8) == []
 
@@ -131,6 +132,17 @@ def test_a_detector_of_the_same_network_fits():
     for detector, name in pairs.items():
         known = describe_weights(_cfg(name))
         assert gn_det.config.check_weights(model_zoo.get_config(detector), known) == []
+
+
+def test_a_detector_of_bn_needs_the_stride_of_the_pre_training():
+    """The paper's BN* starts from MSRA's weights, which have it elsewhere."""
+    for depth in (50, 101):
+        known = describe_weights(_cfg(f"resnet{depth}_bn"))
+        cfg = model_zoo.get_config(f"mask_rcnn_R{depth}_bn_frozen.yaml")
+        (problem,) = gn_det.config.check_weights(cfg, known)
+        assert "MODEL.RESNETS.STRIDE_IN_1X1" in problem.message
+        cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
+        assert gn_det.config.check_weights(cfg, known) == []
 
 
 def test_vgg_detector_names_the_command_that_makes_its_weights():
