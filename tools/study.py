@@ -2,7 +2,7 @@
 """Repeat the Group Normalization paper's experiments in minutes, on small real pictures.
 
 tools/study.py batch-size --quick               # shows that it works
-tools/study.py batch-size --output docs/studies/batch_size.json --plot batch_size.png
+tools/study.py batch-size --output batch_size.json --plot batch_size.png
 tools/study.py list                             # the studies there are
 tools/study.py report                           # docs/study.md, from the records in docs/studies
 
@@ -26,8 +26,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = docstring_parser(__doc__)
     parser.add_argument("name", metavar="NAME", help="a study, with - or _; or list, or report")
     parser.add_argument("--quick", action="store_true", help="the short form, of a minute or so")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write all that was found")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.json", help="what was found (default: in the folder)"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="a plot of it (default: in the folder)"
+    )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -53,10 +57,13 @@ def main(args: argparse.Namespace) -> int:
             raise ConfigError(f"There is no folder {path.parent} for {path.name}.")
     study = load_study(args.name, quick=args.quick)
     folder = args.folder or Path("output/studies", f"{study.name}{'_quick' * args.quick}")
-    record = carry_out_study(study, folder, jobs=args.jobs, output=args.output, words=sys.argv[1:])
+    folder.mkdir(parents=True, exist_ok=True)
+    output = args.output or folder / f"{study.name}.json"
+    picture = args.plot or folder / f"{study.name}.png"
+    record = carry_out_study(study, folder, jobs=args.jobs, output=output, words=sys.argv[1:])
     print(f"\n{study.title}\n\n{table(record, study.published)}")
-    if args.plot:
-        plot(record, study.published, args.plot)
+    plot(record, study.published, picture)
+    print(f"\nwritten to {output} and {picture}")
     failed = sum(run["status"] == "failed" for run in record["runs"])
     if failed:
         print(f"\n{failed} runs have failed; the same command tries them again.")

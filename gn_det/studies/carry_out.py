@@ -68,13 +68,15 @@ def result_of(folder: Path) -> dict[str, Any]:
     """Return how a run ended: ``status`` "done", "diverged" or "failed", and what goes with it.
 
     A run without a result has failed, or was stopped: its ``reason`` is the last line it printed.
+    One that was never started is "not run".
     """
     if (folder / RESULT).exists():
         return json.loads((folder / RESULT).read_text())
     console = folder / CONSOLE
-    lines = console.read_text(errors="replace").split("\n") if console.exists() else []
-    said = [line.strip() for line in lines if line.strip()]
-    return {"status": "failed", "reason": said[-1] if said else "it has not started"}
+    if not console.exists():
+        return {"status": "not run"}
+    said = [line.strip() for line in console.read_text(errors="replace").split("\n")]
+    return {"status": "failed", "reason": next(filter(None, reversed(said)), "it said nothing")}
 
 
 def _spec(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["METRICS", "Metric", "curves"]
+__all__ = ["METRICS", "OF_TOOL", "Metric", "curves"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ METRICS = {
     "p80": Metric("responses/p80", "80th percentile"),
     "p99": Metric("responses/p99", "99th percentile"),
 }
+
+# what a run of each tool has in any case
+OF_TOOL = {"pretrain": ["val_error", "train_error"], "detection": ["box_AP"]}
 
 
 def curves(rows: Iterable[dict[str, float]], metrics: Iterable[str]) -> dict[str, list[Any]]:

@@ -1,5 +1,7 @@
 """The picture of a study: curves of each metric, and its last values beside the paper's."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from .curves import METRICS
 from .numbers import cells, published
 
-__all__ = ["plot"]
+__all__ = ["digest", "plot"]
 
 MARKS = "os^vDP*X"
 STYLES = ("-", "--", ":", "-.")
@@ -44,7 +46,8 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
         for place, look in zip(places, _looks(record)):
             _draw(axes, record, place, metric, clock, look, ", ".join(place))
         axes.set(xlabel=clock, title=METRICS[metric].label)
-        axes.legend(fontsize="x-small")
+        if axes.lines:
+            axes.legend(fontsize="x-small")
     shared = None
     for place in spread:
         axes = next(panels)
@@ -74,8 +77,14 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
             axes.legend(fontsize="x-small")
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-    # without it the file would say which matplotlib made it, and differ with that
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    # without a software the file would say which matplotlib made it, and differ with that
+    figure.savefig(path, dpi=100, metadata={"Software": None, "Comment": digest(record)})
+
+
+def digest(record: dict[str, Any]) -> str:
+    """Return what a picture's comment says of the runs that it shows."""
+    shown = [record["axes"], record["metrics"], record["runs"]]
+    return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
 
 def _draw(

@@ -8,14 +8,18 @@ from gn_det.benchmarks import records
 from gn_det.evaluation import read_metrics
 
 from .carry_out import result_of
-from .curves import curves
+from .curves import OF_TOOL, curves
 from .plan import Run, Study
 
 __all__ = ["gather", "write"]
 
 
 def gather(study: Study, folder: Path) -> dict[str, Any]:
-    """Return the record of the runs below ``folder``, of those that have not ended as well."""
+    """Return the record of the runs below ``folder``, of those that have not ended as well.
+
+    Each has the keys that it was trained with, so that a study that was changed can be told from
+    the one that was run.
+    """
     return {
         "study": study.name,
         "axes": study.axes,
@@ -32,7 +36,14 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
 def _ended(run: Run, study: Study, folder: Path) -> dict[str, Any]:
     path = folder / run.name / "metrics.json"
     rows = read_metrics(path) if path.exists() else []
-    return {"name": run.name, **result_of(folder / run.name), "curves": curves(rows, study.metrics)}
+    # what others start from may be of another kind
+    metrics = study.metrics if run.tool == study.tool else OF_TOOL[run.tool]
+    return {
+        "name": run.name,
+        "opts": run.opts,
+        **result_of(folder / run.name),
+        "curves": curves(rows, metrics),
+    }
 
 
 def write(record: dict[str, Any], path: Path, words: list[str], seconds: float) -> None:

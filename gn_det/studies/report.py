@@ -18,14 +18,15 @@ in minutes on a CPU: small real pictures, small networks, the same code that tra
 The numbers cannot be the paper's; what can be compared is who is ahead, and where. A study is one
 file in [configs/studies](../configs/studies), and anybody can repeat it:
 
-    tools/study.py NAME              # goes on where it was stopped
+    tools/study.py NAME              # all that was found is in output/studies/NAME
     tools/study.py NAME --quick      # shows that it works, in a minute or so
     tools/study.py report            # this page, from the records in docs/studies
 
 "±" is the standard deviation over seeds (a number without it is of one seed); in pictures the
 lines are single seeds, the bars in the panels of last values go from the least to the largest.
-Values are those after the last iteration; minutes are those of runs beside other work. This page is
-made by a command: do not edit it.
+Values are those after the last iteration; minutes are those of runs beside other work. Of the
+paper's figures the last values are drawn. A study that was stopped goes on by the same command.
+This page is made by a command: do not edit it.
 """
 
 
@@ -37,14 +38,18 @@ def page(folder: Path) -> str:
             The page is beside it.
     """
     there = [name for name in list_studies() if (folder / f"{name}.json").exists()]
-    missing = [name.replace("_", "-") for name in list_studies() if name not in there]
+    records = {name: json.loads((folder / f"{name}.json").read_text()) for name in there}
+    missing = [name.replace("_", "-") for name in list_studies() if not _whole(records.get(name))]
     parts = [INTRO]
     if missing:
         parts.append(f"Not run in full yet: {', '.join(missing)}.\n")
-    for name in there:
-        record = json.loads((folder / f"{name}.json").read_text())
-        parts.append(_section(record, folder.name))
+    parts += [_section(record, folder.name) for record in records.values()]
     return "\n".join(parts)
+
+
+def _whole(record: dict[str, Any] | None) -> bool:
+    ended = {run["status"] for run in record["runs"]} if record else {"not run"}
+    return ended <= {"done", "diverged"}
 
 
 def write_page(folder: Path) -> Path:

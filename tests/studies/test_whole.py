@@ -29,7 +29,7 @@ def test_runs_all_and_does_nothing_twice(study_file, tmp_path, said):
     written = json.loads(output.read_text())
     assert written["runs"] == first["runs"]
     assert written["command"] == "tools/study.py tiny --quick"
-    assert str(tmp_path) not in output.read_text()
+    assert str(tmp_path / "runs") not in output.read_text()
     assert "batch 6" in table(first, study.published)
 
     console = tmp_path / "runs" / "BN_6_seed1" / "console.txt"

@@ -49,7 +49,8 @@ def test_a_failed_run_is_the_exit_status(tool, tmp_path, capsys):
         "{title: Wrong, paper: none, tool: pretrain, config: resnet50_gn.yaml, "
         "vary: {batch: {none: {SOLVER.IMS_PER_BATCH: 0}}}, metrics: [val_error]}"
     )
-    output = tmp_path / "wrong.json"
-    assert _run(tool, file, "--folder", tmp_path / "runs", "--output", output) == 1
+    folder = tmp_path / "runs"
+    assert _run(tool, file, "--folder", folder) == 1
     assert "the same command tries them again" in capsys.readouterr().out
-    assert json.loads(output.read_text())["runs"][0]["status"] == "failed"
+    assert json.loads((folder / "wrong.json").read_text())["runs"][0]["status"] == "failed"
+    assert (folder / "wrong.png").exists()
