@@ -1,9 +1,15 @@
 import importlib.util
 import json
+import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from gn_det.config import ConfigError
 
@@ -54,3 +60,52 @@ def test_a_failed_run_is_the_exit_status(tool, tmp_path, capsys):
     assert "the same command tries them again" in capsys.readouterr().out
     assert json.loads((folder / "wrong.json").read_text())["runs"][0]["status"] == "failed"
     assert (folder / "wrong.png").exists()
+
+
+@pytest.fixture
+def long_study(tmp_path, make_image_folder):
+    root = make_image_folder(tmp_path / "colours", per_class=(4, 2))
+    opts = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.RESNETS.DEPTH": 18,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+        "MODEL.RESNETS.OUT_FEATURES": ["res2"],
+        "MODEL.CLASSIFIER.NUM_CLASSES": 3,
+        "PRETRAIN.ROOT": str(root),
+        "PRETRAIN.CROP": 32,
+        "PRETRAIN.EPOCHS": 1000,
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.IMS_PER_BATCH": 2,
+    }
+    file = tmp_path / "long.yaml"
+    study = {
+        "title": "Long",
+        "paper": "none",
+        "tool": "pretrain",
+        "config": "resnet50_gn.yaml",
+        "opts": opts,
+        "vary": {"norm": {"GN": {}}},
+        "metrics": ["val_error"],
+    }
+    file.write_text(json.dumps(study))  # which is YAML
+    return file
+
+
+def test_a_signal_stops_it_and_its_runs_save(long_study, tmp_path):
+    folder = tmp_path / "runs"
+    command = [sys.executable, TOOL, long_study, "--folder", folder]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    run = folder / "GN_seed1"
+    try:
+        while process.poll() is None and not (run / "model_0000005.pth").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "stopped; the same command goes on" in error
+    log = (run / "log.txt").read_text()
+    left = int(re.search(r"Asked to leave .*: stopped after iteration (\d+)", log)[1])
+    last = (run / "last_checkpoint").read_text()
+    assert torch.load(run / last, weights_only=True)["iteration"] == left
