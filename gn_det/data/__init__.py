@@ -1,14 +1,15 @@
 """The embedded dataset, and checks of datasets: of a json and its images, and of a config's."""
 
+from .as_coco import write_coco_json
 from .builtin import ensure_dataset, register_photo_digits
-from .checks import check_datasets, check_images
+from .checks import check_datasets, check_images, check_masks
 from .dataset_checks import CheckedJson, check_json, compare_classes
 from .errors import DatasetError
 from .image_checks import check_files
 from .image_loader import build_eval_loader, build_train_loader
 from .labelled import LabelledSplit
 from .labelled_sources import check_labelled_data, labelled_split
-from .locate import locate_dataset
+from .locate import json_of, locate_dataset
 from .photo_digits import build_photo_digits
 from .repaired_copy import changes_file, refuse_existing, repair
 from .seeding import choose_seed, kept_rng, seed_everything
@@ -33,9 +34,11 @@ __all__ = [
     "check_images",
     "check_json",
     "check_labelled_data",
+    "check_masks",
     "choose_seed",
     "compare_classes",
     "ensure_dataset",
+    "json_of",
     "kept_rng",
     "labelled_split",
     "locate_dataset",
@@ -44,4 +47,5 @@ __all__ = [
     "repair",
     "seed_everything",
     "stream_of",
+    "write_coco_json",
 ]

@@ -4,6 +4,7 @@ Sizes are (width, height) in pixels; None where the image's size is not known, a
 held against it.
 """
 
+from numbers import Real
 from operator import ne
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "annotation_problems",
     "box_problem",
     "has_mask",
+    "is_area",
     "polygon_problem",
     "rle_problem",
 ]
@@ -36,7 +38,7 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
     if has_mask(annotation):
         problems += mask_problems(annotation["segmentation"], size)
     area = annotation.get("area")
-    if type(area) not in NUMBERS or not 0 <= area < HUGE * HUGE:
+    if not is_area(area):
         problems.append(("area", area))
     if "iscrowd" not in annotation:
         problems.append(("crowd-missing", None))
@@ -52,6 +54,11 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
 def has_mask(annotation: dict) -> bool:
     """Return whether there is a mask; null, [] and {} are none for Detectron2."""
     return bool(annotation.get("segmentation"))
+
+
+def is_area(value: Any) -> bool:
+    """Return whether this can be an area in pixels; NaN cannot."""
+    return isinstance(value, Real) and type(value) is not bool and 0 <= value < HUGE * HUGE
 
 
 def box_problem(box: Any, size: Size) -> str | None:

@@ -3,19 +3,20 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from .builtin import ensure_dataset
+from .as_coco import check_dicts
 from .dataset_checks import CheckedJson, check_json, compare_classes
 from .errors import DatasetError
 from .image_checks import check_images_of, missing_files
 from .kinds import KINDS
-from .locate import layout_hint, unknown_name
+from .locate import json_of, layout_hint
 
-__all__ = ["DatasetError", "check_datasets", "check_images", "on_one_process"]
+__all__ = ["DatasetError", "check_datasets", "check_images", "check_masks", "on_one_process"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,10 @@ SAMPLE = 256
 def check_datasets(cfg: CfgNode, *, training: bool = True) -> None:
     """Check that the datasets of a config are known, there and sound, and that the classes fit.
 
-    gn_det's own datasets are built where they are missing. Every record of a COCO json is checked;
-    errors are raised, warnings logged. Of several processes, one a machine reads the files.
+    gn_det's own datasets are built where they are missing. Every record of a COCO json is checked,
+    and of ``DATASETS.TEST`` the images too (see :func:`check_images`), and that all that is to be
+    scored is there. Errors are raised, warnings logged. Of several processes, one a machine reads
+    the files.
 
     Args:
         cfg: a finished config.
@@ -43,9 +46,10 @@ def check_datasets(cfg: CfgNode, *, training: bool = True) -> None:
     there = []
     for key in keys:
         for name in cfg.DATASETS[key.rpartition(".")[2]]:
-            missing = list(_missing(name))
-            problems += (f"{key} {name}: {problem}" for problem in missing)
-            if not missing:
+            missing = _missing(name)
+            if missing:
+                problems.append(f"{key} {missing}")
+            else:
                 there.append((key, name))
     problems += on_one_process(lambda: list(_content_problems(cfg, there)))
     if problems:
@@ -66,12 +70,28 @@ def check_images(dicts: list[dict], where: str) -> None:
         DatasetError: files are missing, cannot be read, or have another size than their dict says;
             the message has their number and the first of them.
     """
+    if problem := _image_problem(dicts):
+        raise DatasetError(f"{where}: {problem}")
+
+
+def check_masks(dicts: list[dict], where: str) -> None:
+    """Check that every object of a training has a mask; crowds, which it leaves out, need none.
+
+    Args:
+        dicts: Detectron2's dataset dicts.
+        where: the config key and the names of the datasets, for the message.
+
+    Raises:
+        DatasetError: with the number of those without a mask, and the first image of one.
+    """
+    if problem := _mask_problem(dicts, crowds=False):
+        raise DatasetError(f"{where}: {problem}")
+
+
+def _image_problem(dicts: list[dict]) -> str | None:
     missing = list(missing_files(record["file_name"] for record in dicts))
     if missing:
-        raise DatasetError(
-            f"{where}: {len(missing)} of {len(dicts)} images are missing, first of all:"
-            f"{_listed(missing)}"
-        )
+        return f"{len(missing)} of {len(dicts)} images are missing, first of all:{_listed(missing)}"
     sample = dicts[:: -(-len(dicts) // SAMPLE)] if dicts else []
     files = [(d["file_name"], (d["width"], d["height"]) if "width" in d else None) for d in sample]
     bad = [
@@ -79,11 +99,32 @@ def check_images(dicts: list[dict], where: str) -> None:
         for path, finding in check_images_of(files, workers=min(8, os.cpu_count() or 1))
         if KINDS[finding.kind].severity == "error" and finding.kind != "image-size"
     ]
-    if bad:
-        raise DatasetError(
-            f"{where}: of {len(files)} images that were opened, {len(bad)} are wrong:"
-            f"{_listed(bad)}\n{_ADVICE}"
-        )
+    if not bad:
+        return None
+    return (
+        f"of {len(files)} images that were opened, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+    )
+
+
+def _mask_problem(dicts: list[dict], crowds: bool) -> str | None:
+    owners = [
+        (record["file_name"], _has_mask(annotation))
+        for record in dicts
+        for annotation in record.get("annotations", ())
+        if crowds or not annotation.get("iscrowd", 0)
+    ]
+    without = [file_name for file_name, masked in owners if not masked]
+    if not without:
+        return None
+    return (
+        f"{len(without)} of {len(owners)} annotations have no mask, first of all in {without[0]}, "
+        "but MODEL.MASK_ON is True. Set MODEL.MASK_ON False, or add masks."
+    )
+
+
+def _has_mask(annotation: dict) -> bool:
+    mask = annotation.get("segmentation")  # polygons, RLE, or an array
+    return mask is not None and len(mask) > 0
 
 
 _ADVICE = (
@@ -96,23 +137,22 @@ def _listed(lines: list[str]) -> str:
     return "".join(f"\n    {line}" for line in lines[:5])
 
 
-def _missing(name: str) -> Iterator[str]:
-    if name not in DatasetCatalog.list():
-        yield (
-            f"{unknown_name(name)} Register your own by "
-            "detectron2.data.datasets.register_coco_instances(name, {}, json_file, image_root) "
-            "before the config is checked."
-        )
-        return
-    ensure_dataset(name)
-    metadata = MetadataCatalog.get(name)
-    json_file = metadata.get("json_file")
-    if json_file is not None and not os.path.isfile(json_file):
-        yield f"its annotations {json_file} are missing.{layout_hint(name)}"
-        return
-    image_root = metadata.get("image_root")
+def _missing(name: str) -> str | None:
+    try:
+        json_of(name)
+    except DatasetError as error:
+        return str(error) if name in DatasetCatalog.list() else f"{error} {_REGISTER}"
+    image_root = MetadataCatalog.get(name).get("image_root")
     if image_root is not None and not os.path.isdir(image_root):
-        yield f"its folder of images {image_root} is missing.{layout_hint(name)}"
+        return f"{name}: its folder of images {image_root} is missing.{layout_hint(name)}"
+    return None
+
+
+_REGISTER = (
+    "Register your own by "
+    "detectron2.data.datasets.register_coco_instances(name, {}, json_file, image_root) "
+    "before the config is checked."
+)
 
 
 def on_one_process(find: Callable[[], list[str]]) -> list[str]:
@@ -122,38 +162,65 @@ def on_one_process(find: Callable[[], list[str]]) -> list[str]:
 
 
 def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[str]:
+    load = cache(DatasetCatalog.get)
     checked: dict[str, CheckedJson | None] = {}
     trained: list[CheckedJson] = []
     for key, name in named:
-        if name not in checked:
-            try:
-                checked[name] = _check_json_of(name)
-            except DatasetError as error:
-                yield f"{key} {name}: {error}"
-                return
+        tested = key == "DATASETS.TEST"
+        try:
+            if checked.get(name) is None:
+                checked[name] = _check_annotations(name, load if tested else None)
+        except DatasetError as error:
+            yield f"{key} {name}: {str(error).removeprefix(f'{name}: ')}"
+            return
         found = checked[name]
+        yield from (f"{key} {name}: {problem}" for problem in _class_problems(cfg, name, found))
         if found is None:
-            yield from (f"{key} {name}: {problem}" for problem in _class_problems(cfg, name, None))
             continue
-        if key == "DATASETS.TRAIN":
+        if not tested:
             trained.append(found)
         else:
             for train in trained[:1]:  # Detectron2 wants the same classes in all of them
                 compare_classes(found, train)
         lines = found.report.lines("error")
         if lines:
-            yield f"{key} {name}: {found.path} has{_listed(lines)}\n{_ADVICE}"
+            advice = f"\n{_ADVICE}" if json_of(name) else ""
+            yield f"{key} {name}: {found.path} has{_listed(lines)}{advice}"
+        elif tested:
+            problems = _test_problems(cfg, found, load(name))
+            yield from (f"{key} {name}: {problem}" for problem in problems)
         for line in found.report.lines("warning"):
             logger.warning(f"{name}: {line}")
-        yield from (f"{key} {name}: {problem}" for problem in _class_problems(cfg, name, found))
+    every_one = trained and len(trained) == len(cfg.DATASETS.TRAIN)
+    useless = not any(train.usable or train.report.of("error") for train in trained)
+    if every_one and useless and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        yield f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: there is nothing to learn: {_NO_OBJECT}"
 
 
-def _check_json_of(name: str) -> CheckedJson | None:
-    """Check the json of a dataset; None where it has none, or one in another format than COCO's."""
+_NO_OBJECT = "no image has an annotation, crowds apart. Is this the right json?"
+
+
+def _check_annotations(name: str, load: Callable[[str], list[dict]] | None) -> CheckedJson | None:
+    """Check what a dataset says of its images; None where that is in another format than COCO's.
+
+    A training set without a json is not looked at: it need not have such a form. ``load`` is given
+    for a test set, which our evaluator will bring into it.
+    """
     metadata = MetadataCatalog.get(name)
-    if metadata.get("json_file") is None or metadata.get("evaluator_type") != "coco":
+    if metadata.get("evaluator_type", "coco" if load else None) != "coco":
         return None
-    return check_json(metadata.json_file)
+    if json_file := metadata.get("json_file"):
+        return check_json(json_file)
+    return check_dicts(name, load(name)) if load else None
+
+
+def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Iterator[str]:
+    if not found.usable:
+        yield f"there is nothing to score: {_NO_OBJECT}"
+    elif cfg.MODEL.MASK_ON and (problem := _mask_problem(dicts, crowds=True)):
+        yield problem
+    if problem := _image_problem(dicts):
+        yield problem
 
 
 def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Iterator[str]:

@@ -45,6 +45,7 @@ class CheckedJson:
         images: by id; those whose id or name cannot be are left out.
         classes: names by id.
         objects: annotations by class id, crowds too.
+        usable: annotations to learn from, and to find: of an image that is there, and no crowds.
     """
 
     path: str
@@ -52,6 +53,7 @@ class CheckedJson:
     images: dict[Any, ImageRecord] = field(default_factory=dict)
     classes: dict[Any, str] = field(default_factory=dict)
     objects: Counter = field(default_factory=Counter)
+    usable: int = 0
 
     @property
     def class_names(self) -> list[str]:
@@ -195,6 +197,8 @@ class _Check:
             self.found.objects[class_id] += 1
             if len(self.examples[class_id]) < MAX_EXAMPLES:
                 self.examples[class_id].append(where())
+        if image is not None and not annotation.get("iscrowd"):
+            self.found.usable += 1
         masked = has_mask(annotation)
         self.masks[masked] += 1
         if not masked and self.masks[False] == 1:
@@ -212,6 +216,10 @@ class _Check:
                 report.add("section", f"{section}: {state}")
         if not counts.get("annotations"):
             report.add("no-annotations")
+        for section, ids in (("images", found.images), ("categories", found.classes)):
+            texts = [i for i in ids if isinstance(i, str)]
+            if 0 < len(texts) < len(ids):
+                report.add("id-mixed", section, texts[0])
         for class_id, count in found.objects.items():
             if class_id not in found.classes:
                 report.add("class-unknown", self.examples[class_id][0], class_id, count)

@@ -6,8 +6,8 @@ from tabulate import tabulate
 
 __all__ = ["KINDS", "SEVERITIES", "Kind", "markdown_table"]
 
-# error: Detectron2 or its evaluation stops at it, or would learn from what cannot be meant
-# warning: Detectron2 drops, clips or ignores it, and goes on
+# error: training or evaluation stops at it, or would go by what cannot be meant
+# warning: it is dropped, clipped, ignored or filled in, and the run goes on
 # note: nothing is wrong
 SEVERITIES = ("error", "warning", "note")
 
@@ -43,6 +43,7 @@ _KINDS = [
     ("key-twice", "warning", "a record has a key twice: readers keep the last", "the last is kept"),
     ("nan-literal", "warning", "NaN or Infinity, which is not JSON", "null, or mended"),
     ("id-text", "warning", "an id is text, or a number with a point", "a number where it is one"),
+    ("id-mixed", "error", "some ids are text and some numbers: they have no order"),
     # images in the json
     ("image-id", "error", "the image's id is missing or no whole number", _IMAGE),
     ("image-twice", "error", "two images have one id", "one stays if the file is the same"),
@@ -80,9 +81,9 @@ _KINDS = [
     ("image-unknown", "warning", "an annotation of an image that is not there", _REMOVED),
     ("class-unknown", "error", "an annotation of a class that is not there", _REMOVED),
     ("ignore", "error", "Detectron2 stops at 'ignore': 1", _REMOVED),
-    ("area", "warning", "area is missing or no area: evaluation needs it", "computed"),
+    ("area", "warning", "area is missing or no area: the mask's or box's is taken", "computed"),
     ("crowd", "note", "iscrowd: left out in training, not counted in evaluation"),
-    ("crowd-missing", "warning", "iscrowd is missing: evaluation needs it", "0"),
+    ("crowd-missing", "warning", "iscrowd is missing: 0 is taken", "0"),
     ("crowd-value", "error", "iscrowd is neither 0 nor 1", "0 or 1 where clear; else removed"),
     # boxes
     ("box-missing", "error", "there is no box", _OF_MASK),

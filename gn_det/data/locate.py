@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from .builtin import ensure_dataset
 from .errors import DatasetError
 
-__all__ = ["Located", "layout_hint", "locate_dataset", "unknown_name"]
+__all__ = ["Located", "json_of", "locate_dataset"]
 
 # the layout that Detectron2's builtin COCO datasets expect
 COCO_LAYOUT = """\
@@ -41,14 +41,28 @@ def locate_dataset(name_or_json: str, image_root: str | None = None) -> Located:
         if not os.path.lexists(name):
             raise DatasetError(f"{name} is no file, and {unknown_name(name)}")
         return Located(name, image_root or os.path.dirname(name) or ".")
-    ensure_dataset(name)
-    metadata = MetadataCatalog.get(name)
-    json_file = metadata.get("json_file")
+    json_file = json_of(name)
     if json_file is None:
         raise DatasetError(f"{name} has no json_file: only COCO's format can be checked.")
-    if not os.path.isfile(json_file):
+    return Located(json_file, image_root or MetadataCatalog.get(name).get("image_root") or ".")
+
+
+def json_of(name: str) -> str | None:
+    """Return the json of a registered dataset; one of gn_det's own is built where it is missing.
+
+    Returns:
+        The path, None where the metadata has none: the dataset is a list of dicts.
+
+    Raises:
+        DatasetError: there is no such dataset, or its json is missing; it starts with the name.
+    """
+    if name not in DatasetCatalog.list():
+        raise DatasetError(f"{name}: {unknown_name(name)}")
+    ensure_dataset(name)
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file is not None and not os.path.isfile(json_file):
         raise DatasetError(f"{name}: its annotations {json_file} are missing.{layout_hint(name)}")
-    return Located(json_file, image_root or metadata.get("image_root") or ".")
+    return json_file
 
 
 def unknown_name(name: str) -> str:

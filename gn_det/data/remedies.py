@@ -11,9 +11,8 @@ from .annotation_checks import (
     mask_problems,
     polygon_problem,
 )
-from .rle import run_lengths
 
-__all__ = ["mend_annotation"]
+__all__ = ["mend_annotation", "object_area"]
 
 Size = tuple[int, int]
 _ROUNDS = 8  # a remedy may uncover the next problem: no box, then a box that reaches out
@@ -46,6 +45,21 @@ def mend_annotation(annotation: dict, size: Size) -> tuple[dict | None, list[str
         except _Beyond:
             return None, mended
     return None, mended
+
+
+def object_area(annotation: dict, size: Size) -> float:
+    """Return the pixels of an annotation's mask, as pycocotools counts a detection's; else its box.
+
+    Args:
+        annotation: with a mask or box in which nothing is wrong.
+        size: (width, height) of its image.
+    """
+    if not has_mask(annotation):
+        return annotation["bbox"][2] * annotation["bbox"][3]
+    mask = annotation["segmentation"]
+    if isinstance(mask, dict):
+        return int(mask_tools.area(_encoded(mask)))
+    return int(mask_tools.area(mask_tools.merge(mask_tools.frPyObjects(mask, size[1], size[0]))))
 
 
 def _remove(annotation: dict, size: Size) -> None:
@@ -117,14 +131,7 @@ def _no_crowd(annotation: dict, size: Size) -> None:
 
 
 def _area(annotation: dict, size: Size) -> None:
-    mask = annotation["segmentation"] if has_mask(annotation) else []
-    if isinstance(mask, dict):
-        annotation["area"] = int(run_lengths(mask["counts"])[1::2].sum())
-    elif mask:
-        rles = mask_tools.frPyObjects(mask, size[1], size[0])
-        annotation["area"] = int(mask_tools.area(mask_tools.merge(rles)))
-    else:
-        annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    annotation["area"] = object_area(annotation, size)
 
 
 def _encoded(rle: dict) -> dict:

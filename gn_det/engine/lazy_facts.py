@@ -37,6 +37,9 @@ def facts_of(cfg: DictConfig) -> CfgNode:
     for split, key in (("train", "TRAIN"), ("test", "TEST")):
         names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
         facts.DATASETS[key] = (names,) if isinstance(names, str) else tuple(names)
+    filter_empty = OmegaConf.select(cfg, "dataloader.train.dataset.filter_empty", default=True)
+    facts.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    facts.MODEL.MASK_ON = OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None
     classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     if classes is None:
         facts.MODEL.META_ARCHITECTURE = "other"  # has no number of classes that is known

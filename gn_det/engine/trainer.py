@@ -19,7 +19,13 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.data import TrainStream, build_train_stream, check_images, choose_seed
+from gn_det.data import (
+    TrainStream,
+    build_train_stream,
+    check_images,
+    check_masks,
+    choose_seed,
+)
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
 from .checkpoints import BestCheckpoint, Checkpoints
@@ -126,7 +132,7 @@ class Trainer(DefaultTrainer):
             mapper: a subclass's own in place of Detectron2's ``DatasetMapper``.
 
         Raises:
-            gn_det.data.DatasetError: an image is missing.
+            gn_det.data.DatasetError: an image is missing, or a mask where ``MODEL.MASK_ON``.
         """
         dicts = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
@@ -138,7 +144,10 @@ class Trainer(DefaultTrainer):
                 cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
             ),
         )
-        check_images(dicts, f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}")
+        where = f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}"
+        check_images(dicts, where)
+        if cfg.MODEL.MASK_ON and mapper is None:  # a mapper of one's own may make them
+            check_masks(dicts, where)
         return build_train_stream(_mask_format_for(cfg, dicts), dicts, mapper)
 
     @classmethod

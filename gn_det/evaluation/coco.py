@@ -1,7 +1,5 @@
 """COCO evaluation of a model, and of a file of results without a model."""
 
-import contextlib
-import io
 import itertools
 import json
 import logging
@@ -16,11 +14,13 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 
-from gn_det.data import DatasetError, ensure_dataset
+from gn_det.data import DatasetError
+from gn_det.data.open_file import instead_of, open_regular
 
 from .masks import encode_masks, encode_roi_masks
 from .scorers import check_scorer
 from .scoring import score
+from .truth import load_truth
 
 __all__ = ["COCOEvaluator", "build_evaluator", "score_file"]
 
@@ -30,15 +30,15 @@ RESULTS_FILE = "coco_instances_results.json"
 
 
 def build_evaluator(dataset_name: str, output_dir: str, scorer: str = "fast") -> DatasetEvaluator:
-    """Build the evaluator of a dataset in COCO's format.
+    """Build the evaluator of a dataset, see :class:`COCOEvaluator`.
 
     Args:
-        dataset_name: registered, with a ``json_file`` in its metadata.
+        dataset_name: registered.
         output_dir: gets the detections as ``coco_instances_results.json``.
         scorer: "fast" or "pycocotools"; see :func:`gn_det.evaluation.score`.
 
     Raises:
-        DatasetError: the dataset is not in COCO's format.
+        DatasetError: the dataset is unknown, missing, or cannot be brought into COCO's format.
         ValueError: there is no such scorer.
     """
     return COCOEvaluator(dataset_name, output_dir, scorer)
@@ -48,18 +48,20 @@ class COCOEvaluator(DatasetEvaluator):
     """Box AP, and mask AP where the model predicts masks, of instances on a COCO dataset.
 
     Args:
-        dataset_name: registered, with a ``json_file`` in its metadata.
-        output_dir: gets the detections as ``coco_instances_results.json``; None writes nothing.
+        dataset_name: registered, with a ``json_file`` in its metadata; without one, its dicts are
+            converted, as Detectron2's evaluator does.
+        output_dir: gets the detections as ``coco_instances_results.json``, and what was converted
+            as ``NAME_coco_format.json``; None keeps nothing.
         scorer: "fast" or "pycocotools"; see :func:`gn_det.evaluation.score`.
 
     Raises:
-        DatasetError: the dataset is not in COCO's format.
+        DatasetError: the dataset is unknown, missing, or cannot be brought into COCO's format.
         ValueError: there is no such scorer.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, scorer: str = "fast"):
         check_scorer(scorer)  # before hours of predictions
-        self._truth = _load_truth(dataset_name)
+        self._truth = load_truth(dataset_name, output_dir)
         self._output_dir = output_dir
         self._scorer = scorer
         mapping = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
@@ -116,7 +118,7 @@ def score_file(dataset_name: str, path: str, scorer: str = "fast") -> OrderedDic
     """Score a file of results, such as ``coco_instances_results.json``, without a model.
 
     Args:
-        dataset_name: registered, with a ``json_file`` in its metadata.
+        dataset_name: registered.
         path: a JSON list in COCO's result format.
         scorer: "fast" or "pycocotools"; see :func:`gn_det.evaluation.score`.
 
@@ -124,17 +126,14 @@ def score_file(dataset_name: str, path: str, scorer: str = "fast") -> OrderedDic
         As :meth:`COCOEvaluator.evaluate`.
 
     Raises:
-        DatasetError: the file is no such list, or is of another dataset.
+        DatasetError: the file is no such list, or is of another dataset; or the dataset is unknown,
+            missing, or cannot be brought into COCO's format.
         FileNotFoundError: there is no such file.
         ValueError: there is no such scorer.
     """
     check_scorer(scorer)
-    truth = _load_truth(dataset_name)
-    with open(path) as f:
-        try:
-            detections = json.load(f)
-        except json.JSONDecodeError as error:
-            raise DatasetError(f"{path} is not JSON: {error}") from None
+    truth = load_truth(dataset_name)
+    detections = _read_results(path)
     _check_results(detections, truth, dataset_name, path)
     with_masks = bool(detections) and "segmentation" in detections[0]
     tasks = [t for t in ("bbox", "segm") if t == "bbox" or with_masks]
@@ -160,21 +159,21 @@ def detections_to_json(instances: Instances, image_id: int) -> list[dict]:
     return detections
 
 
-def _load_truth(dataset_name: str) -> COCO:
-    ensure_dataset(dataset_name)
-    json_file = MetadataCatalog.get(dataset_name).get("json_file")
-    if json_file is None:
-        raise DatasetError(
-            f"Dataset {dataset_name} has no json_file in its metadata, so it cannot be scored as "
-            "COCO. Register it by register_coco_instances, or override Trainer.build_evaluator."
-        )
-    if not os.path.isfile(json_file):
-        raise DatasetError(f"The annotations of {dataset_name}, {json_file}, are missing.")
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(json_file)
-    if "annotations" not in truth.dataset:
-        raise DatasetError(f"{json_file} has no annotations, so nothing can be scored against it.")
-    return truth
+def _read_results(path: str) -> object:
+    try:
+        with open_regular(path) as file:
+            content = file.read()
+        return json.loads(content)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        what = instead_of(content) or "no text"
+        raise DatasetError(f"{path} is not JSON: it is {what}.") from None
+    except (ValueError, RecursionError) as error:
+        what = instead_of(content)
+        raise DatasetError(f"{path} is not JSON: {f'it is {what}.' if what else error}") from None
 
 
 def _check_results(detections: object, truth: COCO, dataset_name: str, path: str) -> None:

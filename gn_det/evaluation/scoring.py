@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from gn_det.data import DatasetError
 
 from .scorers import PLACE, precision_of
+from .truth import completed
 
 __all__ = ["METRICS", "score"]
 
@@ -34,7 +35,8 @@ def score(
     """Return AP in percent, over all classes and for each class.
 
     Args:
-        truth: the annotations.
+        truth: the annotations; what they lack and what is plain is filled in, see
+            :func:`gn_det.evaluation.truth.completed`.
         detections: in COCO's result format: ``image_id``, ``category_id`` (the json's own ids),
             ``score``, and ``bbox`` (XYWH, pixels) or ``segmentation`` (RLE).
         iou_type: "bbox" or "segm".
@@ -51,6 +53,12 @@ def score(
     """
     start = time.perf_counter()
     _check(truth, detections, iou_type)
+    truth = completed(truth)
+    if 0 in truth.anns:
+        logger.warning(
+            "An annotation has the id 0, which pycocotools takes for 'not found': there that "
+            "object always counts as missed. Number the annotations from 1."
+        )
     precision = precision_of(truth, detections, iou_type, scorer)
     results = _summary(precision, [c["name"] for c in truth.loadCats(sorted(truth.getCatIds()))])
     logger.info(
@@ -67,18 +75,13 @@ def _check(truth: COCO, detections: list[dict], iou_type: str) -> None:
             f"Detections are of images that the annotations do not have: {list(strangers)[:3]}. "
             "Are these the results of another dataset?"
         )
+    place = PLACE[iou_type]
     for annotation in truth.anns.values():
-        for key in (PLACE[iou_type], "area", "iscrowd"):
-            if annotation.get(key) in (None, []):
-                raise DatasetError(
-                    f"Annotation {annotation['id']} of image {annotation['image_id']} has no {key}"
-                    f", without which COCO's AP of {iou_type} is not defined."
-                )
-    if 0 in truth.anns:
-        logger.warning(
-            "An annotation has the id 0, which pycocotools takes for 'not found': there that "
-            "object always counts as missed. Number the annotations from 1."
-        )
+        if annotation["image_id"] in truth.imgs and annotation.get(place) in (None, [], {}):
+            raise DatasetError(
+                f"Annotation {annotation['id']} of image {annotation['image_id']} has no {place}"
+                f", without which COCO's AP of {iou_type} is not defined."
+            )
 
 
 def _summary(precision: np.ndarray, names: list[str]) -> dict[str, float]:

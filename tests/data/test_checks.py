@@ -3,39 +3,58 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import BoxMode
+from PIL import Image
 
 import gn_det
-from gn_det.data import DatasetError, check_datasets, check_images
+from gn_det.data import (
+    DatasetError,
+    check_datasets,
+    check_images,
+    check_masks,
+    register_photo_digits,
+)
 from gn_det.data.checks import SAMPLE
+from gn_det.data.photo_digits import FOLDER
+from gn_det.engine import Trainer
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """Take what the test registers out of the catalogs again."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture
 def coco(tmp_path):
-    """Return a function that registers a dataset of one image and ``classes`` classes."""
-    names = []
+    """Return a function that registers a dataset of one image with an object of each class."""
 
     def make(name="checks_coco", classes=3, json_there=True, folder_there=True):
         json_file, folder = tmp_path / f"{name}.json", tmp_path / "images"
         if json_there:
+            box = {"image_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
             json_file.write_text(
                 json.dumps(
                     {
                         "images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 8}],
                         "categories": [{"id": i, "name": f"c{i}"} for i in range(classes)],
-                        "annotations": [],
+                        "annotations": [
+                            {**box, "id": i + 1, "category_id": i} for i in range(classes)
+                        ],
                     }
                 )
             )
         if folder_there:
             folder.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8)).save(folder / "a.png")
         register_coco_instances(name, {}, str(json_file), str(folder))
-        names.append(name)
         return name
 
-    yield make
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return make
 
 
 def cfg_for(*names, num_classes=3):
@@ -45,14 +64,29 @@ def cfg_for(*names, num_classes=3):
     return cfg
 
 
-def test_good_dataset_is_silent(coco):
-    check_datasets(cfg_for(coco()))
+def ours(caplog):
+    return [record.getMessage() for record in caplog.records if record.name.startswith("gn_det")]
 
 
-def test_builtin_dataset_is_built(digits):
-    cfg = cfg_for(digits[0], num_classes=10)
-    cfg.DATASETS.TEST = (digits[1],)
+def test_good_dataset_is_silent(registered, caplog):
+    cfg = cfg_for(registered)
+    cfg.DATASETS.TEST = (registered,)
+    cfg.MODEL.MASK_ON = True
+    with caplog.at_level("DEBUG"):
+        check_datasets(cfg)
+    assert ours(caplog) == []
+
+
+def test_builtin_dataset_is_built(tmp_path):
+    # as few scenes as it takes to have each digit in both
+    names = register_photo_digits(
+        "checks_digits", tmp_path, num_train=8, num_val=8, size=96, seed=0
+    )
+    cfg = cfg_for(names[0], num_classes=10)
+    cfg.DATASETS.TEST = (names[1],)
+    assert not (tmp_path / FOLDER).exists()
     check_datasets(cfg)
+    assert len(list((tmp_path / FOLDER / "val").iterdir())) == 8
 
 
 def test_empty_train_set(coco):
@@ -157,9 +191,7 @@ def test_only_some_of_many_images_are_opened(made, monkeypatch, count):
 @pytest.fixture
 def registered(made):
     register_coco_instances("checks_made", {}, str(made.json), str(made.root))
-    yield "checks_made"
-    DatasetCatalog.remove("checks_made")
-    MetadataCatalog.remove("checks_made")
+    return "checks_made"
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -200,12 +232,164 @@ def test_classes_of_test_that_train_lacks(made, registered, coco):
         check_datasets(cfg)
 
 
-def test_a_dataset_without_a_json_is_taken_as_it_is():
+def test_a_training_set_without_a_json_is_taken_as_it_is():
     DatasetCatalog.register("checks_list", list)
-    try:
-        check_datasets(cfg_for("checks_list"))
-    finally:
-        DatasetCatalog.remove("checks_list")
+    check_datasets(cfg_for("checks_list"))
+
+
+def to_score(name, **options):
+    cfg = cfg_for()
+    cfg.DATASETS.TEST = (name,)
+    cfg.MODEL.MASK_ON = options.get("masks", False)
+    return cfg
+
+
+def told(cfg, training=False):
+    """Return the lines of the error."""
+    with pytest.raises(DatasetError) as error:
+        check_datasets(cfg, training=training)
+    return str(error.value).splitlines()
+
+
+def test_images_of_the_test_set(made, registered):
+    (made.root / "2.png").unlink()
+    lines = told(to_score(registered))
+    assert lines == [
+        "DATASETS.TEST checks_made: 1 of 4 images are missing, first of all:",
+        f"    {made.root / '2.png'}",
+    ]
+    # those of a training set have their check where they are loaded
+    check_datasets(cfg_for(registered))
+
+
+def test_content_of_the_test_set_s_images(made, registered):
+    Image.new("RGB", (48, 64)).save(made.root / "2.png")
+    assert "of 4 images that were opened, 1 are wrong" in told(to_score(registered))[0]
+
+
+def test_masks_of_the_test_set(made, registered):
+    for annotation in made.content["annotations"]:
+        annotation["segmentation"] = []
+    made.write()
+    check_datasets(to_score(registered), training=False)
+    assert told(to_score(registered, masks=True)) == [
+        f"DATASETS.TEST checks_made: 7 of 7 annotations have no mask, first of all in "
+        f"{made.root / '1.png'}, but MODEL.MASK_ON is True. Set MODEL.MASK_ON False, or add masks."
+    ]
+
+
+def test_some_masks_of_the_test_set(made, registered):
+    # a crowd is held against masks as well
+    made.content["annotations"][1].update(segmentation=[], iscrowd=1)
+    made.write()
+    (line,) = told(to_score(registered, masks=True))
+    assert "1 of 7 annotations have no mask, first of all in " in line
+    assert "2.png" in line
+
+
+def test_masks_of_a_training_set():
+    box = {"bbox": [1, 1, 4, 4], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    masked = {**box, "segmentation": [[1, 1, 4, 1, 4, 4]]}
+    dicts = [
+        {"file_name": "a.png", "annotations": [masked, {**box, "iscrowd": 1}]},
+        {"file_name": "b.png", "annotations": []},
+        {"file_name": "c.png"},
+    ]
+    check_masks(dicts, "x")
+    dicts[1]["annotations"] = [{**box, "segmentation": []}, box]
+    with pytest.raises(DatasetError, match=r"^x: 2 of 3 annotations .* in b\.png, .*MASK_ON False"):
+        check_masks(dicts, "x")
+
+
+def test_loader_of_a_training_needs_masks(made, registered, tiny_cfg):
+    del made.first["segmentation"]
+    made.write()
+    options = ["DATASETS.TRAIN", (registered,), "DATALOADER.NUM_WORKERS", 0]
+    cfg = tiny_cfg(*options)
+    where = r"DATASETS\.TRAIN \('checks_made',\): 1 of 7 annotations have no mask"
+    with pytest.raises(DatasetError, match=where):
+        Trainer.build_train_loader(cfg)
+    # a mapper of one's own may find them elsewhere
+    Trainer.build_train_loader(cfg, mapper=lambda record: record)
+    Trainer.build_train_loader(tiny_cfg(*options, "MODEL.MASK_ON", False))
+
+
+@pytest.mark.parametrize("kind", ["none", "crowds", "of other images"])
+def test_nothing_to_learn_and_nothing_to_score(made, registered, coco, kind):
+    if kind == "none":
+        made.content["annotations"] = []
+    for annotation in made.content["annotations"]:
+        annotation.update({"iscrowd": 1} if kind == "crowds" else {"image_id": 99})
+    made.write()
+    (line,) = told(cfg_for(registered), training=True)
+    assert line.startswith("DATASETS.TRAIN ('checks_made',): there is nothing to learn: no image")
+    (line,) = told(to_score(registered))
+    assert line.startswith("DATASETS.TEST checks_made: there is nothing to score: no image")
+    cfg = cfg_for(registered, coco())
+    check_datasets(cfg)  # enough that one of them has objects
+    cfg = cfg_for(registered)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    check_datasets(cfg)
+
+
+@pytest.fixture
+def as_dicts(made):
+    """The good dataset as the tutorial registers one: dicts and the names of classes."""
+    dicts = [
+        {
+            "file_name": str(made.root / image["file_name"]),
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            "annotations": [
+                {
+                    "bbox": a["bbox"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": (2, 5, 7).index(a["category_id"]),
+                    "segmentation": [[8, 8, 28, 8, 28, 28.5]],
+                }
+                for a in made.content["annotations"]
+                if a["image_id"] == image["id"]
+            ],
+        }
+        for image in made.content["images"]
+    ]
+    DatasetCatalog.register("checks_dicts", lambda: dicts)
+    MetadataCatalog.get("checks_dicts").thing_classes = ["cat", "dog", "cow"]
+    return dicts
+
+
+def test_dicts_are_checked_as_a_json_is(made, as_dicts, caplog):
+    cfg = to_score("checks_dicts", masks=True)
+    check_datasets(cfg, training=False)
+    assert ours(caplog) == []
+    as_dicts[1]["annotations"][0]["bbox"] = [8, 8, -4, 4]
+    lines = told(cfg)
+    assert lines[0] == "DATASETS.TEST checks_dicts: its list of dicts has"
+    assert "1 x box-negative" in lines[1]
+    assert len(lines) == 2
+    as_dicts[1]["annotations"] = []
+    (made.root / "3.png").unlink()
+    del as_dicts[0]["annotations"][0]["segmentation"]
+    lines = told(cfg)
+    assert "1 of 5 annotations have no mask" in lines[0]
+    assert "1 of 4 images are missing" in lines[1]
+
+
+@pytest.mark.parametrize("lacking", ["image_id", "height", "thing_classes", "bbox_mode"])
+def test_dicts_that_cannot_be_scored(as_dicts, lacking):
+    if lacking == "thing_classes":
+        MetadataCatalog.pop("checks_dicts")
+    elif lacking == "bbox_mode":
+        del as_dicts[2]["annotations"][0][lacking]
+    else:
+        del as_dicts[2][lacking]
+    (line,) = told(to_score("checks_dicts"))
+    assert line.startswith("DATASETS.TEST checks_dicts: it")
+    assert lacking in line.partition("Each dict needs")[0]
+    assert "For an evaluator of your own, set evaluator_type" in line
+    MetadataCatalog.get("checks_dicts").evaluator_type = "mine"
+    check_datasets(to_score("checks_dicts"), training=False)
 
 
 def test_one_process_of_a_machine_reads_and_all_stop(registered, monkeypatch):

@@ -13,6 +13,14 @@ def test_facts(made):
     assert found.class_names == ["cat", "dog", "cow"]
     assert dict(found.objects) == {2: 3, 5: 2, 7: 2}
     assert found.summary() == "4 images, 7 annotations, 3 classes"
+    assert found.usable == 7
+
+
+def test_usable_annotations(made):
+    made.content["annotations"][0]["iscrowd"] = 1
+    made.content["annotations"][1]["image_id"] = 99
+    del made.content["annotations"][2]["iscrowd"]
+    assert check_json(made.write()).usable == 5
 
 
 def test_annotations_before_images(made):

@@ -1,8 +1,10 @@
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOEvaluator as TheirEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -153,11 +155,33 @@ def test_bad_files(digits, tmp_path, content, message):
         score_file(digits[1], write(tmp_path / "results.json", content))
 
 
-def test_dataset_that_is_not_coco(tmp_path):
-    DatasetCatalog.register("no_json", lambda: [])
-    try:
-        with pytest.raises(DatasetError, match="no_json has no json_file"):
-            COCOEvaluator("no_json")
-    finally:
-        DatasetCatalog.remove("no_json")
-        MetadataCatalog.remove("no_json")
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (None, FileNotFoundError, "results.json: there is no such file"),
+        (Path.mkdir, DatasetError, "results.json cannot be read: it is a folder"),
+        (
+            lambda path: path.write_bytes(b"\x89PNG\r\n\xff\xfe"),
+            DatasetError,
+            "results.json is not JSON: it is no text",
+        ),
+        (
+            lambda path: path.write_bytes(gzip.compress(b"[]")),
+            DatasetError,
+            "results.json is not JSON: it is compressed with gzip: unpack it first",
+        ),
+        (lambda path: path.write_text("[" * 100_000), DatasetError, "results.json is not JSON"),
+    ],
+)
+def test_what_is_no_file_of_results(digits, tmp_path, make, error, message):
+    path = tmp_path / "results.json"
+    if make is not None:
+        make(path)
+    with pytest.raises(error, match=message) as raised:
+        score_file(digits[1], str(path))
+    assert "\n" not in str(raised.value)
+
+
+def test_results_of_a_dataset_that_is_unknown(tmp_path):
+    with pytest.raises(DatasetError, match="coco_2017_vall: .* coco_2017_val .*meant"):
+        score_file("coco_2017_vall", write(tmp_path / "results.json", []))

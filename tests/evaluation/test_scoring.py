@@ -119,7 +119,7 @@ def test_detection_of_an_image_that_is_not_there(truth):
 
 @pytest.mark.parametrize(
     ("task", "key", "value"),
-    [("bbox", "bbox", None), ("segm", "segmentation", []), ("bbox", "area", None)],
+    [("bbox", "bbox", None), ("segm", "segmentation", []), ("segm", "segmentation", {})],
 )
 def test_truth_that_lacks_what_counts(truth, task, key, value):
     truth.anns[2][key] = value
