@@ -19,7 +19,6 @@ import torch  # noqa: F401  (first: the filters of warnings that it sets are to 
 
 with warnings.catch_warnings():
     # notes to Detectron2's authors on its imports, which a user can do nothing about
-    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
     warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)
     from . import data, model_zoo, modeling  # noqa: F401  (fills registries and catalogs)
     from .config import add_gn_config, check_config, get_cfg

@@ -136,7 +136,7 @@ folder: make VENV=..."
 fi
 if [ "$own" != - ]; then
     say "$python has torch and Detectron2: they are used as they are"
-    "$python" -W ignore -c "import torch, torchvision, detectron2.modeling, detectron2.model_zoo" ||
+    "$python" -W ignore -c "import torch, torchvision, detectron2.modeling" ||
         die "the Detectron2 in $own does not import, see above. Repair it there. $choose"
 fi
 "$python" -c "import venv, ensurepip" 2>/dev/null ||
@@ -217,7 +217,7 @@ fi
 step "gn_det from $root" \
     pip_install "$@" --config-settings editable_mode=compat -e "$root"
 step "a check that torch and Detectron2 import" "$venv/bin/python" -c \
-    "import torch, torchvision, cv2, detectron2.engine, detectron2.model_zoo, detectron2.modeling"
+    "import torch, torchvision, cv2, detectron2.engine, detectron2.modeling"
 
 echo "$hash" >"$stamp.new"
 mv "$stamp.new" "$stamp"

@@ -38,6 +38,16 @@ def test_without_detectron2():
     assert "git+https://github.com/facebookresearch/detectron2.git" in message
 
 
+def test_without_pkg_resources():
+    result = _python(f"""
+BLOCKED = {{"pkg_resources"}}
+{BLOCKER}
+import gn_det
+gn_det.get_cfg().merge_from_file("detectron2://Base-RCNN-FPN.yaml")
+""")
+    assert result.returncode == 0, result.stderr
+
+
 def test_import_fills_registries_and_changes_nothing_else():
     result = _python("""
 import detectron2.data, detectron2.modeling as m

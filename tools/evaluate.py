@@ -6,6 +6,7 @@ tools/evaluate.py --config FILE --weights FILE --dataset my_val --per-class --ou
 tools/evaluate.py --dataset coco_2017_val --predictions coco_instances_results.json
 tools/evaluate.py --dataset coco_2017_val --predictions FILE --scorer pycocotools
 
+The results of a model go to OUTPUT_DIR/inference/metrics.json and to TensorBoard there as well.
 Exit status: 0; 1 where TEST.EXPECTED_RESULTS is missed; 2 where nothing could be evaluated.
 """
 
@@ -14,19 +15,24 @@ import json
 import os
 
 import torch
-from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 import gn_det
 from gn_det.checkpoint import Checkpointer
+from gn_det.checkpoint.files import is_url, parse_path
 from gn_det.config import ConfigError
+from gn_det.config.expected import expected_problems
 from gn_det.engine import (
     Trainer,
     add_options,
     argument_parser,
-    finish_config,
+    by_dataset,
+    output_file,
+    read_config,
+    record_evaluation,
     run,
     setup,
+    verify,
 )
 from gn_det.evaluation import (
     SCORERS,
@@ -36,32 +42,45 @@ from gn_det.evaluation import (
 )
 
 
-def main(args: argparse.Namespace) -> None:
-    """Evaluate in this process; the main process prints and writes."""
-    if args.predictions:
-        cfg = finish_config(args.config_file, args.opts) if args.config_file else gn_det.get_cfg()
-        names = [args.dataset] if args.dataset else list(cfg.DATASETS.TEST)
-        if len(names) != 1:
-            raise ConfigError(f"--predictions is of one dataset; name it by --dataset ({names}).")
-        results = {names[0]: score_file(names[0], args.predictions, args.scorer)}
+def score_predictions(args: argparse.Namespace) -> None:
+    """Score a file of results; the main process prints and writes."""
+    cfg = gn_det.get_cfg()
+    if args.config_file:
+        cfg = read_config(args.config_file, args.opts)
     else:
-        if args.dataset:
-            args.opts += ["DATASETS.TEST", repr((args.dataset,))]
-        cfg = setup(args)
-        if not os.path.isfile(args.weights) and "://" not in args.weights:
-            raise FileNotFoundError(f"--weights {args.weights}: there is no such file.")
-        model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg=cfg).load(args.weights)
-        evaluators = [Trainer.build_evaluator(cfg, name, args.scorer) for name in cfg.DATASETS.TEST]
-        results = Trainer.test(cfg, model, evaluators)
-        if len(cfg.DATASETS.TEST) == 1:
-            results = {cfg.DATASETS.TEST[0]: results}
+        cfg.merge_from_list(args.opts)
+    names = [args.dataset] if args.dataset else list(cfg.DATASETS.TEST)
+    if len(names) != 1:
+        raise ConfigError(f"--predictions is of one dataset; name it by --dataset ({names}).")
+    for problem in expected_problems(cfg):
+        raise ConfigError(problem.message)
+    results = {names[0]: score_file(names[0], args.predictions, args.scorer)}
     if comm.is_main_process():
-        report(args, cfg, results)
+        report(args, results)
+        verify(cfg, results)
 
 
-def report(args: argparse.Namespace, cfg: gn_det.config.CfgNode, results: dict) -> None:
-    """Print the tables, write the JSON, and check ``TEST.EXPECTED_RESULTS``."""
+def evaluate_weights(args: argparse.Namespace) -> None:
+    """Evaluate a model in this process; the main process prints and writes."""
+    path = parse_path(args.weights)[0]
+    if not is_url(path) and not os.path.isfile(path):
+        raise FileNotFoundError(f"--weights {path}: there is no such file.")
+    args.opts += ["MODEL.WEIGHTS", repr(args.weights)]
+    if args.dataset:
+        args.opts += ["DATASETS.TEST", repr((args.dataset,))]
+    cfg = setup(args)
+    model = Trainer.build_model(cfg)
+    checkpoint = Checkpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
+    evaluators = [Trainer.build_evaluator(cfg, name, args.scorer) for name in cfg.DATASETS.TEST]
+    results = Trainer.test(cfg, model, evaluators)
+    if comm.is_main_process():
+        report(args, by_dataset(cfg, results))
+        record_evaluation(cfg, results, checkpoint)
+        verify(cfg, by_dataset(cfg, results))
+
+
+def report(args: argparse.Namespace, results: dict) -> None:
+    """Print the tables and write the JSON."""
     for name, of_dataset in results.items():
         # the published numbers are COCO's, and say nothing of other data
         config = os.path.basename(args.config_file or "") if name == "coco_2017_val" else None
@@ -78,11 +97,11 @@ def report(args: argparse.Namespace, cfg: gn_det.config.CfgNode, results: dict) 
             "gn_det": gn_det.__version__,
             "torch": torch.__version__,
         }
+        # NaN, where there is nothing to find, is no JSON
+        record = json.loads(json.dumps(record), parse_constant=lambda name: None)
         with open(args.output, "w") as f:
             json.dump(record, f, indent=2)
         print(f"\nwritten to {args.output}")
-    for of_dataset in results.values():
-        verify_results(cfg, of_dataset)
 
 
 if __name__ == "__main__":
@@ -98,10 +117,12 @@ if __name__ == "__main__":
         help="fast is hotcoco; pycocotools is the reference, with the same numbers (%(default)s)",
     )
     parser.add_argument("--per-class", action="store_true", help="print AP by class as well")
-    parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
+    parser.add_argument(
+        "--output", metavar="FILE", type=output_file, help="write the results as JSON"
+    )
     add_options(parser)
     args = parser.parse_args()
     if args.weights and not args.config_file:
         parser.error("--weights needs --config")
     args.eval_only = True
-    run(main, args)
+    run(evaluate_weights if args.weights else score_predictions, args)

@@ -10,11 +10,20 @@ tools/train_net.py --config mask_rcnn_R50_gn_all.py model.roi_heads.num_classes=
 
 import argparse
 
-from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.engine import Trainer, is_lazy, run, run_lazy, setup, training_parser
+from gn_det.engine import (
+    Trainer,
+    by_dataset,
+    is_lazy,
+    record_evaluation,
+    run,
+    run_lazy,
+    setup,
+    training_parser,
+    verify,
+)
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -25,10 +34,11 @@ def main(args: argparse.Namespace) -> dict:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
-            verify_results(cfg, results)
+            record_evaluation(cfg, results, checkpoint)
+            verify(cfg, by_dataset(cfg, results))
         return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -22,6 +22,8 @@ _MISMATCH = re.compile(
     r"with values \((.*) vs\. (.*)\) for config key: (.+)",
     re.DOTALL,
 )
+# my_train, or my_train,my_val, in place of a list
+_PLAIN_WORDS = re.compile(r"[\w./:-]+(,[\w./:-]+)*")
 _KINDS = {
     "int": "a whole number",
     "float": "a number with a point",
@@ -113,9 +115,15 @@ class CfgNode(detectron2.config.CfgNode):
         """Merge ``[KEY, VALUE, KEY, VALUE, ...]``, as typed on a command line.
 
         Raises:
-            ConfigError: an odd number of entries, or a value of another type than the key's.
+            ConfigError: an odd number of entries, an option such as ``--resume`` among the keys, or
+                a value of another type than the key's.
             UnknownKeyError: a key that does not exist.
         """
+        for name in cfg_list[0::2]:
+            if str(name).startswith("--"):
+                raise ConfigError(
+                    f"{name} stands where a config key belongs. Options go before all KEY VALUE."
+                )
         if len(cfg_list) % 2:
             raise ConfigError(
                 f"Options come in pairs 'KEY VALUE', but {len(cfg_list)} words were given: "
@@ -170,10 +178,11 @@ def _explained(error: Exception) -> tuple[str, str]:
     wanted, given, old, new, key = found.groups()
     plain = wanted in ("bool", "int", "float", "str") and old
     example = f", such as {old} (its value now)" if plain else ""
-    return (
-        key,
-        f"{key} takes {_kind(wanted)}{example}, but {_kind(given)} was given: {_short(new)}.",
-    )
+    text = f"{key} takes {_kind(wanted)}{example}, but {_kind(given)} was given: {_short(new)}."
+    if wanted in ("list", "tuple") and _PLAIN_WORDS.fullmatch(new):
+        items = tuple(new.split(",")) if given == "str" else f"({new},)"
+        text += f' Write "{items}".'
+    return key, text
 
 
 def _kind(class_path: str) -> str:

@@ -7,7 +7,9 @@ from detectron2.config import CfgNode
 
 from .batches import batch_problems
 from .errors import ConfigError
+from .expected import expected_problems
 from .known_weights import find_known_weights
+from .network import BOX_HEAD_USERS, network_problems
 from .weights import FPN_BACKBONES, Problem, check_weights, network_node
 
 __all__ = ["Problem", "check_config", "find_problems"]
@@ -17,7 +19,6 @@ logger = logging.getLogger(__name__)
 NORM_NAMES = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "IN")
 MEMORY_MODES = ("standard", "lean", "minimal")
 ON_SAVE_ERROR = ("stop", "continue")
-BOX_HEAD_USERS = ("GNStandardROIHeads", "StandardROIHeads", "CascadeROIHeads")
 
 # Detectron2's own names obey NORM, but know 32 groups only, no eps, and neither "LN" nor "IN"
 OURS_FOR = {
@@ -66,6 +67,8 @@ def find_problems(
         _unknown_memory_mode,
         _ignored_by_detectron2s_own,
         _half_on_cpu,
+        network_problems,
+        expected_problems,
     ]
     if not weights_loaded:
         checks.append(_weights_of_another_network)
@@ -255,10 +258,12 @@ def _half_on_cpu(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _frozen_random_layers(cfg: CfgNode) -> Iterator[Problem]:
-    if cfg.MODEL.WEIGHTS or cfg.MODEL.GN.ALLOW_FROZEN_RANDOM:
+    weights = cfg.MODEL.WEIGHTS
+    # those that are known by name are of a backbone; others may be of all layers
+    if cfg.MODEL.GN.ALLOW_FROZEN_RANDOM or (weights and find_known_weights(weights) is None):
         return
     meant = "Set MODEL.GN.ALLOW_FROZEN_RANDOM True if this is meant."
-    if cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+    if not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         yield Problem(
             True,
             f"MODEL.WEIGHTS is empty and MODEL.BACKBONE.FREEZE_AT is "
@@ -266,12 +271,15 @@ def _frozen_random_layers(cfg: CfgNode) -> Iterator[Problem]:
             "R50-GN from scratch has 39.5 box AP with FREEZE_AT 0 and 36.2 with 2. "
             f"Set MODEL.BACKBONE.FREEZE_AT 0, or give weights. {meant}",
         )
-    keys = [key for key, name in _norms(cfg).items() if name == "FrozenBN"]
+    covered = f"MODEL.{network_node(cfg)}.NORM" if weights else ""
+    keys = [key for key, name in _norms(cfg).items() if name == "FrozenBN" and key != covered]
     if keys:
+        have = f"{weights} is of a backbone alone" if weights else "is empty"
         yield Problem(
             True,
-            f"MODEL.WEIGHTS is empty and {', '.join(keys)} is FrozenBN: it would stay the "
-            f"identity, which is no normalization at all. Set it to GN, or give weights. {meant}",
+            f"MODEL.WEIGHTS {have} and {', '.join(keys)} is FrozenBN: it would stay the identity, "
+            "which is no normalization at all. Set it to GN, or give weights that have it. "
+            f"{meant}",
         )
 
 

@@ -47,7 +47,8 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.MODEL.GN.MEMORY = "standard"
 
     # Allow random layers to stay frozen: MODEL.WEIGHTS "" with MODEL.BACKBONE.FREEZE_AT > 0 or
-    # with FrozenBN is refused otherwise, since it trains without an error and loses AP.
+    # with FrozenBN, and FrozenBN in FPN or heads with weights of a backbone, are refused otherwise,
+    # since they train without an error and lose AP.
     _C.MODEL.GN.ALLOW_FROZEN_RANDOM = False
 
     # Keep features and convolutions of our backbones, FPN and heads in PyTorch's channels_last

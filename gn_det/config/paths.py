@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from detectron2 import model_zoo as detectron2_zoo
+import detectron2
 
 import gn_det
 
@@ -49,7 +49,9 @@ def resolve(address: str, folder: Path | None = None) -> Path:
     if scheme == "gn_det":
         return _in_zoo(address, inside, config_folder())
     if scheme == "detectron2":
-        return _in_zoo(address, inside, Path(detectron2_zoo.__file__).parent / "configs")
+        # detectron2.model_zoo itself imports pkg_resources, which newer setuptools do not have
+        root = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+        return _in_zoo(address, inside, root)
     raise ConfigError(
         f"{address!r} is not read: configs come from files, gn_det:// and detectron2:// alone. "
         "What is loaded over a network can be changed by others, between two runs as well. "
@@ -94,9 +96,13 @@ def _in_zoo(address: str, inside: str, root: Path) -> Path:
 
 
 def _closest(path: Path) -> str:
+    """Return what may have been meant: files beside it, and gn_det's own config."""
     try:
         names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
     except (OSError, ValueError):
-        return ""
+        names = []
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
-    return f" Closest in that folder: {', '.join(close)}." if close else ""
+    beside = f" Closest in that folder: {', '.join(close)}." if close else ""
+    names = sorted(p.name for p in config_folder().glob("*.yaml"))
+    ours = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return beside + "".join(f" Closest of gn_det's: gn_det://{n}." for n in ours if n not in close)

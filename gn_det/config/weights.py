@@ -1,5 +1,6 @@
 """Whether a config describes the network that its weights were trained in, and which one it is."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -206,7 +207,8 @@ def _pixels(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Itera
     for key, (have, want) in wanted.items():
         if want is None:
             continue
-        apart = max(abs(a - b) for a, b in zip(have, want))
+        same = len(have) == len(want)
+        apart = max(abs(a - b) for a, b in zip(have, want)) if same else math.inf
         if apart > _SAME:
             yield Problem(
                 apart > _OTHER,

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-__all__ = ["add_options", "argument_parser", "docstring_parser", "training_parser"]
+__all__ = ["add_options", "argument_parser", "docstring_parser", "output_file", "training_parser"]
 
 
 def docstring_parser(doc: str) -> argparse.ArgumentParser:
@@ -64,6 +64,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY VALUE",
         help="config keys to change, such as SOLVER.BASE_LR 0.01",
     )
+
+
+def output_file(path: str) -> str:
+    """Return ``path``, where a file can be written to it; the ``type`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a folder, or its folder is missing or read-only.
+    """
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file in it.")
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"{path}: there is no folder {folder}; make it first.")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written; see its permissions.")
+    return path
 
 
 def training_parser(doc: str) -> argparse.ArgumentParser:

@@ -32,6 +32,7 @@ from .checkpoints import BestCheckpoint, Checkpoints
 from .evaluation import Evaluation
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from .results import by_dataset, verify
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
 from .writers import build_writers
@@ -74,9 +75,16 @@ class Trainer(DefaultTrainer):
         Returns:
             What the last evaluation gave (see :meth:`test`); None where ``TEST.EVAL_PERIOD`` is 0
             in a process other than the main one.
+
+        Raises:
+            SystemExit: with status 1 where ``TEST.EXPECTED_RESULTS`` is missed.
         """
-        super().train()
-        return getattr(self, "_last_eval_results", None)
+        # DefaultTrainer would hold two test sets against the expected results as if they were one
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        results = getattr(self, "_last_eval_results", None)
+        if results and comm.is_main_process():
+            verify(self.cfg, by_dataset(self.cfg, results))
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the latest whole checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.

@@ -9,6 +9,8 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import ResNet
 from torch import nn
 
+from gn_det.config import ConfigError
+from gn_det.config.network import resnet_problems
 from gn_det.layers import GroupNorm
 
 from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
@@ -37,15 +39,13 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
         stage: 2 to 5, for res2 to res5.
 
     Raises:
-        ValueError: a depth that is not known, a key that R18 and R34 do not have, or Weight
+        ConfigError: a depth that is not known, a key that R18 and R34 do not have, or Weight
             Standardization of deformable convolutions.
     """
     r = cfg.MODEL.RESNETS
-    if r.DEPTH not in NUM_BLOCKS:
-        raise ValueError(f"MODEL.RESNETS.DEPTH is {r.DEPTH}; known are {sorted(NUM_BLOCKS)}.")
+    for problem in resnet_problems(cfg):
+        raise ConfigError(problem.message)
     basic = r.DEPTH in (18, 34)
-    if basic:
-        _check_basic(cfg)
     width = 2 ** (stage - 2)
     num_blocks = NUM_BLOCKS[r.DEPTH][stage - 2]
     dilation = r.RES5_DILATION if stage == 5 else 1
@@ -68,7 +68,6 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
         kwargs["dilation"] = dilation
         kwargs["num_groups"] = r.NUM_GROUPS
         if r.DEFORM_ON_PER_STAGE[stage - 2]:
-            _check_deformable(cfg)
             kwargs["block_class"] = DeformBottleneckBlock
             kwargs["deform_modulated"] = r.DEFORM_MODULATED
             kwargs["deform_num_groups"] = r.DEFORM_NUM_GROUPS
@@ -115,36 +114,6 @@ def build_gn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     if cfg.MODEL.CHANNELS_LAST:
         to_channels_last(backbone)
     return backbone
-
-
-def _check_basic(cfg: CfgNode) -> None:
-    # narrower ones are for studies on small images; 256, the default, is meant for bottlenecks
-    r = cfg.MODEL.RESNETS
-    wanted = {
-        "RES2_OUT_CHANNELS": min(64, r.RES2_OUT_CHANNELS),
-        "RES5_DILATION": 1,
-        "NUM_GROUPS": 1,
-    }
-    for key, value in wanted.items():
-        if r[key] != value:
-            raise ValueError(
-                f"MODEL.RESNETS.DEPTH {r.DEPTH} is made of basic blocks and needs "
-                f"MODEL.RESNETS.{key} {value}, got {r[key]}."
-            )
-    if any(r.DEFORM_ON_PER_STAGE):
-        raise ValueError(
-            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is for bottlenecks (depth 50 and more), "
-            f"but MODEL.RESNETS.DEPTH is {r.DEPTH}."
-        )
-
-
-def _check_deformable(cfg: CfgNode) -> None:
-    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
-        raise ValueError(
-            "MODEL.GN.WEIGHT_STANDARDIZATION is for plain convolutions, but "
-            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE}. "
-            "Set one of them to False."
-        )
 
 
 def _zero_init_last_norm(block: CNNBlockBase) -> None:

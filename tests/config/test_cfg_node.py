@@ -212,6 +212,30 @@ def test_odd_list(cfg):
         cfg.merge_from_list(["SOLVER.MAX_ITER", 3, 4])
 
 
+@pytest.mark.parametrize("words", [["--num-gpus", "2"], ["--resume"], ["--num-gpus=2"]])
+def test_option_after_the_keys(cfg, words):
+    with pytest.raises(ConfigError, match=f"{words[0]} stands .* Options go before all KEY VALUE"):
+        cfg.merge_from_list(["SOLVER.MAX_ITER", "1", *words])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("DATASETS.TRAIN", "my_train", "my_train. Write \"('my_train',)\"."),
+        ("DATASETS.TRAIN", "a,b", "a,b. Write \"('a', 'b')\"."),
+        ("SOLVER.STEPS", "60000", '60000. Write "(60000,)".'),
+        ("DATASETS.TRAIN", "('a'", "('a'."),
+        ("SOLVER.MAX_ITER", "many", "many."),
+    ],
+)
+def test_how_to_write_a_list(cfg, key, value, hint):
+    with pytest.raises(ConfigError) as error:
+        cfg.merge_from_list([key, value])
+    assert str(error.value).endswith(f" was given: {hint}")
+    if "Write" in hint:
+        cfg.merge_from_list([key, hint.split('"')[1]])
+
+
 def test_missing_file(cfg, tmp_path):
     missing = str(tmp_path / "missing.yaml")
     with pytest.raises(FileNotFoundError, match=missing):

@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+from detectron2.modeling import BACKBONE_REGISTRY
 
 import gn_det
 from gn_det import model_zoo
@@ -247,6 +248,22 @@ def test_frozen_bn_from_scratch():
     assert _find(*frozen, weights_loaded=True) == []
 
 
+@pytest.mark.parametrize("key", ["FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"])
+def test_frozen_bn_that_backbone_weights_do_not_have(key):
+    frozen = [f"MODEL.{key}.NORM", "FrozenBN"]
+    message = _only(_find(*frozen))
+    assert "R-50-GN is of a backbone alone" in message
+    assert f" MODEL.{key}.NORM is FrozenBN" in message
+    assert "MODEL.GN.ALLOW_FROZEN_RANDOM True" in message
+    assert _find(*frozen, "MODEL.GN.ALLOW_FROZEN_RANDOM", True) == []
+    assert _find(*frozen, "MODEL.WEIGHTS", "output/model_final.pth") == []
+    assert _find(*frozen, training=False) == []
+    assert _find(*frozen, weights_loaded=True) == []
+    # the backbone's own is in the weights
+    message = _only(_find(*frozen, config="mask_rcnn_R50_bn_frozen_4conv1fc"))
+    assert "MODEL.RESNETS.NORM" not in message
+
+
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "LN", ""])
 def test_gn_weights_in_another_network(norm):
     message = _only([p for p in _find("MODEL.RESNETS.NORM", norm) if p.fatal])
@@ -298,7 +315,8 @@ def test_stride_on_the_other_side():
     assert "Set it to True" in message
 
 
-def test_weights_of_a_backbone_that_is_no_resnet():
+def test_weights_of_a_backbone_that_is_no_resnet(monkeypatch):
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_regnet_backbone", object)
     options = ["MODEL.BACKBONE.NAME", "build_regnet_backbone", "MODEL.RESNETS.DEPTH", 101]
     assert _find(*options) == []
 

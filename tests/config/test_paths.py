@@ -28,6 +28,16 @@ def test_detectron2_configs():
     assert "_BASE_: " in path.read_text()
 
 
+@pytest.mark.parametrize("wrong", ["mask_rcnn_R50_gn_all", "experiments/mask_rcnn_R50_gn_al.yaml"])
+def test_missing_file_with_the_name_of_the_zoo(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mask_rcnn.yaml").touch()
+    with pytest.raises(FileNotFoundError, match="does not exist") as error:
+        resolve(wrong)
+    assert str(error.value).endswith(" Closest of gn_det's: gn_det://mask_rcnn_R50_gn_all.yaml.")
+    assert ("folder: mask_rcnn.yaml." in str(error.value)) == ("/" not in wrong)
+
+
 def test_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "a.yaml"

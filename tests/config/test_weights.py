@@ -48,6 +48,12 @@ def test_another_network(changes, words):
         assert word in message
 
 
+@pytest.mark.parametrize("mean", [[], [103.53]])
+def test_other_channels(mean):
+    (message,) = _messages(R50_GN, "MODEL.PIXEL_MEAN", mean)
+    assert message.endswith(f"MODEL.PIXEL_MEAN [103.53, 116.28, 123.675], but it is {mean}.")
+
+
 def test_standardized_model_of_plain_weights():
     (message,) = _messages(R50_GN, "MODEL.GN.WEIGHT_STANDARDIZATION", True)
     assert "without Weight Standardization" in message

@@ -1,6 +1,10 @@
+import argparse
+import os
+
 import pytest
 
 from gn_det.engine import add_options, argument_parser, docstring_parser
+from gn_det.engine.arguments import output_file
 
 
 def parse(*words, **kwargs):
@@ -65,3 +69,34 @@ def test_options_are_not_guessed(make, capsys):
 
 def test_docstring_parser_has_no_arguments():
     assert vars(docstring_parser(DOC).parse_args([])) == {}
+
+
+def test_output_file(tmp_path, monkeypatch):
+    there = tmp_path / "ap.json"
+    for _ in range(2):  # a new one, and one that is there
+        assert output_file(str(there)) == str(there)
+        there.touch()
+    monkeypatch.chdir(tmp_path)
+    assert output_file("new.json") == "new.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "is a folder; name a file in it"),
+        ("nowhere/ap.json", "nowhere; make it first"),
+        ("ap.json/ap.json", "ap.json; make it first"),
+    ],
+)
+def test_output_file_that_cannot_be(tmp_path, path, said):
+    (tmp_path / "ap.json").touch()
+    with pytest.raises(argparse.ArgumentTypeError, match=said):
+        output_file(str(tmp_path / path))
+
+
+@pytest.mark.parametrize("name", ["there.json", "new.json"])
+def test_output_file_that_is_read_only(tmp_path, monkeypatch, name):
+    (tmp_path / "there.json").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{name} cannot be written"):
+        output_file(str(tmp_path / name))

@@ -123,3 +123,23 @@ def test_evaluation_is_in_the_configs_precision(trained):
     hook.remove()
     assert seen
     assert set(seen) == {torch.bfloat16}
+
+
+class WithTwoTestSets(Trainer):
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        return {"a": {"bbox": {"AP": 40.0}}, "b": {"bbox": {"AP": 30.0}}}
+
+
+@pytest.mark.parametrize(("percent", "missed"), [(40.0, True), (35.0, False)])
+def test_expected_results_of_two_test_sets(make_cfg, tmp_path, percent, missed):
+    cfg = make_cfg(tmp_path, "SOLVER.MAX_ITER", "1").clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = ("a", "b")
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", percent, 6.0]]
+    trainer = WithTwoTestSets(cfg)
+    if missed:
+        with pytest.raises(SystemExit, match="1"):
+            trainer.train()
+    else:
+        assert trainer.train()["b"]["bbox"]["AP"] == 30.0

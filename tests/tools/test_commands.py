@@ -1,5 +1,6 @@
 """The commands as a user types them, each in a process of its own."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -73,8 +74,30 @@ def trained(tool):
 def test_train_and_resume(tool, trained):
     assert (trained / "model_final.pth").exists()
     tool("train_net.py", *R50, "--resume", last=["SOLVER.MAX_ITER", "4"])
-    lines = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines if "total_loss" in line] == [2, 3]
+    assert [row["iteration"] for row in _rows(trained) if "total_loss" in row] == [2, 3]
+
+
+def test_r50_as_it_is_configured(tool, tmp_path):
+    """Train, resume, evaluate. Changed are data, sizes, iterations and what has to be fetched."""
+    keys = [
+        *("DATASETS.TRAIN", "('photo_digits_train',)", "DATASETS.TEST", "('photo_digits_val',)"),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", "10"),
+        *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "96"),
+        *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96"),
+        *("MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "0"),
+        *("SOLVER.IMS_PER_BATCH", "1", "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER"),
+    ]
+    config = ["--config", "configs/mask_rcnn_R50_gn_all.yaml"]
+    tool("train_net.py", *config, *keys, "2", options=False)
+    tool("train_net.py", *config, "--resume", *keys, "3", options=False)
+    weights = str(tmp_path / "model_final.pth")
+    done = tool("evaluate.py", *config, "--weights", weights, *keys, "3", options=False)
+    assert "mask  measured" in done.stdout
+    assert {row["iteration"] for row in _rows(tmp_path) if "total_loss" in row} == {1, 2}
+    assert _rows(tmp_path / "inference")[-1]["iteration"] == 2
+    model = torch.load(weights, weights_only=True)["model"]
+    assert sum(value.numel() for value in model.values()) > 40_000_000
+    assert "backbone.bottom_up.res5.2.conv3.norm.weight" in model  # a bottleneck's
 
 
 def test_second_run_into_the_same_folder_is_refused(tool, trained):
@@ -98,12 +121,24 @@ def test_python_config(tool):
 
 
 def test_evaluate(tool, trained):
-    words = ["--weights", "output/model_final.pth", "--per-class", "--output", "ap.json"]
-    done = tool("evaluate.py", *R50, *words)
+    file = trained / "model_final.pth"
+    of_training = (trained / "metrics.json").read_bytes()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    words = ["--weights", f"output/model_final.pth#sha256={digest}", "--per-class"]
+    # the weights that the config names are another network's
+    config = ["MODEL.WEIGHTS", "catalog://ImageNetPretrained/FAIR/R-50-GN"]
+    done = tool("evaluate.py", *R50, *words, "--output", "ap.json", last=config)
     assert "box   measured" in done.stdout
     assert "mask  measured" in done.stdout
-    record = json.loads((tool.folder / "ap.json").read_text())
+    record = json.loads((tool.folder / "ap.json").read_text(), parse_constant=pytest.fail)
     assert set(record["results"]["photo_digits_val"]) == {"bbox", "segm"}
+    assert record["results"]["photo_digits_val"]["bbox"]["APl"] is None  # there are no large ones
+
+    row = _rows(trained / "inference")[-1]
+    assert row["iteration"] == torch.load(file, weights_only=True)["iteration"] > 0
+    assert row["bbox/AP"] == record["results"]["photo_digits_val"]["bbox"]["AP"]
+    assert list((trained / "inference").glob("events.out.tfevents.*"))
+    assert (trained / "metrics.json").read_bytes() == of_training
 
     again = tool(
         "evaluate.py",
@@ -120,6 +155,36 @@ def test_evaluate_misses_the_expected_results(tool, trained):
     words = ["--weights", "output/model_final.pth"]
     expected = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 99.0, 0.5]]"]
     tool("evaluate.py", *R50, *words, *expected, expect=1)
+
+
+def test_evaluate_two_datasets(tool, trained):
+    words = ["MODEL.WEIGHTS", "output/model_final.pth", "OUTPUT_DIR", "two"]
+    words += ["DATASETS.TEST", "('photo_digits_train', 'photo_digits_val')"]
+    words += ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 50.0, 50.0]]"]
+    tool("train_net.py", *R50, "--eval-only", last=words)
+    (row,) = _rows(tool.folder / "two" / "inference")
+    assert {"photo_digits_train/bbox/AP", "photo_digits_val/segm/AP"} <= set(row)
+    assert not (tool.folder / "two" / "metrics.json").exists()
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "nowhere/ap.json"], "nowhere/ap.json: there is no folder nowhere"),
+        (["TEST.EXPECTED_RESULTS", "[['box', 'AP', 50.0, 50.0]]"], "there is no task 'box'"),
+    ],
+)
+@pytest.mark.parametrize("source", ["--weights", "--predictions"])
+def test_evaluate_nothing_before_all_is_well(tool, source, words, said):
+    (tool.folder / "file").touch()
+    config = R50 if source == "--weights" else ["--dataset", "photo_digits_val"]
+    done = tool("evaluate.py", *config, source, "file", *words, options=False, expect=2)
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_evaluate_missing_weights(tool):
