@@ -75,7 +75,7 @@ def evaluate_weights(args: argparse.Namespace) -> None:
     results = Trainer.test(cfg, model, evaluators)
     if comm.is_main_process():
         report(args, by_dataset(cfg, results))
-        record_evaluation(cfg, results, checkpoint)
+        record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
         verify(cfg, by_dataset(cfg, results))
 
 

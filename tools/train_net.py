@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> dict:
         checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
-            record_evaluation(cfg, results, checkpoint)
+            record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
             verify(cfg, by_dataset(cfg, results))
         return results
     trainer = Trainer(cfg)

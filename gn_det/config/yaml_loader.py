@@ -187,10 +187,10 @@ class _Builder:
             raise _too_many(line)
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, line)
-        if node.tag not in (_TAG + "seq", _TAG + "map"):
-            raise _bad_tag(node.tag, line)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
+        if node.tag != _TAG + "seq":
+            raise _bad_tag(node.tag, line)
         self.enter(node)
         values = [self.value(item, path) for item in node.value]
         self.parents.pop()

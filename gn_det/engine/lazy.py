@@ -33,6 +33,7 @@ from .evaluation import Evaluation
 from .lazy_facts import facts_of
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from .results import record_evaluation
 from .setup import (
     go_on_without_gpu,
     has_checkpoint,
@@ -81,8 +82,11 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
         checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts)
-        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
-        return _evaluate(cfg, facts, model)
+        checkpoint = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+        results = _evaluate(cfg, facts, model)
+        if results and comm.is_main_process():
+            record_evaluation(cfg.train.output_dir, results, checkpoint)
+        return results
     if not (args.resume and has_checkpoint(cfg.train.output_dir)):
         _refuse_frozen_random(cfg, model)
     return _train(cfg, facts, model, resume=args.resume)
@@ -140,6 +144,10 @@ def _load(config_file: str) -> DictConfig:
 def _override(cfg: DictConfig, word: str) -> None:
     """Set one ``key=value``, in place."""
     key, equals, _ = word.partition("=")
+    if word.startswith("--"):
+        raise ConfigError(
+            f"Command line: {word} stands where a key=value belongs. Options go before all of them."
+        )
     if not equals:
         raise ConfigError(
             f"Command line: options of a Python config are key=value, such as "

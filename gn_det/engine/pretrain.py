@@ -32,6 +32,7 @@ from .evaluation import Evaluation
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .recipe import scheduled, warn_of_schedule
+from .results import record_evaluation
 from .setup import (
     finish_config,
     has_checkpoint,
@@ -72,14 +73,17 @@ def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         )
     model = build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     report = checkpointer.report
     for name in (*report.missing, *(name for name, *_ in report.misshapen)):
         raise WeightsError(
             f"{cfg.MODEL.WEIGHTS or cfg.OUTPUT_DIR}: it has nothing of the right shape for {name}, "
             "which would be random in the evaluation."
         )
-    return evaluate_classifier(cfg, model)
+    results = evaluate_classifier(cfg, model)
+    if comm.is_main_process():
+        record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
+    return results
 
 
 def setup_pretraining(args: argparse.Namespace) -> CfgNode:

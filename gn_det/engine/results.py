@@ -20,19 +20,19 @@ def by_dataset(cfg: CfgNode, results: dict) -> dict[str, dict]:
     return {names[0]: results} if len(names) == 1 else results
 
 
-def record_evaluation(cfg: CfgNode, results: dict, checkpoint: Mapping[str, object]) -> None:
-    """Add the results to ``OUTPUT_DIR/inference/metrics.json`` and to TensorBoard there.
+def record_evaluation(folder: str, results: dict, checkpoint: Mapping[str, object]) -> None:
+    """Add the results to ``FOLDER/inference/metrics.json`` and to TensorBoard there.
 
     The training's own files are left as they are. Keys are those of an evaluation in training.
 
     Args:
-        cfg: a finished config.
-        results: of :meth:`Trainer.test`.
+        folder: of the run.
+        results: nested, of numbers, as of :meth:`Trainer.test`.
         checkpoint: what loading it returned. Its ``iteration``, or 0, is that of the numbers.
     """
     iteration = checkpoint.get("iteration")
     iteration = iteration if isinstance(iteration, int) and iteration > 0 else 0
-    writers = build_writers(os.path.join(cfg.OUTPUT_DIR, "inference"), iteration)
+    writers = build_writers(os.path.join(folder, "inference"), iteration)
     with EventStorage(iteration) as storage:
         storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
         for writer in writers:

@@ -20,6 +20,8 @@ RUNS = {
     ),
     "at_the_top": ("!!python/object/apply:os.system ['touch CANARY']", 1, "os.system"),
     "in_a_list": ("A:\n - 1\n - !!python/object/apply:os.system [touch CANARY]", 3, "os.system"),
+    "a_list_that_is_no_map": ("A: !!map [32]", 1, "map"),
+    "a_map_that_is_no_list": ("A: !!seq {a: 1}", 1, "seq"),
     "popen": ("\nA: !!python/object/apply:subprocess.Popen [[touch, CANARY]]", 2, "Popen"),
     "popen_new": ("A: !!python/object/new:subprocess.Popen [[touch, CANARY]]", 1, "object/new"),
     "new_with_state": (

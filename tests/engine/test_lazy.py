@@ -66,6 +66,9 @@ def test_trains_evaluates_and_resumes(words, tmp_path):
     run_lazy(_args([*words, "train.max_iter=3"], tmp_path, resume=True))
     state = torch.load(weights, weights_only=False)
     assert state["iteration"] == 2
+    assert "bbox/AP" in (tmp_path / "inference" / "metrics.json").read_text()
+    with pytest.raises(ConfigError, match="--resume stands where a key=value belongs"):
+        finish_lazy(ZOO, ["train.max_iter=2", "--resume"])
 
 
 SAME = """

@@ -90,6 +90,8 @@ def test_evaluates_alone(root, trained, tmp_path):
     again = _run(root, tmp_path / "eval", *weights, eval_only=True)["classification"]
     assert again == {k: v for k, v in results["classification"].items() if "median" not in k}
     assert not (tmp_path / "eval" / "model_final.pth").exists()
+    (row,) = _rows(tmp_path / "eval" / "inference")
+    assert row == {"iteration": 1, **{f"classification/{k}": v for k, v in again.items()}}
 
 
 def test_a_random_network_is_not_evaluated(root, trained, tmp_path):

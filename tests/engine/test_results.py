@@ -25,10 +25,9 @@ def test_results_by_dataset(tmp_path):
     [({"iteration": 7}, 7), ({}, 0), ({"iteration": "many"}, 0), ({"iteration": -1}, 0)],
 )
 def test_evaluation_on_record(tmp_path, caplog, checkpoint, iteration):
-    cfg = results_cfg(tmp_path, "a")
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            record_evaluation(cfg, RESULTS, checkpoint)
+            record_evaluation(str(tmp_path), RESULTS, checkpoint)
     assert "lr:" not in caplog.text  # no line of a training
     folder = tmp_path / "inference"
     assert [path.name for path in tmp_path.iterdir()] == ["inference"]
