@@ -27,7 +27,15 @@ class Evaluation(EvalHook):
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict | None], folder: str):
-        super().__init__(period, evaluate)
+        def timed() -> dict | None:
+            start = time.perf_counter()
+            results = evaluate()
+            if results:
+                seconds = time.perf_counter() - start
+                self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
+            return results
+
+        super().__init__(period, timed)
         self._metrics = Path(folder, "metrics.json")
 
     def before_train(self) -> None:
@@ -42,9 +50,3 @@ class Evaluation(EvalHook):
     def _made(self, done: int) -> bool:
         rows = read_metrics(self._metrics) if self._metrics.exists() else []
         return any(row["iteration"] == done - 1 and TIME in row for row in rows)
-
-    def _do_eval(self) -> None:
-        start = time.perf_counter()
-        super()._do_eval()
-        seconds = time.perf_counter() - start
-        self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
