@@ -157,5 +157,6 @@ def _theirs(record: dict[str, Any], numbers: dict[str, Any], metric: str) -> Lin
     for label, places in _lines(record).items():
         have = [(place[-1], published(numbers, metric, place)) for place in places]
         have = [(x, value) for x, value in have if value is not None]
-        lines[label] = ([x for x, _ in have], [value for _, value in have], None)
+        if have:
+            lines[label] = ([x for x, _ in have], [value for _, value in have], None)
     return lines
