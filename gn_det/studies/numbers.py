@@ -32,9 +32,9 @@ class Cell:
         """Mean and standard deviation over seeds, and what happened to the others."""
         parts = []
         if len(self.values) > 1:
-            parts.append(f"{self.mean:.1f} ± {statistics.stdev(self.values):.1f}")
+            parts.append(f"{_short(self.mean)} ± {statistics.stdev(self.values):.1f}")
         elif self.values:
-            parts.append(f"{self.mean:.1f}")
+            parts.append(_short(self.mean))
         if self.diverged:
             first = min(self.diverged)
             count = "" if len(self.diverged) == 1 else f"{len(self.diverged)} times, first "
@@ -42,6 +42,10 @@ class Cell:
         if self.failed:
             parts.append(f"{self.failed} failed")
         return "; ".join(parts) or "-"
+
+
+def _short(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # not -0.0
 
 
 def cells(record: dict[str, Any], metric: str) -> dict[tuple[str, ...], Cell]:

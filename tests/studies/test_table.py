@@ -37,6 +37,11 @@ def record():
 PAPER = {"val_error": {"BN": {"32": 23.6, "2": 34.7}}}
 
 
+@pytest.mark.parametrize("values", [(-0.01,), (-0.03, 0.01)])
+def test_there_is_no_minus_zero(values):
+    assert Cell(values).text.startswith("0.0")
+
+
 def test_cells(record):
     found = cells(record, "val_error")
     assert found["BN", "32"].values == (10.0, 14.0)
