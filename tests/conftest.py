@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
@@ -50,6 +51,16 @@ TINY = [
     *("TEST.DETECTIONS_PER_IMAGE", 5),
 ]
 TINY_C4 = ["MODEL.ANCHOR_GENERATOR.SIZES", [[8, 16, 32, 64, 128]]]
+
+
+@pytest.fixture
+def forget():
+    """Take what the test registers out of the catalogs again."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,6 @@ __all__ = ["check_image_folders", "find_image_folder", "image_folder"]
 
 # read at the start of a run, spread evenly over the classes
 SAMPLE = 256
-# more than 8 bits a pixel: Pillow would make most of them white
-DEEP = ("I", "F")
-TOO_DEEP = "what is above 255 would be cut off. Convert such images to 8 bits a channel"
 
 
 def find_image_folder(root: str) -> str:
@@ -124,8 +121,18 @@ def _check_sample(folder: str, images: dict[str, list[str]]) -> None:
         )
     for path in sample:
         with Image.open(path) as image:
-            if image.mode.startswith(DEEP):
-                raise DatasetError(f"{path} is of mode {image.mode}, and {TOO_DEEP}.")
+            if problem := _depth_problem(image):
+                raise DatasetError(f"{path} is {problem}.")
+
+
+def _depth_problem(image: Image.Image) -> str | None:
+    """Return what is wrong with more than 8 bits a channel: Pillow would make most of it white."""
+    if not image.mode.startswith(("I", "F")):
+        return None
+    return (
+        f"of mode {image.mode}, and what is above 255 would be cut off. Convert such images to 8 "
+        "bits a channel"
+    )
 
 
 def _some(names: set[str]) -> str:
@@ -157,8 +164,8 @@ def _open(path: str) -> Image.Image:
     """Return an image in RGB, turned as its EXIF says: so Detectron2 reads those of detection."""
     with open(path, "rb") as file:
         image = ImageOps.exif_transpose(Image.open(file))
-        if image.mode.startswith(DEEP):
-            raise ValueError(f"it is of mode {image.mode}, and {TOO_DEEP}")
+        if problem := _depth_problem(image):
+            raise ValueError(f"it is {problem}")
         return image.convert("RGB")
 
 

@@ -16,16 +16,6 @@ TINY = {"num_train": 3, "num_val": 2, "size": 96, "seed": 1}
 
 
 @pytest.fixture
-def forget():
-    """Take what the test registers out of the catalogs again."""
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-
-
-@pytest.fixture
 def tiny(tmp_path, forget):
     return register_photo_digits("tiny_digits", tmp_path / "data", **TINY)
 

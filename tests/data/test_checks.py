@@ -18,15 +18,7 @@ from gn_det.data.checks import SAMPLE
 from gn_det.data.photo_digits import FOLDER
 from gn_det.engine import Trainer
 
-
-@pytest.fixture(autouse=True)
-def forget():
-    """Take what the test registers out of the catalogs again."""
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 @pytest.fixture

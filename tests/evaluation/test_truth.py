@@ -16,15 +16,7 @@ from gn_det.engine import Trainer, finish_config
 from gn_det.evaluation import METRICS, COCOEvaluator, score
 from gn_det.evaluation.truth import completed, load_truth
 
-
-@pytest.fixture(autouse=True)
-def forget():
-    """Take what the test registers out of the catalogs again."""
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 def coco_of(content):
