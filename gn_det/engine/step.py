@@ -27,6 +27,7 @@ from gn_det.data import TrainStream, seed_everything
 from .advice import LossWatch, learning_rate_advice
 from .average import WeightAverage
 from .nonfinite import explained, explained_by_all
+from .optimizer_state import check_optimizer_state
 from .out_of_memory import memory_advice
 from .precision import autocast, grad_scaler
 
@@ -257,8 +258,10 @@ class StepTrainer(SimpleTrainer):
         """Take all back. A checkpoint of a run without a scaler or average is fine.
 
         Raises:
-            ConfigError: the run had an average, which the model would train on from.
+            ConfigError: the run had an average, which the model would train on from, or another
+                network.
         """
+        check_optimizer_state(state_dict["optimizer"], self.optimizer)
         if self.average is None and "average" in state_dict:
             raise ConfigError(
                 "SOLVER.EMA_DECAY is 0, but the run to go on with had an average of its weights. "
