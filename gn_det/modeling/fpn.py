@@ -3,6 +3,7 @@
 Shapes: N images, C channels, H x W pixels of the level.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -80,7 +81,8 @@ def build_gn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
     ``MODEL.FPN.NORM`` may be any norm by name; with one, the convolutions of the pyramid have no
     bias. ``MODEL.GN.WEIGHT_STANDARDIZATION``, ``MODEL.GN.MEMORY`` and ``MODEL.CHANNELS_LAST`` are
-    obeyed. Features are called p2 to p6.
+    obeyed. Features are called p2 to p6, by the logarithm of their strides; p2 to p5 where the
+    pyramid ends at res4 (``MODEL.FPN.IN_FEATURES`` and ``MODEL.RESNETS.OUT_FEATURES``).
 
     Args:
         cfg: a config with our keys.
@@ -104,12 +106,15 @@ def build_gn_vgg_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    top_block = LastLevelMaxPool()
+    last = bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]]
+    top_block.in_feature = f"p{int(math.log2(last.stride))}"  # Detectron2 has p5 only
     pyramid = FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=norm_from_cfg(cfg, cfg.MODEL.FPN.NORM),
-        top_block=LastLevelMaxPool(),
+        top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
     if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:

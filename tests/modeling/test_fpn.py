@@ -42,6 +42,19 @@ def _build(cfg):
     return BACKBONE_REGISTRY.get("build_gn_resnet_fpn_backbone")(cfg, IMAGE)
 
 
+@pytest.mark.parametrize("mode", ["standard", "lean", "minimal"])
+def test_a_pyramid_may_end_at_res4(tiny_cfg, mode):
+    """Its last level is every other pixel of the one below, as p6 is of p5."""
+    three = ["res2", "res3", "res4"]
+    options = ["MODEL.RESNETS.OUT_FEATURES", three, "MODEL.FPN.IN_FEATURES", three]
+    backbone = build_backbone(tiny_cfg(*options, "MODEL.GN.MEMORY", mode), IMAGE).train()
+    strides = {name: shape.stride for name, shape in backbone.output_shape().items()}
+    assert strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+    features = backbone(_images())
+    assert {name: 64 // x.shape[-1] for name, x in features.items()} == strides
+    assert torch.equal(features["p5"], features["p4"][..., ::2, ::2])
+
+
 def test_norm_on_every_convolution_of_the_pyramid(tiny_cfg):
     cfg = tiny_cfg("MODEL.GN.NUM_GROUPS", 16, "MODEL.GN.EPS", 1e-3)
     fpn = _build(cfg)

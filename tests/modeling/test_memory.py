@@ -17,6 +17,13 @@ from gn_det.modeling.memory import made_by, remake, remaking, set_memory
 
 R50 = ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256]
 FROZEN_STAGES = ["MODEL.BACKBONE.FREEZE_AT", 2]
+UP_TO_RES4 = [
+    *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4"]),
+    *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4"]),
+    *("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5"]),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64]]),
+    *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4"]),
+]
 MODES = ("lean", "minimal")
 
 
@@ -70,6 +77,7 @@ def _assert_same_step(model, standard, batch, **kwargs):
         pytest.param([*R50, "MODEL.GN.WEIGHT_STANDARDIZATION", True], False, id="R50-WS"),
         pytest.param([*R50, "MODEL.FPN.FUSE_TYPE", "avg"], False, id="R50-avg"),
         pytest.param(["MODEL.FPN.NORM", "", "MODEL.ROI_BOX_HEAD.NORM", ""], False, id="mixed"),
+        pytest.param(UP_TO_RES4, False, id="up-to-res4-no-anchors-on-p2"),
         pytest.param(["MODEL.RESNETS.NORM", "FrozenBN"], False, id="FrozenBN-backbone"),
         pytest.param(["MODEL.RESNETS.NORM", "BN"], False, id="BN-backbone"),
         pytest.param(["MODEL.ROI_BOX_HEAD.NUM_FC", 0], False, id="no-fc"),
