@@ -4,7 +4,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from gn_det.config import get_cfg
+from gn_det.config import ConfigError, get_cfg
 from gn_det.data import TrainStream
 from gn_det.data.worker_watch import WorkerDied
 from gn_det.engine import StepTrainer
@@ -231,6 +231,14 @@ def test_state_round_trip():
     assert other.optimizer.param_groups[0]["lr"] == 0.1
     without = StepTrainer(Quadratic(), [], torch.optim.SGD([nn.Parameter(torch.zeros(2))], 0.5))
     without.load_state_dict(trainer.state_dict())
+
+
+def test_state_of_another_network():
+    trainer, _ = step(Quadratic())
+    two = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
+    other = StepTrainer(Quadratic(), [], torch.optim.SGD(two, 0.5))
+    with pytest.raises(ConfigError, match="of another network"):
+        other.load_state_dict(trainer.state_dict())
 
 
 def test_built_by_a_config():
