@@ -1,4 +1,4 @@
-"""What building the network would refuse late: names that are not registered, and sizes."""
+"""What building the network would refuse late: names that are not registered, levels and sizes."""
 
 import difflib
 from collections.abc import Iterator
@@ -27,12 +27,17 @@ BOX_HEAD_USERS = ("GNStandardROIHeads", "StandardROIHeads", "CascadeROIHeads")
 WITH_ROI_HEADS = ("GeneralizedRCNN", "PanopticFPN")
 WITH_PROPOSALS = (*WITH_ROI_HEADS, "ProposalNetwork")
 WITH_BACKBONE = (*WITH_PROPOSALS, "RetinaNet", "SemanticSegmentor", "ImageClassifier")
+RESNETS = ("build_gn_resnet_backbone", "build_resnet_backbone")
+RESNET_FPNS = ("build_gn_resnet_fpn_backbone", "build_resnet_fpn_backbone")
+ANCHORS_BY_LEVEL = ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
 
 
 def network_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield what building the model of a finished config would refuse."""
     yield from _unregistered(cfg)
     yield from _channels(cfg)
+    yield from _features_that_are_not_made(cfg)
+    yield from _anchors_of_other_levels(cfg)
     name = cfg.MODEL.BACKBONE.NAME
     if network_node(cfg) == "RESNETS" and name != INFLATED:
         yield from resnet_problems(cfg, narrow=name.startswith("build_gn_"))
@@ -91,6 +96,62 @@ def _channels(cfg: CfgNode) -> Iterator[Problem]:
             f"MODEL.PIXEL_MEAN is {mean} and MODEL.PIXEL_STD {std}: each takes one number for "
             "every channel of the images.",
         )
+
+
+def _features_that_are_not_made(cfg: CfgNode) -> Iterator[Problem]:
+    m = cfg.MODEL
+    stages, source = m.RESNETS.OUT_FEATURES, "MODEL.RESNETS.OUT_FEATURES"
+    if m.BACKBONE.NAME in RESNET_FPNS:
+        yield from _missing("MODEL.FPN.IN_FEATURES", m.FPN.IN_FEATURES, stages, source)
+        levels = [int(name[3:]) for name in m.FPN.IN_FEATURES if name[3:].isdecimal()]
+        made = [f"p{level}" for level in (*levels, *(n + 1 for n in levels[-1:]))]
+        source = "the pyramid on MODEL.FPN.IN_FEATURES"
+    elif m.BACKBONE.NAME in RESNETS:
+        made = stages
+    else:
+        return
+    for key, names in _levels(cfg).items():
+        yield from _missing(key, names, made, source)
+
+
+def _missing(key: str, names: list[str], made: list[str], source: str) -> Iterator[Problem]:
+    if missing := [name for name in names if name not in made]:
+        yield Problem(
+            True, f"{key} has {', '.join(missing)}, but {source} gives {', '.join(made)} only."
+        )
+
+
+def _anchors_of_other_levels(cfg: CfgNode) -> Iterator[Problem]:
+    m = cfg.MODEL
+    if m.ANCHOR_GENERATOR.NAME not in ANCHORS_BY_LEVEL:
+        return
+    for key in ("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES"):
+        names = _levels(cfg).get(key, [])
+        for own in ("SIZES", "ASPECT_RATIOS"):
+            lists = m.ANCHOR_GENERATOR[own]
+            # one list, or plain numbers, are for all levels
+            of_levels = len(lists) > 1 and isinstance(lists[0], list | tuple)
+            if names and of_levels and len(lists) != len(names):
+                yield Problem(
+                    True,
+                    f"MODEL.ANCHOR_GENERATOR.{own} has {len(lists)} lists, one a level, but "
+                    f"{key} has {len(names)} levels ({', '.join(names)}).",
+                )
+
+
+def _levels(cfg: CfgNode) -> dict[str, list[str]]:
+    """Return the features that are used, by the key that names them."""
+    m = cfg.MODEL
+    used = {}
+    if m.META_ARCHITECTURE == "RetinaNet":
+        used["MODEL.RETINANET.IN_FEATURES"] = m.RETINANET.IN_FEATURES
+    if m.META_ARCHITECTURE in WITH_PROPOSALS and m.PROPOSAL_GENERATOR.NAME in ("RPN", "RRPN"):
+        used["MODEL.RPN.IN_FEATURES"] = m.RPN.IN_FEATURES
+    if m.META_ARCHITECTURE in WITH_ROI_HEADS:
+        used["MODEL.ROI_HEADS.IN_FEATURES"] = m.ROI_HEADS.IN_FEATURES
+    if m.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor"):
+        used["MODEL.SEM_SEG_HEAD.IN_FEATURES"] = m.SEM_SEG_HEAD.IN_FEATURES
+    return used
 
 
 def _unregistered(cfg: CfgNode) -> Iterator[Problem]:

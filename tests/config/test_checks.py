@@ -68,6 +68,7 @@ def test_detectron2s_own_parts_ignore(on):
     c4 = _find(*SCRATCH, *STOCK_C4, *on, config="mask_rcnn_R50_C4_gn")
     assert [p.fatal for p in c4] == [True, True]
     retina = ["MODEL.META_ARCHITECTURE", "RetinaNet", *STOCK[2:]]
+    retina += ["MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]]
     assert _find(*SCRATCH, *on, *retina) == []
 
 

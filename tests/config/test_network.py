@@ -1,6 +1,6 @@
 import pytest
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, build_model
 
 from gn_det import model_zoo
 from gn_det.config import find_problems
@@ -8,6 +8,7 @@ from gn_det.config.network import RESNET_DEPTHS, network_problems, resnet_proble
 from gn_det.modeling.resnet import NUM_BLOCKS
 
 R18 = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
+RETINANET_LEVELS = ["MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]]
 DEFORMABLE = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]]
 
 
@@ -40,12 +41,88 @@ def test_name_that_is_not_registered(key, name, hint, training):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "FPN.IN_FEATURES",
+            ["res2", "res3", "res6"],
+            "MODEL.FPN.IN_FEATURES has res6, but MODEL.RESNETS.OUT_FEATURES gives res2, res3, "
+            "res4, res5 only.",
+        ),
+        (
+            "ROI_HEADS.IN_FEATURES",
+            ["p1", "p2", "p7"],
+            "MODEL.ROI_HEADS.IN_FEATURES has p1, p7, but the pyramid on MODEL.FPN.IN_FEATURES "
+            "gives p2, p3, p4, p5, p6 only.",
+        ),
+        (
+            "ANCHOR_GENERATOR.SIZES",
+            [[32], [64], [128]],
+            "MODEL.ANCHOR_GENERATOR.SIZES has 3 lists, one a level, but MODEL.RPN.IN_FEATURES has "
+            "5 levels (p2, p3, p4, p5, p6).",
+        ),
+        (
+            "ANCHOR_GENERATOR.ASPECT_RATIOS",
+            [[0.5, 1.0], [1.0, 2.0]],
+            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS has 2 lists, one a level, but "
+            "MODEL.RPN.IN_FEATURES has 5 levels (p2, p3, p4, p5, p6).",
+        ),
+    ],
+)
+def test_levels_that_do_not_fit(key, value, message):
+    cfg = _cfg(f"MODEL.{key}", value)
+    cfg.MODEL.DEVICE = "cpu"
+    (problem,) = [p for p in network_problems(cfg) if p.message == message]
+    assert problem.fatal
+    with pytest.raises((AssertionError, KeyError)):  # what it would end in otherwise
+        build_model(cfg)
+
+
+UP_TO_RES4 = [
+    *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4"]),
+    *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4"]),
+    *("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5"]),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64]]),
+    *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4"]),
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        UP_TO_RES4,
+        [*UP_TO_RES4, "MODEL.ANCHOR_GENERATOR.SIZES", [[16, 32, 64]]],
+        [*UP_TO_RES4, "MODEL.ANCHOR_GENERATOR.SIZES", [16, 32]],
+    ],
+    ids=["one a level", "one for all", "numbers"],
+)
+def test_levels_that_fit(options):
+    cfg = _cfg(*options, "MODEL.DEVICE", "cpu")
+    assert list(network_problems(cfg)) == []
+    build_model(cfg)
+
+
+def test_levels_of_other_networks():
+    c4 = model_zoo.get_config("mask_rcnn_R50_C4_gn")
+    assert list(network_problems(c4)) == []
+    c4.MODEL.RPN.IN_FEATURES = ["res5"]
+    (problem,) = network_problems(c4)
+    assert "MODEL.RPN.IN_FEATURES has res5, but MODEL.RESNETS.OUT_FEATURES" in problem.message
+    retinanet = [
+        *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.BACKBONE.NAME"),
+        *("build_retinanet_resnet_fpn_backbone", "MODEL.RETINANET.IN_FEATURES", ["p3", "p4"]),
+    ]
+    (problem,) = network_problems(_cfg(*retinanet))
+    assert "SIZES has 5 lists, one a level, but MODEL.RETINANET.IN_FEATURES" in problem.message
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ["MODEL.ROI_MASK_HEAD.NAME", "x", "MODEL.MASK_ON", False],
         ["MODEL.ROI_BOX_HEAD.NAME", "x", "MODEL.ROI_HEADS.NAME", "GNRes5ROIHeads"],
         ["MODEL.ROI_HEADS.NAME", "x", "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
-        ["MODEL.RPN.HEAD_NAME", "x", "MODEL.META_ARCHITECTURE", "RetinaNet"],
+        ["MODEL.RPN.HEAD_NAME", "x", "MODEL.META_ARCHITECTURE", "RetinaNet", *RETINANET_LEVELS],
         ["MODEL.RPN.HEAD_NAME", "x", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
     ],
 )
