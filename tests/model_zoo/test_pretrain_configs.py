@@ -114,8 +114,11 @@ def test_the_embedded_detector_starts_from_photo_digits(tmp_path):
     body = detector.backbone.bottom_up.state_dict()
     matched = {f"backbone.bottom_up.{name}" for name in body}
     assert set(checkpointer.report.matched) == matched
-    for name, value in made.backbone.state_dict().items():
-        assert torch.equal(body[name], value)
+    pre_trained = made.backbone.state_dict()
+    for name, value in body.items():
+        assert torch.equal(value, pre_trained[name])
+    # the classifier has one stage more
+    assert {name.split(".")[0] for name in pre_trained.keys() - body.keys()} == {"res5"}
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
     with pytest.raises(WeightsError, match="PIXEL_STD"):
         Checkpointer(detector, cfg=cfg).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
