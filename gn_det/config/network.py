@@ -17,7 +17,7 @@ from detectron2.modeling import (
 )
 from detectron2.utils.registry import Registry
 
-from .weights import INFLATED, Problem, network_node
+from .weights import FPN_BACKBONES, INFLATED, Problem, network_node
 
 __all__ = ["BOX_HEAD_USERS", "RESNET_DEPTHS", "network_problems", "resnet_problems"]
 
@@ -27,8 +27,6 @@ BOX_HEAD_USERS = ("GNStandardROIHeads", "StandardROIHeads", "CascadeROIHeads")
 WITH_ROI_HEADS = ("GeneralizedRCNN", "PanopticFPN")
 WITH_PROPOSALS = (*WITH_ROI_HEADS, "ProposalNetwork")
 WITH_BACKBONE = (*WITH_PROPOSALS, "RetinaNet", "SemanticSegmentor", "ImageClassifier")
-RESNETS = ("build_gn_resnet_backbone", "build_resnet_backbone")
-RESNET_FPNS = ("build_gn_resnet_fpn_backbone", "build_resnet_fpn_backbone")
 ANCHORS_BY_LEVEL = ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
 
 
@@ -36,10 +34,10 @@ def network_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield what building the model of a finished config would refuse."""
     yield from _unregistered(cfg)
     yield from _channels(cfg)
-    yield from _features_that_are_not_made(cfg)
     yield from _anchors_of_other_levels(cfg)
     name = cfg.MODEL.BACKBONE.NAME
     if network_node(cfg) == "RESNETS" and name != INFLATED:
+        yield from _features_that_are_not_made(cfg)
         yield from resnet_problems(cfg, narrow=name.startswith("build_gn_"))
 
 
@@ -100,16 +98,12 @@ def _channels(cfg: CfgNode) -> Iterator[Problem]:
 
 def _features_that_are_not_made(cfg: CfgNode) -> Iterator[Problem]:
     m = cfg.MODEL
-    stages, source = m.RESNETS.OUT_FEATURES, "MODEL.RESNETS.OUT_FEATURES"
-    if m.BACKBONE.NAME in RESNET_FPNS:
-        yield from _missing("MODEL.FPN.IN_FEATURES", m.FPN.IN_FEATURES, stages, source)
+    made, source = m.RESNETS.OUT_FEATURES, "MODEL.RESNETS.OUT_FEATURES"
+    if m.BACKBONE.NAME in FPN_BACKBONES:
+        yield from _missing("MODEL.FPN.IN_FEATURES", m.FPN.IN_FEATURES, made, source)
         levels = [int(name[3:]) for name in m.FPN.IN_FEATURES if name[3:].isdecimal()]
         made = [f"p{level}" for level in (*levels, *(n + 1 for n in levels[-1:]))]
         source = "the pyramid on MODEL.FPN.IN_FEATURES"
-    elif m.BACKBONE.NAME in RESNETS:
-        made = stages
-    else:
-        return
     for key, names in _levels(cfg).items():
         yield from _missing(key, names, made, source)
 
@@ -125,8 +119,9 @@ def _anchors_of_other_levels(cfg: CfgNode) -> Iterator[Problem]:
     m = cfg.MODEL
     if m.ANCHOR_GENERATOR.NAME not in ANCHORS_BY_LEVEL:
         return
+    used = _levels(cfg)
     for key in ("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES"):
-        names = _levels(cfg).get(key, [])
+        names = used.get(key, [])
         for own in ("SIZES", "ASPECT_RATIOS"):
             lists = m.ANCHOR_GENERATOR[own]
             # one list, or plain numbers, are for all levels
