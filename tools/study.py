@@ -11,6 +11,7 @@ A study that was stopped goes on where it was. docs/study.md has what was seen.
 
 import argparse
 import logging
+import shutil
 import signal
 import sys
 import warnings
@@ -58,13 +59,17 @@ def main(args: argparse.Namespace) -> int:
     study = load_study(args.name, quick=args.quick)
     folder = args.folder or Path("output/studies", f"{study.name}{'_quick' * args.quick}")
     folder.mkdir(parents=True, exist_ok=True)
-    output = args.output or folder / f"{study.name}.json"
-    picture = args.plot or folder / f"{study.name}.png"
-    record = carry_out_study(study, folder, jobs=args.jobs, output=output, words=sys.argv[1:])
+    own = folder / f"{study.name}.json"
+    record = carry_out_study(study, folder, jobs=args.jobs, output=own, words=sys.argv[1:])
     print(f"\n{study.title}\n\n{table(record, study.published)}")
-    plot(record, study.published, picture)
-    print(f"\nwritten to {output} and {picture}")
     failed = sum(run["status"] == "failed" for run in record["runs"])
+    output, picture, why = args.output or own, args.plot or own.with_suffix(".png"), ""
+    if failed == len(record["runs"]):  # an earlier record there tells more
+        output, picture, why = own, own.with_suffix(".png"), ", as no run has come to its end"
+    if output.resolve() != own.resolve():
+        shutil.copyfile(own, output)
+    plot(record, study.published, picture)
+    print(f"\nwritten to {output} and {picture}{why}")
     if failed:
         print(f"\n{failed} runs have failed; the same command tries them again.")
     return 1 if failed else 0

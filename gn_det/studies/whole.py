@@ -37,13 +37,15 @@ def carry_out_study(
     jobs = jobs or max(1, (os.cpu_count() or 1) // study.threads)
     start = time.perf_counter()
     before, runs, ended = study.runs_before(), study.runs(), 0
+    first_with: dict[str, str] = {}  # run by reason: a missing dataset fails them all
     with tqdm(total=len(before) + len(runs), unit="run", disable=None, leave=False) as bar:
 
         def tell(run: Run, result: dict[str, Any]) -> None:
             nonlocal ended
             ended += 1
             bar.update()
-            tqdm.write(f"{ended:>3}/{bar.total} {run.name}: {_said(result)}")
+            first = first_with.setdefault(result.get("reason", ""), run.name)
+            tqdm.write(f"{ended:>3}/{bar.total} {run.name}: {_said(result, run.name, first)}")
             if output:
                 write(record(), output, words or [], time.perf_counter() - start)
 
@@ -55,8 +57,8 @@ def carry_out_study(
     return record()
 
 
-def _said(result: dict[str, Any]) -> str:
+def _said(result: dict[str, Any], name: str, first: str) -> str:
     if result["status"] == "failed":
-        return f"failed: {result['reason']}"
+        return f"failed: {result['reason']}" if name == first else f"failed as {first} did"
     at = f" at iteration {result['iteration']:,}" if "iteration" in result else ""
     return f"{result['status']}{at}, {result['seconds']:.0f} s"

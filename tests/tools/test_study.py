@@ -49,17 +49,38 @@ def test_nothing_is_trained_for_a_file_that_cannot_be_written(tool, tmp_path):
         _run(tool, "norms", "--output", tmp_path / "nowhere" / "a.json")
 
 
-def test_a_failed_run_is_the_exit_status(tool, tmp_path, capsys):
+def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tool, tmp_path, capsys):
+    """Both fail as each other, and an earlier record, of runs that did not, is not overwritten."""
     file = tmp_path / "wrong.yaml"
     file.write_text(
-        "{title: Wrong, paper: none, tool: pretrain, config: resnet50_gn.yaml, "
+        "{title: Wrong, paper: none, tool: pretrain, config: resnet50_gn.yaml, seeds: [1, 2], "
         "vary: {batch: {none: {SOLVER.IMS_PER_BATCH: 0}}}, metrics: [val_error]}"
     )
-    folder = tmp_path / "runs"
-    assert _run(tool, file, "--folder", folder) == 1
-    assert "the same command tries them again" in capsys.readouterr().out
-    assert json.loads((folder / "wrong.json").read_text())["runs"][0]["status"] == "failed"
+    folder, earlier = tmp_path / "runs", tmp_path / "earlier.json"
+    earlier.write_text("{}")
+    assert _run(tool, file, "--folder", folder, "--jobs", 1, "--output", earlier) == 1
+    said = capsys.readouterr().out
+    assert said.count("failed: ConfigError") == 1
+    assert "2/2 none_seed2: failed as none_seed1 did" in said
+    assert "the same command tries them again" in said
+    assert [run["status"] for run in json.loads((folder / "wrong.json").read_text())["runs"]] == [
+        "failed",
+        "failed",
+    ]
+    assert f"written to {folder / 'wrong.json'}" in said
     assert (folder / "wrong.png").exists()
+    assert earlier.read_text() == "{}"
+
+
+def test_the_record_is_written_where_it_is_asked_for(tool, long_study, tmp_path):
+    study = json.loads(long_study.read_text())
+    study["opts"]["PRETRAIN.EPOCHS"] = 1
+    long_study.write_text(json.dumps(study))
+    output, picture = tmp_path / "found.json", tmp_path / "found.png"
+    words = (long_study, "--folder", tmp_path / "runs", "--output", output, "--plot", picture)
+    assert _run(tool, *words) == 0
+    assert json.loads(output.read_text())["runs"][0]["status"] == "done"
+    assert picture.exists()
 
 
 @pytest.fixture
