@@ -179,7 +179,8 @@ class Checkpointer(DetectionCheckpointer):
             self._check_config(converted)
         found, keys, report = match(converted, self.model)
         try:
-            check_fit(converted, self.model, keys, report)
+            may_stay = self.cfg is None or self.cfg.MODEL.GN.ALLOW_FROZEN_RANDOM
+            check_fit(converted, self.model, keys, report, frozen_may_stay=may_stay)
         except WeightsError as error:
             raise WeightsError(f"{self._path}: {error}") from None
         self.model.load_state_dict(found, strict=False)

@@ -22,7 +22,14 @@ _BACKBONE = re.compile(
 _STATISTICS = ("running_mean", "running_var")
 
 
-def check_fit(converted: Converted, model: nn.Module, keys: dict[str, str], report: Report) -> None:
+def check_fit(
+    converted: Converted,
+    model: nn.Module,
+    keys: dict[str, str],
+    report: Report,
+    *,
+    frozen_may_stay: bool = True,
+) -> None:
     """Check the norms and the architecture.
 
     Args:
@@ -31,6 +38,7 @@ def check_fit(converted: Converted, model: nn.Module, keys: dict[str, str], repo
         keys: parameter of ``model`` -> key of ``converted.state``, see
             :func:`gn_det.checkpoint.matching.match`.
         report: of the same match.
+        frozen_may_stay: whether a FrozenBN that the file has not may stay the identity.
 
     Raises:
         WeightsError: with the reason, one line.
@@ -44,6 +52,8 @@ def check_fit(converted: Converted, model: nn.Module, keys: dict[str, str], repo
     _check_norms(converted, model, keys)
     _check_standardization(converted, model, keys)
     _check_blocks(converted, model, keys)
+    if not frozen_may_stay:
+        _check_frozen(model, keys)
     for name, theirs, ours in report.misshapen:
         if not is_predictor(name):
             raise WeightsError(
@@ -104,6 +114,22 @@ def _check_norm(
         raise WeightsError(
             f"Its norms do not fit: the file was trained with {per_group} channels per group, the "
             f"model has {norm.num_channels // groups} at {layer}."
+        )
+
+
+def _check_frozen(model: nn.Module, keys: dict[str, str]) -> None:
+    unfilled = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, FrozenBatchNorm2d) and f"{name}.weight" not in keys
+    ]
+    if unfilled:
+        more = f" and {len(unfilled) - 1} more" if unfilled[1:] else ""
+        raise WeightsError(
+            f"It has nothing for {unfilled[0]}{more}, which is FrozenBN in the model: it would "
+            "stay the identity, which is no normalization at all. Set its NORM to GN, or give "
+            "weights that have it. Set MODEL.GN.ALLOW_FROZEN_RANDOM True (in a Python config "
+            "train.allow_frozen_random) if this is meant."
         )
 
 

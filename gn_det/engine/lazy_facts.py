@@ -23,6 +23,7 @@ def facts_of(cfg: DictConfig) -> CfgNode:
             list(cfg.model[key]) for key in ("pixel_mean", "pixel_std")
         )
         facts.INPUT.FORMAT = cfg.model.input_format
+    facts.MODEL.GN.ALLOW_FROZEN_RANDOM = cfg.train.allow_frozen_random
     facts.MODEL.DEVICE = cfg.train.device
     facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled
     facts.SOLVER.AMP.DTYPE = cfg.train.amp.dtype

@@ -148,6 +148,26 @@ def test_images_in_another_order_are_refused(rgb_file, other, small_cfg):
     assert not _same(other, before)
 
 
+def test_frozen_bn_that_a_backbone_file_has_not_is_refused(model, small_cfg, small_model, tmp_path):
+    """It would stay the identity. A file of any name, of a pre-training of one's own for one."""
+    path = str(tmp_path / "backbone.pth")
+    state = {name: v for name, v in model.state_dict().items() if ".bottom_up." in name}
+    torch.save({"model": state}, path)
+    options = ("MODEL.FPN.NORM", "FrozenBN")
+    frozen = small_model(small_cfg(*options))
+    before = _snapshot(frozen)
+    with pytest.raises(WeightsError, match=r"nothing for backbone\.fpn_\w+\.norm and 7 more"):
+        Checkpointer(frozen, cfg=small_cfg(*options)).load(path)
+    assert _same(frozen, before)
+    meant = small_cfg(*options, "MODEL.GN.ALLOW_FROZEN_RANDOM", True)
+    Checkpointer(frozen, cfg=meant).load(path)
+    assert not _same(frozen, before)
+
+    whole = str(tmp_path / "whole.pth")
+    torch.save({"model": frozen.state_dict()}, whole)
+    Checkpointer(frozen, cfg=small_cfg(*options)).load(whole)
+
+
 def test_a_mean_that_hardly_differs_is_a_warning(rgb_file, other, small_cfg, caplog):
     options = [*RGB_OPTIONS, "MODEL.PIXEL_MEAN", [124.0, 116.5, 103.9]]
     with caplog.at_level("WARNING", "gn_det"):
