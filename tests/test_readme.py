@@ -1,8 +1,12 @@
-"""What the README says is so."""
+"""What the README and the pages of docs/ say is so."""
 
 import re
 from pathlib import Path
 
+import pytest
+
+from gn_det.config import check_config
+from gn_det.engine import read_config
 from gn_det.model_zoo.table import markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -19,11 +23,27 @@ def test_it_opens_with_two_commands():
     assert README.index("make demo") < 100
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
+        there = (ROOT / page).parent / target
+        assert target.startswith("https://") or there.exists(), target
 
 
 def test_commands_name_tools_and_configs_that_exist():
     for path in re.findall(r"(?:tools|configs|gn_det|docs)/[\w/]+\.(?:py|yaml|md)", README):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("page", ["README.md", "docs/configs.md", "docs/own_data.md"])
+def test_configs_in_the_text_are_valid(page, tmp_path):
+    blocks = re.findall(r"```yaml\n(_BASE_.*?)```", (ROOT / page).read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "my.yaml").write_text(block)
+        cfg = read_config(str(tmp_path / "my.yaml"), [])
+        assert cfg.DATASETS.TRAIN == ("my_train",)
+        check_config(cfg)

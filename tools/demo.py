@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a GN Mask R-CNN from random weights on the embedded dataset, evaluate it, and show it.
 
-tools/demo.py                       # six to twenty minutes on two CPU cores
+tools/demo.py                       # four to ten minutes on two CPU cores
 tools/demo.py --output-dir FOLDER SOLVER.MAX_ITER 400
 """
 
@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from gn_det.config import ConfigError
 from gn_det.engine import (
     Trainer,
     add_options,
@@ -28,6 +29,8 @@ CONFIG = "photo_digits_mask_rcnn_R18_gn_all.yaml"
 def main(args: argparse.Namespace) -> None:
     """Train, evaluate, draw, and say where everything is."""
     start = time.perf_counter()
+    if "OUTPUT_DIR" in args.opts[::2]:
+        raise ConfigError("OUTPUT_DIR of the demo is named by --output-dir FOLDER.")
     folder, args.resume = output_folder(args.output_dir)
     args.opts = ["OUTPUT_DIR", folder, *precision(), *args.opts]
     print(f"{'Going on with' if args.resume else 'Training'} {CONFIG} in {folder}")

@@ -22,6 +22,7 @@ from gn_det.checkpoint import Checkpointer
 from gn_det.checkpoint.files import is_url, parse_path
 from gn_det.config import ConfigError
 from gn_det.config.expected import expected_problems
+from gn_det.data import register_datasets
 from gn_det.engine import (
     Trainer,
     add_options,
@@ -49,6 +50,7 @@ def score_predictions(args: argparse.Namespace) -> None:
         cfg = read_config(args.config_file, args.opts)
     else:
         cfg.merge_from_list(args.opts)
+        register_datasets(cfg)
     names = [args.dataset] if args.dataset else list(cfg.DATASETS.TEST)
     if len(names) != 1:
         raise ConfigError(f"--predictions is of one dataset; name it by --dataset ({names}).")

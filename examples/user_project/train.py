@@ -3,6 +3,7 @@
 
 python train.py
 python train.py --resume SOLVER.MAX_ITER 800
+python train.py --eval-only MODEL.WEIGHTS output/model_best.pth
 """
 
 import argparse
@@ -11,21 +12,24 @@ from pathlib import Path
 import box_head  # noqa: F401  (registers DropoutBoxHead)
 import shapes
 
-from gn_det.engine import Trainer, add_options, argument_parser, run, setup
+from gn_det.checkpoint import Checkpointer
+from gn_det.engine import Trainer, run, setup, training_parser
 
 
 def main(args: argparse.Namespace) -> dict:
-    """Train in this process."""
+    """Train, or evaluate, in this process."""
     shapes.register()
     cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        Checkpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
+        return Trainer.test(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
 if __name__ == "__main__":
-    parser = argument_parser(__doc__, config_required=False)
+    parser = training_parser(__doc__, config_required=False)
     parser.set_defaults(config_file=str(Path(__file__).with_name("shapes.yaml")))
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
-    add_options(parser)
     run(main, parser.parse_args())

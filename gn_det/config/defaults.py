@@ -39,16 +39,17 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.MODEL.GN.WEIGHT_STANDARDIZATION = False
 
     # What training keeps for backward in the parts with a GN; results are the same in all three.
-    # "standard" (default): what PyTorch keeps by itself, 1.7 times as much as with FrozenBN.
-    # "lean": the outputs of norms are made again: 0.84 to 0.95 times FrozenBN's, and up to 5% more
-    # time than standard. "minimal": blocks, FPN and heads keep their inputs alone and run twice:
-    # 0.31 to 0.44 times, up to a third more time. FrozenBN parts obey it too; unfrozen BN never.
+    # "standard" (default): what PyTorch keeps by itself, 1.7 to 1.9 times as much as with
+    # FrozenBN. "lean": the outputs of norms are made again: 0.84 to 0.95 times FrozenBN's, and up
+    # to 5% more time than standard (13% in bfloat16 with channels_last). "minimal": blocks, FPN and
+    # heads keep their inputs alone and run twice: 0.31 to 0.44 times, up to a third more time.
+    # FrozenBN parts obey it too; unfrozen BN never.
     # `tools/benchmark.py estimate` tells which one fits; docs/performance.md has measurements.
     _C.MODEL.GN.MEMORY = "standard"
 
     # Allow random layers to stay frozen: MODEL.WEIGHTS "" with MODEL.BACKBONE.FREEZE_AT > 0 or
     # with FrozenBN, and FrozenBN in FPN or heads with weights of a backbone, are refused otherwise,
-    # since they train without an error and lose AP.
+    # since they train without an error and lose AP. False (default); True where it is meant.
     _C.MODEL.GN.ALLOW_FROZEN_RANDOM = False
 
     # Keep features and convolutions of our backbones, FPN and heads in PyTorch's channels_last
@@ -103,8 +104,8 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.PRETRAIN.VAL_IMAGES = 0
 
     # The schedule in epochs: the length, and when the learning rate is multiplied by SOLVER.GAMMA.
-    # SOLVER.MAX_ITER and STEPS, which follow from them and from the number of images, stay as
-    # they are.
+    # SOLVER.MAX_ITER and STEPS follow from them and from the number of images, and are refused
+    # where they are set; so are TEST.EVAL_PERIOD and SOLVER.BEST_METRIC.
     _C.PRETRAIN.EPOCHS = 100
     _C.PRETRAIN.STEPS = (30, 60, 90)
 
@@ -138,6 +139,12 @@ def add_gn_config(cfg: CfgNode) -> None:
     # At each evaluation, write the 1st, 20th, 80th and 99th percentile of the output of the
     # backbone's last convolution, before its norm and ReLU: the paper's figure 6.
     _C.PRETRAIN.RESPONSE_PERCENTILES = False
+
+    # Datasets of one's own in COCO's format, to be named in DATASETS.TRAIN and TEST:
+    # [[name, json file, folder of images], ...], with paths from the working directory. They are
+    # registered with Detectron2 when a tool reads the config, or by
+    # gn_det.data.register_datasets(cfg). () (default): none, as with Detectron2's own keys.
+    _C.DATASETS.REGISTER = ()
 
     # Element type of mixed precision where SOLVER.AMP.ENABLED: "float16" (with a loss scaler, GPU
     # only) or "bfloat16" (no scaler; GPU, and CPU where it pays with AMX or AVX512-BF16).

@@ -11,6 +11,7 @@ from .labelled import LabelledSplit
 from .labelled_sources import check_labelled_data, labelled_split
 from .locate import json_of, locate_dataset
 from .photo_digits import build_photo_digits
+from .register import register_datasets
 from .repaired_copy import changes_file, refuse_existing, repair
 from .seeding import choose_seed, kept_rng, seed_everything
 from .stream import TrainStream
@@ -43,6 +44,7 @@ __all__ = [
     "labelled_split",
     "locate_dataset",
     "refuse_existing",
+    "register_datasets",
     "register_photo_digits",
     "repair",
     "seed_everything",

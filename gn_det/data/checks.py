@@ -149,7 +149,7 @@ def _missing(name: str) -> str | None:
 
 
 _REGISTER = (
-    "Register your own by "
+    "Name your own in DATASETS.REGISTER as [name, json file, folder of images], or register it by "
     "detectron2.data.datasets.register_coco_instances(name, {}, json_file, image_root) "
     "before the config is checked."
 )

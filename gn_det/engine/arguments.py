@@ -82,9 +82,9 @@ def output_file(path: str) -> str:
     return path
 
 
-def training_parser(doc: str) -> argparse.ArgumentParser:
+def training_parser(doc: str, *, config_required: bool = True) -> argparse.ArgumentParser:
     """Return :func:`argument_parser` with ``--resume``, ``--eval-only`` and ``KEY VALUE ...``."""
-    parser = argument_parser(doc)
+    parser = argument_parser(doc, config_required=config_required)
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     add_options(parser)

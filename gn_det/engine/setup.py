@@ -16,7 +16,7 @@ from detectron2.utils import comm
 
 from gn_det.checkpoint import resumable
 from gn_det.config import ConfigError, check_config, get_cfg
-from gn_det.data import check_datasets
+from gn_det.data import check_datasets, register_datasets
 from gn_det.model_zoo import get_config_file, list_configs
 
 from .launch import EXPECTED, WHILE_RUNNING, launch
@@ -54,6 +54,7 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
     cfg.merge_from_list(opts)
+    register_datasets(cfg)
     return cfg
 
 

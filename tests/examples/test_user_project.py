@@ -44,8 +44,13 @@ def folder(tmp_path_factory):
     """The project, copied, and run for three iterations."""
     folder = tmp_path_factory.mktemp("elsewhere") / "project"
     shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    _run(folder, *QUICK)
+    return folder
+
+
+def _run(folder, *words):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "train.py", *QUICK],
+        [sys.executable, "-W", "ignore", "train.py", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -53,7 +58,7 @@ def folder(tmp_path_factory):
         timeout=500,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return folder
+    return done
 
 
 def test_trains_and_evaluates(folder):
@@ -67,6 +72,13 @@ def test_trains_and_evaluates(folder):
         assert any(key.startswith(part) and ".norm." in key for key in weights), part
     results = output / "inference" / "shapes_val" / "coco_instances_results.json"
     assert len(json.loads(results.read_text())) > 16
+
+
+def test_evaluates_again(folder):
+    row = json.loads((folder / "output" / "metrics.json").read_text().splitlines()[-1])
+    words = ["MODEL.WEIGHTS", "output/model_final.pth", "OUTPUT_DIR", "again"]
+    done = _run(folder, "--eval-only", *QUICK, *words)
+    assert f"copypaste: {row['bbox/AP']:.4f}," in done.stdout
 
 
 def test_dataset(folder):

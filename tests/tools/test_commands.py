@@ -151,6 +151,28 @@ def test_evaluate(tool, trained):
     assert str(rescored["results"]) == str(record["results"])
 
 
+def test_evaluate_a_dataset_that_the_config_brings(tool, trained):
+    """The val set under another name, by a config file and by an option, has the same AP."""
+    where = "datasets/photo_digits_v1/val"
+    (tool.folder / "own.yaml").write_text(
+        "_BASE_: gn_det://mask_rcnn_R50_gn_all.yaml\n"
+        f"DATASETS: {{REGISTER: [[own_val, {where}.json, {where}]]}}\n"
+    )
+    words = ["--dataset", "own_val", "--output", "own.json"]
+    weights = ["--weights", "output/model_final.pth"]
+    tool("evaluate.py", "--config", "own.yaml", *weights, *words, last=["OUTPUT_DIR", "own"])
+    found = json.loads((tool.folder / "own.json").read_text())["results"]
+
+    predictions = ["--predictions", "own/inference/own_val/coco_instances_results.json"]
+    option = ["DATASETS.REGISTER", f"[['own_val', '{where}.json', '{where}']]"]
+    tool("evaluate.py", *predictions, *words, *option, options=False)
+    assert json.loads((tool.folder / "own.json").read_text())["results"] == found
+    other = ["--dataset", "photo_digits_val", "--output", "own.json"]
+    tool("evaluate.py", *predictions, *other, options=False)
+    again = json.loads((tool.folder / "own.json").read_text())["results"]
+    assert again["photo_digits_val"] == found["own_val"]
+
+
 def test_evaluate_misses_the_expected_results(tool, trained):
     words = ["--weights", "output/model_final.pth"]
     expected = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 99.0, 0.5]]"]
@@ -208,3 +230,9 @@ def test_demo_leaves_pictures_and_the_next_one_a_folder_of_its_own(tool):
         assert f"output/demo/{name}" in done.stdout
     assert (folder / "model_final.pth").exists()
     assert "output/demo_2" in tool("demo.py", **quick).stdout
+
+
+def test_demo_has_one_name_for_its_folder(tool):
+    """Pictures would be looked for in the other one, after all the work."""
+    done = tool("demo.py", "OUTPUT_DIR", "elsewhere", options=False, expect=2)
+    assert "named by --output-dir" in done.stderr
