@@ -18,7 +18,7 @@ in minutes on a CPU: small real pictures, small networks, the same code that tra
 The numbers cannot be the paper's; what can be compared is who is ahead, and where. A study is one
 file in [configs/studies](../configs/studies), and anybody can repeat it:
 
-    tools/study.py NAME              # all that was found is in output/studies/NAME
+    tools/study.py NAME              # all that was found is in output/studies
     tools/study.py NAME --quick      # shows that it works, in a minute or so
     tools/study.py report            # this page, from the records in docs/studies
 
@@ -27,6 +27,9 @@ lines are single seeds, the bars in the panels of last values go from the least 
 Values are those after the last iteration; minutes are those of runs beside other work. Of the
 paper's figures the last values are drawn. A study that was stopped goes on by the same command.
 This page is made by a command: do not edit it.
+
+Detection, scratch and video need nothing; the others need the four files of Fashion-MNIST
+([where they are looked for](pretraining.md#data)).
 """
 
 
