@@ -34,7 +34,7 @@ def plot_metrics(metrics_file: str | Path, output: str | Path) -> None:
     from matplotlib.figure import Figure  # no pyplot: it would pick a backend for the process
 
     rows = read_metrics(metrics_file)
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for key in LOSSES:
         points = [(r["iteration"], r[key]) for r in rows if key in r]
@@ -49,6 +49,8 @@ def plot_metrics(metrics_file: str | Path, output: str | Path) -> None:
     right.set(xlabel="iteration", ylabel="%", ylim=(0, 100), title="AP on the validation set")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
+        if axes.lines:  # below, where it hides no curve
+            axes.legend(
+                loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=(len(axes.lines) + 1) // 2
+            )
     figure.savefig(output, dpi=120)
