@@ -35,7 +35,7 @@ from gn_det.benchmarks import (
     train,
 )
 from gn_det.config import ConfigError
-from gn_det.engine import docstring_parser
+from gn_det.engine import docstring_parser, output_file
 
 COMMANDS = {
     "train": train,
@@ -65,18 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.add_argument(
-            "--output", type=new_file, metavar="FILE.json", help="write all that was measured"
+            "--output", type=output_file, metavar="FILE.json", help="write all that was measured"
         )
         module.add_arguments(command)
     return parser
-
-
-def new_file(path: str) -> str:
-    """Return ``path``, whose folder has to be there: to find out after the measurement is late."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise argparse.ArgumentTypeError(f"there is no folder {folder}")
-    return path
 
 
 def main(args: argparse.Namespace) -> None:

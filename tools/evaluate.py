@@ -28,6 +28,7 @@ from gn_det.engine import (
     add_options,
     argument_parser,
     by_dataset,
+    load_to_evaluate,
     output_file,
     read_config,
     record_evaluation,
@@ -54,6 +55,7 @@ def score_predictions(args: argparse.Namespace) -> None:
     names = [args.dataset] if args.dataset else list(cfg.DATASETS.TEST)
     if len(names) != 1:
         raise ConfigError(f"--predictions is of one dataset; name it by --dataset ({names}).")
+    cfg.DATASETS.TEST = tuple(names)
     for problem in expected_problems(cfg):
         raise ConfigError(problem.message)
     results = {names[0]: score_file(names[0], args.predictions, args.scorer)}
@@ -72,7 +74,7 @@ def evaluate_weights(args: argparse.Namespace) -> None:
         args.opts += ["DATASETS.TEST", repr((args.dataset,))]
     cfg = setup(args)
     model = Trainer.build_model(cfg)
-    checkpoint = Checkpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
+    checkpoint = load_to_evaluate(Checkpointer(model, cfg=cfg), cfg.MODEL.WEIGHTS)
     evaluators = [Trainer.build_evaluator(cfg, name, args.scorer) for name in cfg.DATASETS.TEST]
     results = Trainer.test(cfg, model, evaluators)
     if comm.is_main_process():

@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 from gn_det.config import ConfigError
-from gn_det.engine import docstring_parser
+from gn_det.engine import docstring_parser, output_file
 from gn_det.studies import carry_out_study, list_studies, load_study, plot, table, write_page
 
 
@@ -28,10 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("name", metavar="NAME", help="a study, with - or _; or list, or report")
     parser.add_argument("--quick", action="store_true", help="the short form, of a minute or so")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.json", help="what was found (default: in the folder)"
+        "--output", type=_file, metavar="FILE.json", help="what was found (default: in the folder)"
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="a plot of it (default: in the folder)"
+        "--plot", type=_file, metavar="FILE.png", help="a plot of it (default: in the folder)"
     )
     parser.add_argument(
         "--folder",
@@ -44,6 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _file(path: str) -> Path:
+    return Path(output_file(path))  # to find out after hours that it cannot be written is late
+
+
 def main(args: argparse.Namespace) -> int:
     """Do what is asked for; the exit status is 1 where a run has failed."""
     if args.name == "list":
@@ -53,9 +57,8 @@ def main(args: argparse.Namespace) -> int:
     if args.name == "report":
         print(f"written to {write_page(args.folder or Path('docs/studies'))}")
         return 0
-    for path in filter(None, (args.output, args.plot)):
-        if not path.parent.is_dir():  # to find out after hours is late
-            raise ConfigError(f"There is no folder {path.parent} for {path.name}.")
+    if args.jobs is not None and args.jobs < 1:
+        raise ConfigError(f"--jobs {args.jobs}: at least one run at once.")
     study = load_study(args.name, quick=args.quick)
     folder = args.folder or Path("output/studies", f"{study.name}{'_quick' * args.quick}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from gn_det.engine import (
     Trainer,
     by_dataset,
     is_lazy,
+    load_to_evaluate,
     record_evaluation,
     run,
     run_lazy,
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> dict:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
-        checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpoint = load_to_evaluate(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)

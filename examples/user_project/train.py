@@ -13,7 +13,7 @@ import box_head  # noqa: F401  (registers DropoutBoxHead)
 import shapes
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.engine import Trainer, run, setup, training_parser
+from gn_det.engine import Trainer, load_to_evaluate, run, setup, training_parser
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -22,7 +22,7 @@ def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
+        load_to_evaluate(Checkpointer(model, cfg=cfg), cfg.MODEL.WEIGHTS)
         return Trainer.test(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

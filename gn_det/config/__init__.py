@@ -2,7 +2,7 @@
 
 from .batches import images_per_pass
 from .cfg_node import CfgNode, get_cfg
-from .checks import check_config, find_problems
+from .checks import check_config, find_problems, solver_problems
 from .defaults import add_gn_config
 from .errors import ConfigError, UnknownKeyError
 from .known_weights import KnownWeights, find_known_weights
@@ -24,4 +24,5 @@ __all__ = [
     "find_problems",
     "get_cfg",
     "images_per_pass",
+    "solver_problems",
 ]

@@ -12,7 +12,7 @@ from .known_weights import find_known_weights
 from .network import BOX_HEAD_USERS, network_problems
 from .weights import FPN_BACKBONES, Problem, check_weights, network_node
 
-__all__ = ["Problem", "check_config", "find_problems"]
+__all__ = ["Problem", "check_config", "find_problems", "solver_problems"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def find_problems(
     if training:
         problems += _sync_bn_on_cpu(cfg, num_processes)
         problems += batch_problems(cfg, num_processes, _norms(cfg))
-        problems += _unknown_choices(cfg)
+        problems += solver_problems(cfg)
     return problems
 
 
@@ -209,7 +209,8 @@ def _unknown_memory_mode(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(True, f"MODEL.GN.MEMORY is {cfg.MODEL.GN.MEMORY!r}; known are {known}.")
 
 
-def _unknown_choices(cfg: CfgNode) -> Iterator[Problem]:
+def solver_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield what is wrong with gn_det's keys below ``SOLVER``."""
     if cfg.SOLVER.ON_SAVE_ERROR not in ON_SAVE_ERROR:
         yield Problem(
             True,
@@ -226,6 +227,12 @@ def _unknown_choices(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(
             True,
             f"SOLVER.KEEP_CHECKPOINTS is {cfg.SOLVER.KEEP_CHECKPOINTS}: a number, or 0 for all.",
+        )
+    if not cfg.SOLVER.CLIP_GLOBAL_NORM >= 0:
+        yield Problem(
+            True,
+            f"SOLVER.CLIP_GLOBAL_NORM is {cfg.SOLVER.CLIP_GLOBAL_NORM}: above 0, or 0 to clip "
+            "nothing. A negative one would turn the gradient round.",
         )
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         yield Problem(

@@ -14,7 +14,13 @@ TASKS = ("bbox", "segm", "keypoints", "box_proposals", "sem_seg", "panoptic_seg"
 
 
 def expected_problems(cfg: CfgNode) -> Iterator[Problem]:
-    """Yield the first entry that is malformed."""
+    """Yield the first entry that is malformed, or that nothing would be held against it."""
+    if cfg.TEST.EXPECTED_RESULTS and not cfg.DATASETS.TEST:
+        yield Problem(
+            True,
+            "TEST.EXPECTED_RESULTS is set and DATASETS.TEST is empty: nothing would be compared. "
+            "Name a dataset, or take the results out.",
+        )
     for entry in cfg.TEST.EXPECTED_RESULTS:
         wrong = _what_is_wrong(entry)
         if wrong:

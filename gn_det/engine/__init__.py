@@ -8,6 +8,7 @@ from .arguments import (
     training_parser,
 )
 from .lazy import finish_lazy, is_lazy, run_lazy
+from .loaded import load_to_evaluate
 from .nonfinite import NonFiniteError
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
@@ -35,6 +36,7 @@ __all__ = [
     "has_checkpoint",
     "in_terminal",
     "is_lazy",
+    "load_to_evaluate",
     "output_file",
     "pretrain",
     "read_config",

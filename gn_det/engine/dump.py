@@ -112,7 +112,9 @@ def decode(value: Any) -> Any:
     if kind == "array":
         return value["tensor"].numpy()
     if kind == "Instances":
-        return Instances(tuple(value["image_size"]), **decode(value["fields"]))
+        fields = {name: decode(field) for name, field in value["fields"].items()}
+        known = {name: field for name, field in fields.items() if field is not None}
+        return Instances(tuple(value["image_size"]), **known)
     if kind == "PolygonMasks":
         return PolygonMasks([[np.asarray(p) for p in of] for of in value["polygons"]])
     return _OF_ONE_TENSOR[kind](value["tensor"]) if kind in _OF_ONE_TENSOR else None

@@ -47,6 +47,11 @@ class Evaluation(EvalHook):
             self.trainer.iter = self.trainer.storage.iter = done - 1
             self._do_eval()
 
+    def after_train(self) -> None:
+        """Evaluate at the end, where the run came to it: not after an error in its last step."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
     def _made(self, done: int) -> bool:
         rows = read_metrics(self._metrics) if self._metrics.exists() else []
         return any(row["iteration"] == done - 1 and TIME in row for row in rows)

@@ -24,13 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.config import CfgNode, ConfigError, UnknownKeyError, images_per_pass
+from gn_det.config import CfgNode, ConfigError, UnknownKeyError, images_per_pass, solver_problems
 from gn_det.data import check_datasets, check_images, choose_seed, stream_of
 from gn_det.model_zoo import get_config, lazy_config
 
 from .checkpoints import BestCheckpoint, Checkpoints
 from .evaluation import Evaluation
-from .lazy_facts import facts_of
+from .lazy_facts import facts_of, in_lazy_words
+from .loaded import load_to_evaluate
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .results import record_evaluation
@@ -44,7 +45,7 @@ from .setup import (
 )
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
-from .writers import build_writers
+from .writers import build_writers, writing_period
 
 __all__ = ["finish_lazy", "is_lazy", "run_lazy"]
 
@@ -82,7 +83,12 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
         checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts)
-        checkpoint = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+        checkpoint = load_to_evaluate(
+            checkpointer,
+            cfg.train.init_checkpoint,
+            resume=args.resume,
+            key="train.init_checkpoint",
+        )
         results = _evaluate(cfg, facts, model)
         if results and comm.is_main_process():
             record_evaluation(cfg.train.output_dir, results, checkpoint)
@@ -125,6 +131,8 @@ def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
     cfg.train.amp.enabled, cfg.train.amp.dtype = facts.SOLVER.AMP.ENABLED, facts.SOLVER.AMP.DTYPE
     if cfg.train.amp.dtype not in ("float16", "bfloat16"):
         raise ConfigError(f"train.amp.dtype is {cfg.train.amp.dtype!r}, not float16 or bfloat16.")
+    for problem in solver_problems(facts):
+        raise ConfigError(in_lazy_words(problem.message))
     return cfg
 
 
@@ -239,7 +247,8 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
             Evaluation(cfg.train.eval_period, evaluate, cfg.train.output_dir),
             BestCheckpoint(checkpoints, cfg.train.best_metric, cfg.train.eval_period),
             hooks.PeriodicWriter(
-                build_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period
+                build_writers(cfg.train.output_dir, cfg.train.max_iter),
+                writing_period(cfg.train.eval_period, cfg.train.log_period),
             )
             if main
             else None,

@@ -6,7 +6,18 @@ from omegaconf import DictConfig, OmegaConf
 from gn_det.config import CfgNode, get_cfg
 from gn_det.modeling.from_keys import cfg_from_keys
 
-__all__ = ["facts_of"]
+__all__ = ["facts_of", "in_lazy_words"]
+
+# key of SOLVER: what a LazyConfig calls it below train
+OF_TRAIN = {
+    "CLIP_GLOBAL_NORM": "clip_global_norm",
+    "EMA_DECAY": "ema_decay",
+    "IMS_PER_STEP": "ims_per_step",
+    "CHECKPOINT_PERIOD": "checkpointer.period",
+    "KEEP_CHECKPOINTS": "checkpointer.max_to_keep",
+    "ON_SAVE_ERROR": "on_save_error",
+    "MAX_ITER": "max_iter",
+}
 
 
 def facts_of(cfg: DictConfig) -> CfgNode:
@@ -27,12 +38,9 @@ def facts_of(cfg: DictConfig) -> CfgNode:
     facts.MODEL.DEVICE = cfg.train.device
     facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled
     facts.SOLVER.AMP.DTYPE = cfg.train.amp.dtype
-    facts.SOLVER.CLIP_GLOBAL_NORM = cfg.train.clip_global_norm
-    facts.SOLVER.EMA_DECAY = cfg.train.ema_decay
-    facts.SOLVER.IMS_PER_STEP = cfg.train.ims_per_step
-    facts.SOLVER.CHECKPOINT_PERIOD = cfg.train.checkpointer.period
-    facts.SOLVER.KEEP_CHECKPOINTS = cfg.train.checkpointer.max_to_keep or 0
-    facts.SOLVER.ON_SAVE_ERROR = cfg.train.on_save_error
+    for key, name in OF_TRAIN.items():
+        facts.SOLVER[key] = OmegaConf.select(cfg.train, name)
+    facts.SOLVER.KEEP_CHECKPOINTS = facts.SOLVER.KEEP_CHECKPOINTS or 0  # None keeps all
     batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
     facts.SOLVER.IMS_PER_BATCH = batch or comm.get_world_size()
     for split, key in (("train", "TRAIN"), ("test", "TEST")):
@@ -47,3 +55,10 @@ def facts_of(cfg: DictConfig) -> CfgNode:
     else:
         facts.MODEL.ROI_HEADS.NUM_CLASSES = classes
     return facts
+
+
+def in_lazy_words(text: str) -> str:
+    """Return a message about a config with the names that a LazyConfig has for the keys."""
+    for key, name in OF_TRAIN.items():
+        text = text.replace(f"SOLVER.{key}", f"train.{name}")
+    return text

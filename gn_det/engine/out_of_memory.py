@@ -54,7 +54,10 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 def _advice(cfg: CfgNode, iteration: int, batch: Any) -> str:
-    images, height, width = _size(cfg, batch)
+    try:
+        images, height, width = _size(cfg, batch)
+    except Exception:  # noqa: BLE001 a mapper of one's own may make other inputs
+        return f"Iteration {iteration}: out of memory. docs/performance.md says what takes less."
     lines = [
         f"Iteration {iteration}: out of memory with {images} image{'s' * (images != 1)} of "
         f"{height}x{width} in a forward pass."

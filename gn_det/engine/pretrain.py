@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 
-from gn_det.checkpoint import Checkpointer, TrainedAs, WeightsError
+from gn_det.checkpoint import Checkpointer, TrainedAs
 from gn_det.config import ConfigError, check_config, config_folder
 from gn_det.data import (
     build_eval_loader,
@@ -29,6 +29,7 @@ from gn_det.evaluation import (
 
 from .checkpoints import Checkpoints
 from .evaluation import Evaluation
+from .loaded import load_to_evaluate
 from .precision import autocast
 from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .recipe import scheduled, warn_of_schedule
@@ -44,7 +45,7 @@ from .setup import (
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
 from .training_error import TrainingError
-from .writers import build_writers
+from .writers import build_writers, writing_period
 
 __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
 
@@ -66,20 +67,9 @@ def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     cfg = setup_pretraining(args)
     if not args.eval_only:
         return train_classifier(cfg, resume=args.resume)
-    if not cfg.MODEL.WEIGHTS and not (args.resume and has_checkpoint(cfg.OUTPUT_DIR)):
-        raise ConfigError(
-            "There is nothing to evaluate: MODEL.WEIGHTS is empty, and --resume does not name the "
-            "run in OUTPUT_DIR."
-        )
     model = build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
-    checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    report = checkpointer.report
-    for name in (*report.missing, *(name for name, *_ in report.misshapen)):
-        raise WeightsError(
-            f"{cfg.MODEL.WEIGHTS or cfg.OUTPUT_DIR}: it has nothing of the right shape for {name}, "
-            "which would be random in the evaluation."
-        )
+    checkpoint = load_to_evaluate(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
     results = evaluate_classifier(cfg, model)
     if comm.is_main_process():
         record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
@@ -168,8 +158,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
             checkpoints,
             leave,
             Evaluation(period, evaluate, cfg.OUTPUT_DIR),
-            # the next evaluation would replace one that has not been written
-            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter), min(20, period))
+            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter), writing_period(period))
             if main
             else None,
             ProgressBar() if main and in_terminal() else None,

@@ -20,6 +20,8 @@ def in_terminal() -> bool:
 class ProgressBar(HookBase):
     """Shows iterations, time left, loss and learning rate."""
 
+    _bar: tqdm | None = None
+
     def before_train(self) -> None:
         """Start the bar where the run starts, which is later for a resumed one."""
         trainer = self.trainer
@@ -46,7 +48,9 @@ class ProgressBar(HookBase):
         self._bar.update()
 
     def after_train(self) -> None:
-        """Take the bar away, also after an error."""
+        """Take the bar away, also after an error, which may have come before it was there."""
+        if self._bar is None:
+            return
         self._redirect.__exit__(None, None, None)
         self._bar.close()
 

@@ -106,6 +106,8 @@ def check_run(cfg: CfgNode, *, training: bool = True, resume: bool = False) -> N
         num_processes=comm.get_world_size(),
         weights_loaded=resume and has_checkpoint(cfg.OUTPUT_DIR),
     )
+    if not training and not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on.")
     check_datasets(cfg, training=training)
     if training and not resume:
         refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
@@ -124,7 +126,7 @@ def _of_this_many(cfg: CfgNode) -> CfgNode:
 
 def refuse_used_folder(folder: str, key: str) -> None:
     """Raise a ConfigError where the folder, the value of ``key``, holds another run."""
-    if has_checkpoint(folder):
+    if has_checkpoint(folder) or os.path.exists(os.path.join(folder, "model_best.pth")):
         raise ConfigError(
             f"{key} {folder} holds the checkpoints of another run, which would be "
             f"overwritten. Go on with that run by --resume, or give another {key}."

@@ -12,7 +12,12 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
-from detectron2.engine.hooks import CallbackHook, EvalHook, PeriodicCheckpointer
+from detectron2.engine.hooks import (
+    CallbackHook,
+    EvalHook,
+    PeriodicCheckpointer,
+    PeriodicWriter,
+)
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -35,7 +40,7 @@ from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .results import by_dataset, verify
 from .signals import LeaveOnSignal
 from .step import build_step_trainer
-from .writers import build_writers
+from .writers import build_writers, writing_period
 
 __all__ = ["Trainer"]
 
@@ -118,7 +123,11 @@ class Trainer(DefaultTrainer):
                 BestCheckpoint(checkpoints, cfg.SOLVER.BEST_METRIC, cfg.TEST.EVAL_PERIOD),
             ],
         }
-        hooks = [h for hook in super().build_hooks() for h in replaced.get(type(hook), [hook])]
+        originals = super().build_hooks()
+        for hook in originals:
+            if isinstance(hook, PeriodicWriter):
+                hook._period = writing_period(cfg.TEST.EVAL_PERIOD, hook._period)
+        hooks = [h for hook in originals for h in replaced.get(type(hook), [hook])]
         if comm.is_main_process() and in_terminal():
             hooks.append(ProgressBar())
         return [*hooks, CallbackHook(after_train=lambda trainer: leave.give_back())]

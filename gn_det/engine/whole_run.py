@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gn_det.checkpoint import write_durably
 from gn_det.config import CfgNode, ConfigError
 
 from .pretrain import pretrain
-from .setup import has_checkpoint, setup
+from .setup import setup
 from .trainer import Trainer
 
 __all__ = ["RUN", "claim_folder", "pretrain_or_go_on", "settings_of", "train_or_go_on"]
@@ -36,7 +37,8 @@ def claim_folder(folder: str | Path, spec: dict[str, Any]) -> None:
     path = Path(folder, RUN)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.write_text(json.dumps(spec, indent=2) + "\n")
+        text = json.dumps(spec, indent=2) + "\n"
+        write_durably(path, lambda file: file.write(text.encode()))
         return
     found, spec = json.loads(path.read_text()), json.loads(json.dumps(spec))
     other = {key for key in found if found[key] != spec.get(key)}
@@ -70,6 +72,6 @@ def _arguments(config: str, opts: list, folder: str) -> argparse.Namespace:
     return argparse.Namespace(
         config_file=config,
         opts=[*opts, "OUTPUT_DIR", folder],
-        resume=has_checkpoint(folder),
+        resume=True,  # where there is nothing to go on with, it begins
         eval_only=False,
     )

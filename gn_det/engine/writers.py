@@ -8,7 +8,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 
 from .progress import in_terminal
 
-__all__ = ["build_writers"]
+__all__ = ["build_writers", "writing_period"]
 
 
 def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
@@ -24,6 +24,16 @@ def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
     if in_terminal():
         writers = [w for w in writers if not isinstance(w, CommonMetricPrinter)]
     return writers
+
+
+def writing_period(eval_period: int, usual: int = 20) -> int:
+    """Return the iterations from one writing to the next: so few that no evaluation is replaced.
+
+    Args:
+        eval_period: iterations from one evaluation to the next; 0 for one at the end.
+        usual: what it is otherwise; 20 is Detectron2's.
+    """
+    return min(usual, eval_period) if eval_period > 0 else usual
 
 
 def _end_last_line(path: Path) -> None:

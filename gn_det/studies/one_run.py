@@ -3,6 +3,7 @@
 ``FOLDER/run.json`` says what is trained; ``FOLDER/result.json`` is written at the end.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -49,6 +50,13 @@ def _leave_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _seconds(clock: Path) -> float:
+    try:
+        return float(clock.read_text())
+    except (OSError, ValueError):  # none, or one that was cut off
+        return 0.0
+
+
 def run_here(folder: Path) -> None:
     """Train to the end, and write how it ended: "done", or "diverged" with the iteration."""
     spec = json.loads((folder / RUN).read_text())
@@ -66,7 +74,7 @@ def run_here(folder: Path) -> None:
         "code": code,
     }
     clock = folder / SECONDS
-    spent = float(clock.read_text()) if clock.exists() else 0.0  # before it was stopped
+    spent = _seconds(clock)  # before it was stopped
     start = time.perf_counter()
     try:
         TRAIN[spec["tool"]](spec["config"], opts, str(folder))
@@ -74,7 +82,8 @@ def run_here(folder: Path) -> None:
         result |= {"status": "diverged", "iteration": error.iteration}
     finally:
         spent += time.perf_counter() - start
-        clock.write_text(f"{spent}\n")
+        with contextlib.suppress(OSError):  # on a full disk the error of the run is what to tell
+            clock.write_text(f"{spent}\n")
     result["seconds"] = round(spent, 1)
     new = folder / f"{RESULT}.new"
     new.write_text(json.dumps(result) + "\n")

@@ -166,17 +166,27 @@ def _check(path: Path, tree: dict[str, Any]) -> None:
     if not 1 <= len(tree["vary"]) <= 2:
         raise ConfigError(f"{path}: vary has {len(tree['vary'])} axes; a table has one or two.")
     for axis, values in tree["vary"].items():
+        if not isinstance(values, dict) or not values:
+            raise ConfigError(f"{path}: vary {axis} needs {{VALUE: {{KEY: VALUE}}}}, not {values}.")
         for value, opts in values.items():
             if not isinstance(opts, dict):
                 raise ConfigError(f"{path}: vary {axis} {value} needs {{KEY: VALUE}}, not {opts}.")
     for tool in (tree["tool"], *(one.get("tool") for one in tree.get("before", {}).values())):
         if tool not in TOOLS:
             raise ConfigError(f"{path}: tool is {tool}; known are {', '.join(TOOLS)}.")
+    for name, one in tree.get("before", {}).items():
+        if "config" not in one:
+            raise ConfigError(f"{path}: before {name} has no config.")
+    for key in ("seeds", "metrics"):
+        if not isinstance(tree.get(key, []), list):
+            raise ConfigError(f"{path}: {key} is a list, not {tree[key]}.")
     wrong = [name for name in tree["metrics"] if name not in METRICS]
     if wrong:
         raise ConfigError(
             f"{path}: metrics has {', '.join(wrong)}; known are {', '.join(METRICS)}."
         )
+    if all(METRICS[name].key.startswith("responses/") for name in tree["metrics"]):
+        raise ConfigError(f"{path}: metrics needs one besides percentiles, such as val_error.")
 
 
 def _shorten(path: Path, tree: dict[str, Any], short: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gn_det.config import ConfigError
+
 from .plan import list_studies, load_study
 from .plot import plot
 from .table import table
@@ -56,7 +58,13 @@ def _whole(record: dict[str, Any] | None) -> bool:
 
 
 def write_page(folder: Path) -> Path:
-    """Write the page beside ``folder`` and the pictures into it; return the page's path."""
+    """Write the page beside ``folder`` and the pictures into it; return the page's path.
+
+    Raises:
+        ConfigError: there is no record in the folder; a page that is there stays.
+    """
+    if not any((folder / f"{name}.json").exists() for name in list_studies()):
+        raise ConfigError(f"{folder} has no record of a study (NAME.json).")
     for name in list_studies():
         path = folder / f"{name}.json"
         if path.exists():

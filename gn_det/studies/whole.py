@@ -58,6 +58,8 @@ def carry_out_study(
 
 
 def _said(result: dict[str, Any], name: str, first: str) -> str:
+    if result["status"] == "not run":
+        return "its process ended before it began"
     if result["status"] == "failed":
         return f"failed: {result['reason']}" if name == first else f"failed as {first} did"
     at = f" at iteration {result['iteration']:,}" if "iteration" in result else ""

@@ -356,6 +356,12 @@ def test_decay_that_is_none(decay):
     assert f"SOLVER.EMA_DECAY is {decay}" in message
 
 
+@pytest.mark.parametrize("norm", [-1.0, float("nan")])
+def test_a_clip_that_would_turn_the_gradient_round(norm):
+    message = _only(_find("SOLVER.CLIP_GLOBAL_NORM", norm))
+    assert f"SOLVER.CLIP_GLOBAL_NORM is {norm}" in message
+
+
 def test_frozen_bn_needs_no_batch():
     assert _find("SOLVER.IMS_PER_BATCH", 1, config="mask_rcnn_R50_bn_frozen") == []
 

@@ -8,6 +8,7 @@ from gn_det.config.expected import expected_problems
 def _problems(expected):
     cfg = gn_det.get_cfg()
     cfg.TEST.EXPECTED_RESULTS = expected
+    cfg.DATASETS.TEST = ("any",)
     return list(expected_problems(cfg))
 
 
@@ -52,3 +53,11 @@ def test_it_is_among_the_checks(training):
     cfg.TEST.EXPECTED_RESULTS = [["box", "AP", 38.0, 0.5]]
     with pytest.raises(ConfigError, match="no task 'box'"):
         check_config(cfg, training=training)
+
+
+def test_without_a_dataset_nothing_would_be_missed():
+    cfg = gn_det.model_zoo.get_config("mask_rcnn_R50_gn_all")
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 38.0, 0.5]]
+    cfg.DATASETS.TEST = ()
+    with pytest.raises(ConfigError, match=r"DATASETS\.TEST is empty: nothing would be compared"):
+        check_config(cfg)

@@ -109,3 +109,10 @@ def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "step.pth").mkdir()
     with pytest.raises(SaveError, match="could not be saved"):
         save_step(tmp_path / "step.pth", get_cfg(), nn.Linear(1, 1), Step([], [], 0, 0))
+
+
+def test_a_field_of_a_kind_of_ones_own_is_left_out():
+    given = Instances((4, 5), gt_classes=torch.ones(2), gt_mine=[1, 2])
+    given._fields["gt_mine"] = object()
+    again = decode(encode(given))
+    assert (again.image_size, list(again.get_fields())) == ((4, 5), ["gt_classes"])

@@ -83,3 +83,16 @@ def test_its_time_is_noted(tmp_path):
     times = [row for row in read_metrics(tmp_path / "metrics.json") if "eval_time" in row]
     assert [row["iteration"] for row in times] == [1, 3, 6]
     assert all(row["eval_time"] >= 0 for row in times)
+
+
+def test_none_after_an_error_in_the_last_step(tmp_path):
+    class Fails(Run):
+        def run_step(self):
+            super().run_step()
+            if self.iter == 5:
+                raise ZeroDivisionError
+
+    run = Fails(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        run.train(0, 6)
+    assert run.evaluated == [1, 3]

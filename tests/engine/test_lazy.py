@@ -161,6 +161,10 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
         ("train.max_iter=many", ConfigError, r"train\.max_iter is \d+ in the config; 'many' is of"),
         ("train.amp=3", ConfigError, "of another type"),
         ("train.amp.dtype=float8", ConfigError, "'float8', not float16 or bfloat16"),
+        ("train.clip_global_norm=-1", ConfigError, "train.clip_global_norm is -1"),
+        ("train.ema_decay=1.0", ConfigError, "train.ema_decay is 1.0"),
+        ("train.on_save_error=halt", ConfigError, "train.on_save_error is 'halt'; known are stop"),
+        ("train.checkpointer.period=0", ConfigError, "train.checkpointer.period is 0"),
         ("train.max_iter=[1", ConfigError, "train.max_iter=.1' cannot be"),
     ],
 )

@@ -145,3 +145,8 @@ def test_with_a_limit_of_the_system():
     assert re.search(r"^MODEL\.GN\.MEMORY minimal +\d{3,4}$", done.stderr, re.MULTILINE), (
         done.stderr
     )
+
+
+def test_inputs_of_another_mapper_do_not_hide_the_error(tiny_cfg):
+    message, _ = fail(tiny_cfg(), MemoryError("no room"), batch=[{"points": torch.zeros(3)}])
+    assert message.startswith("no room\nIteration 7: out of memory.")

@@ -64,3 +64,14 @@ def test_lines_are_held_back_while_a_bar_is_shown(terminal):
     with quiet_inference():
         assert logger.level == logging.WARNING
     assert logger.level == before
+
+
+def test_an_error_before_the_bar_is_there_is_the_one_that_is_told():
+    class Fails(HookBase):
+        def before_train(self):
+            raise ZeroDivisionError
+
+    trainer = Nothing()
+    trainer.register_hooks([Fails(), ProgressBar()])
+    with pytest.raises(ZeroDivisionError):
+        trainer.train(0, 5)

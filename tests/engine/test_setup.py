@@ -74,6 +74,17 @@ def test_another_run_is_not_overwritten(digits_options, tmp_path):
         check_run(cfg)
     check_run(cfg, resume=True)
     check_run(cfg, training=False)
+    # the best of a run that was stopped before its first checkpoint
+    (tmp_path / "model_0000001.pth").rename(tmp_path / "model_best.pth")
+    with pytest.raises(ConfigError, match=f"OUTPUT_DIR {tmp_path}.*--resume"):
+        check_run(cfg)
+
+
+def test_an_evaluation_needs_a_dataset(digits_options, tmp_path):
+    cfg = digits_cfg(digits_options, tmp_path, "DATASETS.TEST", "()")
+    check_run(cfg)
+    with pytest.raises(ConfigError, match=r"DATASETS\.TEST is empty"):
+        check_run(cfg, training=False)
 
 
 def test_config_and_datasets_are_checked(digits_options, tmp_path):

@@ -143,3 +143,12 @@ def test_expected_results_of_two_test_sets(make_cfg, tmp_path, percent, missed):
             trainer.train()
     else:
         assert trainer.train()["b"]["bbox"]["AP"] == 30.0
+
+
+def test_each_evaluation_is_written(make_cfg, tmp_path):
+    """Detectron2 writes every 20 iterations, the last of the evaluations between alone."""
+    trainer = Trainer(make_cfg(tmp_path, "TEST.EVAL_PERIOD", "1"))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "bbox/AP" in line] == [0, 1, 3]

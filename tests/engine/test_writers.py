@@ -3,7 +3,7 @@ import json
 import pytest
 from detectron2.utils.events import CommonMetricPrinter, EventStorage
 
-from gn_det.engine.writers import build_writers
+from gn_det.engine.writers import build_writers, writing_period
 from gn_det.evaluation import read_metrics
 
 
@@ -45,3 +45,10 @@ def test_lines_or_a_bar(tmp_path, monkeypatch, watched):
     kinds = {type(writer) for writer in build_writers(str(tmp_path), 10)}
     assert (CommonMetricPrinter in kinds) is not watched
     assert len(kinds) == (2 if watched else 3)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "usual", "period"), [(0, 20, 20), (7, 20, 7), (50, 20, 20)]
+)
+def test_no_evaluation_is_replaced_before_it_is_written(evaluations, usual, period):
+    assert writing_period(evaluations, usual) == period

@@ -40,6 +40,11 @@ def test_quick_goes_before_the_axes(study_file):
         ({"colour": 1}, "colour unknown. A study has title"),
         ({"vary": {"norm": {"BN": None}}}, "vary norm BN needs {KEY: VALUE}, not None"),
         ({"vary": {}}, "vary has 0 axes"),
+        ({"vary": {"norm": ["BN"]}}, "vary norm needs {VALUE: {KEY: VALUE}}, not ['BN']"),
+        ({"seeds": 2}, "seeds is a list, not 2"),
+        ({"metrics": []}, "metrics needs one besides percentiles"),
+        ({"metrics": ["p1", "p99"]}, "metrics needs one besides percentiles"),
+        ({"before": {"net": {"tool": "pretrain"}}}, "before net has no config"),
         (
             {"vary": {"n": {"a b": {}, "a/b": {}}}, "quick": {}},
             "two runs have the same name: a-b_seed1",

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gn_det.config import ConfigError
 from gn_det.studies import list_studies, load_study, page, write_page
 from gn_det.studies.plot import digest
 from gn_det.studies.record import gather, write
@@ -33,6 +34,13 @@ def test_a_record_is_of_the_study_as_it_stands(name):
         assert trained == json.loads(json.dumps({run.name: run.opts for run in runs}))
     assert (record["axes"], record["metrics"]) == (study.axes, study.metrics)
     assert "Not run in full" not in page(DOCS / "studies")
+
+
+def test_no_page_without_a_record(tmp_path):
+    (tmp_path / "study.md").write_text("mine")
+    with pytest.raises(ConfigError, match="runs has no record of a study"):
+        write_page(tmp_path / "runs")
+    assert (tmp_path / "study.md").read_text() == "mine"
 
 
 def test_a_page(tmp_path, monkeypatch):

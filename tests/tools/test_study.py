@@ -44,9 +44,14 @@ def test_lists_all(tool, capsys):
     assert names == known
 
 
-def test_nothing_is_trained_for_a_file_that_cannot_be_written(tool, tmp_path):
-    with pytest.raises(ConfigError, match="no folder .*nowhere for a.json"):
-        _run(tool, "norms", "--output", tmp_path / "nowhere" / "a.json")
+def test_nothing_is_trained_for_what_cannot_be(tool, tmp_path, capsys):
+    for file, said in ((tmp_path / "nowhere" / "a.json", "no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(SystemExit) as left:
+            _run(tool, "norms", "--output", file)
+        assert left.value.code == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--jobs 0: at least one"):
+        _run(tool, "norms", "--jobs", 0)
 
 
 def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tool, tmp_path, capsys):
