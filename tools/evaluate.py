@@ -22,7 +22,6 @@ from gn_det.checkpoint import Checkpointer
 from gn_det.checkpoint.files import is_url, parse_path
 from gn_det.config import ConfigError
 from gn_det.config.expected import expected_problems
-from gn_det.data import register_datasets
 from gn_det.engine import (
     Trainer,
     add_options,
@@ -46,12 +45,7 @@ from gn_det.evaluation import (
 
 def score_predictions(args: argparse.Namespace) -> None:
     """Score a file of results; the main process prints and writes."""
-    cfg = gn_det.get_cfg()
-    if args.config_file:
-        cfg = read_config(args.config_file, args.opts)
-    else:
-        cfg.merge_from_list(args.opts)
-        register_datasets(cfg)
+    cfg = read_config(args.config_file or "", args.opts)
     names = [args.dataset] if args.dataset else list(cfg.DATASETS.TEST)
     if len(names) != 1:
         raise ConfigError(f"--predictions is of one dataset; name it by --dataset ({names}).")

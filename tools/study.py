@@ -66,9 +66,9 @@ def main(args: argparse.Namespace) -> int:
     record = carry_out_study(study, folder, jobs=args.jobs, output=own, words=sys.argv[1:])
     print(f"\n{study.title}\n\n{table(record, study.published)}")
     failed = sum(run["status"] == "failed" for run in record["runs"])
-    output, picture, why = args.output or own, args.plot or own.with_suffix(".png"), ""
-    if failed == len(record["runs"]):  # an earlier record there tells more
-        output, picture, why = own, own.with_suffix(".png"), ", as no run has come to its end"
+    output, picture, why = own, own.with_suffix(".png"), ", as no run has come to its end"
+    if failed < len(record["runs"]):  # else an earlier record in the files named tells more
+        output, picture, why = args.output or output, args.plot or picture, ""
     if output.resolve() != own.resolve():
         shutil.copyfile(own, output)
     plot(record, study.published, picture)

@@ -42,7 +42,7 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
     """Read a config and the options of a command line.
 
     Args:
-        config_file: a YAML file, or the name of one of gn_det's configs.
+        config_file: a YAML file, or the name of one of gn_det's configs; "" for none.
         opts: ``[KEY, VALUE, ...]``.
 
     Raises:
@@ -52,7 +52,8 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
     if is_zoo_name(config_file) and os.path.basename(config_file) in list_configs():
         config_file = get_config_file(os.path.basename(config_file))
     cfg = get_cfg()
-    cfg.merge_from_file(config_file)
+    if config_file:
+        cfg.merge_from_file(config_file)
     cfg.merge_from_list(opts)
     register_datasets(cfg)
     return cfg

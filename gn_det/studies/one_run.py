@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from gn_det.benchmarks.records import code_version, describe
+from gn_det.checkpoint import write_durably
 from gn_det.engine import NonFiniteError, has_checkpoint
 from gn_det.engine.whole_run import RUN, pretrain_or_go_on, train_or_go_on
 
@@ -83,8 +84,6 @@ def run_here(folder: Path) -> None:
     finally:
         spent += time.perf_counter() - start
         with contextlib.suppress(OSError):  # on a full disk the error of the run is what to tell
-            clock.write_text(f"{spent}\n")
+            write_durably(clock, lambda file: file.write(f"{spent}\n".encode()))
     result["seconds"] = round(spent, 1)
-    new = folder / f"{RESULT}.new"
-    new.write_text(json.dumps(result) + "\n")
-    new.replace(folder / RESULT)
+    write_durably(folder / RESULT, lambda file: file.write(f"{json.dumps(result)}\n".encode()))

@@ -46,7 +46,6 @@ def test_a_stopped_run_goes_on(study_file, tmp_path):
     folder = tmp_path / "parts" / "GN_seed1"
     shutil.copytree(tmp_path / "whole" / "GN_seed1", folder)
     (folder / "result.json").unlink()
-    (folder / "seconds.txt").write_text("")  # cut off
     first = sorted(folder.glob("model_0*.pth"))[0]
     for later in {*folder.glob("*.pth")} - {first}:
         later.unlink()
@@ -56,10 +55,20 @@ def test_a_stopped_run_goes_on(study_file, tmp_path):
     again = carry_out_study(study, tmp_path / "parts")["runs"][0]
     assert again["resumed"]
     assert not whole["resumed"]
-    assert again["seconds"] > 0
+    assert again["seconds"] > whole["seconds"]  # of both sessions
     assert len(whole["code"]["commit"] or 40 * "-") == 40
     assert len(whole["curves"]["val_error"]) == 2
     assert again["curves"] == whole["curves"]
+
+
+def test_a_clock_that_was_cut_off_ends_no_run(study_file, tmp_path):
+    one = {"norm": {"GN": {"MODEL.RESNETS.NORM": "GN"}}}
+    study = load_study(str(study_file(vary=one, seeds=[1])), quick=True)
+    (tmp_path / "runs" / "GN_seed1").mkdir(parents=True)
+    (tmp_path / "runs" / "GN_seed1" / "seconds.txt").write_text("")
+    run = carry_out_study(study, tmp_path / "runs")["runs"][0]
+    assert run["status"] == "done"
+    assert run["seconds"] > 0
 
 
 def test_one_diverges_one_fails_and_the_study_goes_on(study_file, tmp_path):

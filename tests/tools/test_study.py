@@ -45,11 +45,12 @@ def test_lists_all(tool, capsys):
 
 
 def test_nothing_is_trained_for_what_cannot_be(tool, tmp_path, capsys):
-    for file, said in ((tmp_path / "nowhere" / "a.json", "no folder"), (tmp_path, "is a folder")):
+    nowhere = tmp_path / "nowhere" / "a.json"
+    for file, said in ((nowhere, "no folder .*nowhere"), (tmp_path, "is a folder")):
         with pytest.raises(SystemExit) as left:
             _run(tool, "norms", "--output", file)
         assert left.value.code == 2
-        assert said in capsys.readouterr().err
+        assert re.search(said, capsys.readouterr().err)
     with pytest.raises(ConfigError, match="--jobs 0: at least one"):
         _run(tool, "norms", "--jobs", 0)
 
