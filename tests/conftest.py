@@ -15,10 +15,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
+from benchmarks.variants import set_stock_names
 from gn_det import model_zoo
-from gn_det.benchmarks.variants import set_stock_names
 from gn_det.data import ensure_dataset, register_photo_digits
-from gn_det.data.fashion_mnist import FILES
+from gn_det.data.pretraining.fashion_mnist import FILES
 from gn_det.engine import cpu_has_bfloat16
 
 torch.set_num_threads(2)

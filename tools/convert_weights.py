@@ -14,12 +14,12 @@ import argparse
 
 from gn_det.checkpoint import convert_file
 from gn_det.checkpoint.sources import SOURCES
-from gn_det.engine import docstring_parser, finish_config, run
+from gn_det.engine import docstring_parser, load_runnable_config, run
 
 
 def main(args: argparse.Namespace) -> None:
     """Convert, and show what became of each name."""
-    cfg = finish_config(args.config_file, []) if args.config_file else None
+    cfg = load_runnable_config(args.config_file, []) if args.config_file else None
     converted, report = convert_file(args.input, args.output, args.source, cfg)
     print(f"{args.input}: weights of {converted.source}")
     print(report.table())

@@ -4,7 +4,7 @@
 tools/replay.py output/nonfinite_iter0000123_rank0.pth
 
 The run that failed wrote the file. No code is run from it. A project with modules of its own calls
-gn_det.engine.replay(FILE) after importing them. Exit status: 1 where numbers are not finite again;
+gn_det.engine.debug.replay(FILE) after importing them. Exit status: 1 where numbers are not finite again;
 0 where all are; 2 where the file cannot be used.
 """
 
@@ -17,7 +17,7 @@ def main(args: argparse.Namespace) -> None:
     """Print the losses of each micro-batch, and what was found."""
     step, finding = replay(args.file)
     print(f"iteration {step.iteration}, seed {step.seed}, loss scale {step.scale:g}")
-    for gpu, losses in zip(step.virtual_gpus, finding.losses):
+    for gpu, losses in zip(step.micro_batch_ids, finding.losses):
         print(f"virtual GPU {gpu}: " + ", ".join(f"{n} {x:.6g}" for n, x in losses.items()))
     if finding.place:
         number = "" if finding.batch is None else f"Micro-batch {finding.batch + 1}: "

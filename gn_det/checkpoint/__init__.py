@@ -4,19 +4,17 @@ from .checkpointer import Checkpointer
 from .convert import convert, recognize, save_converted
 from .convert_file import convert_file
 from .converted import Converted
-from .durable import SaveError, write_durably
 from .errors import WeightsError
 from .matching import Report
+from .pretrain_metadata import PretrainMetadata
 from .resumable import checkpoint_iteration, resumable
 from .safe_load import load_file
-from .trained_as import TrainedAs
 
 __all__ = [
     "Checkpointer",
     "Converted",
+    "PretrainMetadata",
     "Report",
-    "SaveError",
-    "TrainedAs",
     "WeightsError",
     "checkpoint_iteration",
     "convert",
@@ -25,5 +23,4 @@ __all__ = [
     "recognize",
     "resumable",
     "save_converted",
-    "write_durably",
 ]

@@ -18,15 +18,15 @@ from detectron2.utils import comm
 from torch import nn
 
 from gn_det.config import check_weights
+from gn_det.utils.atomic_write import atomic_write
 
 from .convert import convert
 from .converted import Converted
-from .durable import write_durably
 from .errors import WeightsError
 from .files import local_file, parse_path, remove_copy
-from .fit import check_fit
+from .fit import check_compatible
 from .matching import Report, match
-from .resumable import check_whole, resumable
+from .resumable import resumable, verify_checksums
 from .safe_load import load_file
 
 __all__ = ["Checkpointer"]
@@ -84,14 +84,14 @@ class Checkpointer(DetectionCheckpointer):
         data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info(f"Saving checkpoint to {path}")
-        write_durably(path, partial(torch.save, {**data, **kwargs}))
+        atomic_write(path, partial(torch.save, {**data, **kwargs}))
         if latest:
             self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write ``last_checkpoint``, whole or not at all."""
         path = os.path.join(self.save_dir, "last_checkpoint")
-        write_durably(path, lambda file: file.write(last_filename_basename.encode()))
+        atomic_write(path, lambda file: file.write(last_filename_basename.encode()))
 
     def has_checkpoint(self) -> bool:
         """Return whether the folder has a checkpoint to go on from."""
@@ -118,7 +118,7 @@ class Checkpointer(DetectionCheckpointer):
         refused = []
         for candidate in candidates:
             try:
-                check_whole(candidate)
+                verify_checksums(candidate)
                 return self.load(candidate)
             except WeightsError as error:
                 refused.append(str(error))
@@ -180,7 +180,7 @@ class Checkpointer(DetectionCheckpointer):
         found, keys, report = match(converted, self.model)
         try:
             may_stay = self.cfg is None or self.cfg.MODEL.GN.ALLOW_FROZEN_RANDOM
-            check_fit(converted, self.model, keys, report, frozen_may_stay=may_stay)
+            check_compatible(converted, self.model, keys, report, frozen_may_stay=may_stay)
         except WeightsError as error:
             raise WeightsError(f"{self._path}: {error}") from None
         self.model.load_state_dict(found, strict=False)
@@ -201,7 +201,7 @@ class Checkpointer(DetectionCheckpointer):
             logger.warning(f"Not in the file, left as it was: {_layers(report.missing)}")
         if report.unused:
             logger.warning(f"In the file, but not in the model: {_layers(report.unused)}")
-        for name, theirs, ours in report.misshapen:
+        for name, theirs, ours in report.shape_mismatch:
             logger.warning(f"{name} is left as it was: {theirs} in the file, {ours} in the model.")
 
 

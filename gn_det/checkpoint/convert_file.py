@@ -12,7 +12,7 @@ from .convert import convert, save_converted
 from .converted import Converted
 from .errors import WeightsError
 from .files import local_file, parse_path
-from .fit import check_fit
+from .fit import check_compatible
 from .matching import Report, match
 from .reference import backbone_alone, reference_backbone
 from .safe_load import load_file
@@ -62,8 +62,8 @@ def _compare_backbone(converted: Converted) -> Report:
     alone, rest = backbone_alone(converted)
     model = reference_backbone(alone)
     _, keys, report = match(alone, model)
-    check_fit(alone, model, keys, report)
-    report.carried = rest
+    check_compatible(alone, model, keys, report)
+    report.extra = rest
     return report
 
 
@@ -74,5 +74,5 @@ def _compare(converted: Converted, cfg: CfgNode) -> Report:
     with torch.device("meta"):  # names and shapes, no memory
         model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     _, keys, report = match(converted, model)
-    check_fit(converted, model, keys, report)
+    check_compatible(converted, model, keys, report)
     return report

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gn_det.config import KnownWeights
+from gn_det.config import PretrainSpec
 
 from .errors import WeightsError
 
@@ -41,7 +41,7 @@ class Converted:
     state: dict[str, torch.Tensor]
     names: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
-    known: KnownWeights = field(default_factory=KnownWeights)
+    known: PretrainSpec = field(default_factory=PretrainSpec)
     suffixes: bool = True
 
     def name_in_file(self, name: str) -> str:
@@ -70,13 +70,13 @@ def resnet_norm(names: list[str]) -> str | None:
     return "GN" if norms else None
 
 
-def metadata_to_dict(known: KnownWeights, source: str) -> dict:
+def metadata_to_dict(known: PretrainSpec, source: str) -> dict:
     """Return what a converted file says of itself: numbers, strings and lists alone."""
     values = dataclasses.asdict(known).items()
     return {"source": source, **{k: list(v) if isinstance(v, tuple) else v for k, v in values}}
 
 
-def metadata_from_dict(values: object) -> KnownWeights:
+def metadata_from_dict(values: object) -> PretrainSpec:
     """Read :func:`metadata_to_dict`'s dict back. Keys that are not known are left alone.
 
     Raises:
@@ -103,7 +103,7 @@ def metadata_from_dict(values: object) -> KnownWeights:
         if value is not None and not fits:
             raise WeightsError(f"Its entry 'gn_det' has the {key} {value!r}, which cannot be.")
         read[key] = tuple(value) if isinstance(value, list) else value
-    return KnownWeights(**read)
+    return PretrainSpec(**read)
 
 
 def _three_numbers(value: object) -> bool:

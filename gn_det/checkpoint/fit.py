@@ -14,7 +14,7 @@ from .converted import Converted
 from .errors import WeightsError
 from .matching import Report, is_predictor
 
-__all__ = ["check_fit"]
+__all__ = ["check_compatible"]
 
 _BACKBONE = re.compile(
     r"(?:^|\.)(?:(stem|res[2-5]\.\d+)\.(?:conv\d|shortcut)|(vgg[1-5]\.\d+))\.(?!norm\.)\w+$"
@@ -22,7 +22,7 @@ _BACKBONE = re.compile(
 _STATISTICS = ("running_mean", "running_var")
 
 
-def check_fit(
+def check_compatible(
     converted: Converted,
     model: nn.Module,
     keys: dict[str, str],
@@ -54,7 +54,7 @@ def check_fit(
     _check_blocks(converted, model, keys)
     if not frozen_may_stay:
         _check_frozen(model, keys)
-    for name, theirs, ours in report.misshapen:
+    for name, theirs, ours in report.shape_mismatch:
         if not is_predictor(name):
             raise WeightsError(
                 f"It is of another network: {name} has the shape {theirs} in the file and "

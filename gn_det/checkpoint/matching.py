@@ -33,27 +33,27 @@ class Report:
         matched: parameter (or buffer) of the model -> name in the file.
         missing: parameters that nothing in the file belongs to.
         unused: names in the file that belong to nothing in the model.
-        misshapen: (parameter, shape in the file, shape in the model); not loaded.
+        shape_mismatch: (parameter, shape in the file, shape in the model); not loaded.
         dropped: name in the file -> why it is of no use for a detector.
-        carried: names in the file beside the part of the model that was compared.
+        extra: names in the file beside the part of the model that was compared.
     """
 
     source: str
     matched: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
-    misshapen: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    shape_mismatch: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
-    carried: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """Return one line."""
         text = f"{self.source}: {len(self.matched)} matched, {len(self.missing)} missing, "
         text += f"{len(self.unused)} unused"
-        if self.misshapen:
-            text += f", {len(self.misshapen)} of another shape"
-        if self.carried:
-            text += f", {len(self.carried)} beside the backbone"
+        if self.shape_mismatch:
+            text += f", {len(self.shape_mismatch)} of another shape"
+        if self.extra:
+            text += f", {len(self.extra)} beside the backbone"
         if self.dropped:
             reasons = sorted(set(self.dropped.values()))
             text += f"; {len(self.dropped)} left out ({', '.join(reasons)})"
@@ -66,12 +66,14 @@ class Report:
         lines += [f"  {ours:<{width}}  {theirs}" for ours, theirs in self.matched.items()]
         lines += [f"missing ({len(self.missing)})", *(f"  {name}" for name in self.missing)]
         lines += [f"unused ({len(self.unused)})", *(f"  {name}" for name in self.unused)]
-        if self.misshapen:
-            lines += [f"of another shape ({len(self.misshapen)})"]
-            lines += [f"  {n}  {theirs} in the file, {ours}" for n, theirs, ours in self.misshapen]
-        if self.carried:
-            lines += [f"beside the backbone ({len(self.carried)})"]
-            lines += [f"  {name}" for name in self.carried]
+        if self.shape_mismatch:
+            lines += [f"of another shape ({len(self.shape_mismatch)})"]
+            lines += [
+                f"  {n}  {theirs} in the file, {ours}" for n, theirs, ours in self.shape_mismatch
+            ]
+        if self.extra:
+            lines += [f"beside the backbone ({len(self.extra)})"]
+            lines += [f"  {name}" for name in self.extra]
         if self.dropped:
             lines += [f"left out ({len(self.dropped)})"]
             lines += [f"  {name}  {reason}" for name, reason in self.dropped.items()]
@@ -85,7 +87,7 @@ def match(
 
     Returns:
         parameter -> weight; parameter -> key of ``converted.state``; the report. A weight of
-        another shape than its parameter is in the second and the report's ``misshapen`` alone.
+        another shape than its parameter is in the second and the report's ``shape_mismatch`` alone.
     """
     wanted = model.state_dict()
     keys = _match_names(list(wanted), converted)
@@ -99,7 +101,7 @@ def match(
                 report.missing.append(name)
         elif converted.state[key].shape != parameter.shape:
             shapes = tuple(converted.state[key].shape), tuple(parameter.shape)
-            report.misshapen.append((name, *shapes))
+            report.shape_mismatch.append((name, *shapes))
         else:
             found[name] = converted.state[key]
             report.matched[name] = converted.name_in_file(key)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import WeightsError
 
-__all__ = ["check_whole", "checkpoint_iteration", "resumable"]
+__all__ = ["checkpoint_iteration", "resumable", "verify_checksums"]
 
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
@@ -44,7 +44,7 @@ def resumable(folder: str | Path) -> list[str]:
     return [str(folder / name) for name in order]
 
 
-def check_whole(path: str | Path) -> None:
+def verify_checksums(path: str | Path) -> None:
     """Check each part of a checkpoint of ours by its checksum, which ``torch.load`` does not do.
 
     Raises:

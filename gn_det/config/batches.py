@@ -7,12 +7,12 @@ from detectron2.config import CfgNode
 from .errors import ConfigError
 from .weights import Problem
 
-__all__ = ["batch_problems", "images_per_pass"]
+__all__ = ["batch_problems", "images_per_micro_batch"]
 
 UNFROZEN_BN = ("BN", "SyncBN")
 
 
-def images_per_pass(cfg: CfgNode, num_processes: int) -> int:
+def images_per_micro_batch(cfg: CfgNode, num_processes: int) -> int:
     """Return the images in one forward pass of one process.
 
     Args:
@@ -39,7 +39,7 @@ def batch_problems(cfg: CfgNode, num_processes: int, norms: dict[str, str]) -> I
     yield from problems
     if problems:
         return
-    per_pass = images_per_pass(cfg, num_processes)
+    per_pass = images_per_micro_batch(cfg, num_processes)
     passes = cfg.SOLVER.IMS_PER_BATCH // (per_pass * num_processes)
     for key, name in norms.items():
         if name not in UNFROZEN_BN:

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from .batches import batch_problems
 from .errors import ConfigError
 from .expected import expected_problems
-from .known_weights import find_known_weights
+from .known_weights import find_published_spec
 from .network import BOX_HEAD_USERS, network_problems
 from .weights import FPN_BACKBONES, Problem, check_weights, network_node
 
@@ -267,7 +267,7 @@ def _half_on_cpu(cfg: CfgNode) -> Iterator[Problem]:
 def _frozen_random_layers(cfg: CfgNode) -> Iterator[Problem]:
     weights = cfg.MODEL.WEIGHTS
     # those that are known by name are of a backbone; others may be of all layers
-    if cfg.MODEL.GN.ALLOW_FROZEN_RANDOM or (weights and find_known_weights(weights) is None):
+    if cfg.MODEL.GN.ALLOW_FROZEN_RANDOM or (weights and find_published_spec(weights) is None):
         return
     meant = "Set MODEL.GN.ALLOW_FROZEN_RANDOM True if this is meant."
     if not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
@@ -291,6 +291,6 @@ def _frozen_random_layers(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _weights_of_another_network(cfg: CfgNode) -> Iterator[Problem]:
-    found = find_known_weights(cfg.MODEL.WEIGHTS)
+    found = find_published_spec(cfg.MODEL.WEIGHTS)
     if found is not None:
         yield from check_weights(cfg, found[1])

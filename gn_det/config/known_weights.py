@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-__all__ = ["KNOWN_WEIGHTS", "KnownWeights", "find_known_weights"]
+__all__ = ["PUBLISHED_SPECS", "PretrainSpec", "find_published_spec"]
 
 
 @dataclass(frozen=True)
-class KnownWeights:
+class PretrainSpec:
     """How a network was pre-trained, and so how it has to be built and fed.
 
     Attributes (None where it is not known):
@@ -43,20 +43,20 @@ _PLAIN = {"weight_standardization": False, "network": "ResNet"}
 
 # The ending of MODEL.WEIGHTS, without ".pkl" -> what it is. From Detectron's projects/GN,
 # Detectron2's MODEL_ZOO.md ("ImageNet Pretrained Models") and its ModelCatalog.
-KNOWN_WEIGHTS = {
-    "R-50-GN": KnownWeights(50, "GN", False, *BGR, num_groups=32, **_PLAIN),
-    "R-101-GN": KnownWeights(101, "GN", False, *BGR, num_groups=32, **_PLAIN),
-    "MSRA/R-50": KnownWeights(50, "BN", True, *BGR, **_PLAIN),
-    "MSRA/R-101": KnownWeights(101, "BN", True, *BGR, **_PLAIN),
-    "FAIR/X-101-32x8d": KnownWeights(101, "BN", False, *BGR_STD, **_PLAIN),
-    "torchvision/R-50": KnownWeights(50, "BN", False, *RGB_STD, **_PLAIN),
+PUBLISHED_SPECS = {
+    "R-50-GN": PretrainSpec(50, "GN", False, *BGR, num_groups=32, **_PLAIN),
+    "R-101-GN": PretrainSpec(101, "GN", False, *BGR, num_groups=32, **_PLAIN),
+    "MSRA/R-50": PretrainSpec(50, "BN", True, *BGR, **_PLAIN),
+    "MSRA/R-101": PretrainSpec(101, "BN", True, *BGR, **_PLAIN),
+    "FAIR/X-101-32x8d": PretrainSpec(101, "BN", False, *BGR_STD, **_PLAIN),
+    "torchvision/R-50": PretrainSpec(50, "BN", False, *RGB_STD, **_PLAIN),
 }
 
 
-def find_known_weights(path: str) -> tuple[str, KnownWeights] | None:
-    """Return the entry of :data:`KNOWN_WEIGHTS` that ``path`` (``MODEL.WEIGHTS``) ends with."""
+def find_published_spec(path: str) -> tuple[str, PretrainSpec] | None:
+    """Return the entry of :data:`PUBLISHED_SPECS` that ``path`` (``MODEL.WEIGHTS``) ends with."""
     stem = path.removesuffix(".pkl").removesuffix(".pth")
-    for name, weights in KNOWN_WEIGHTS.items():
+    for name, weights in PUBLISHED_SPECS.items():
         if stem == name or stem.endswith("/" + name):
             return name, weights
     return None

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
-from .known_weights import KnownWeights
+from .known_weights import PretrainSpec
 
 __all__ = [
     "FPN_BACKBONES",
     "GROUPED",
     "Problem",
     "check_weights",
-    "describe_weights",
     "network_node",
+    "pretrain_spec_from_cfg",
 ]
 
 GROUPED = ("GN", "LN", "IN")
@@ -60,7 +60,7 @@ def _network(cfg: CfgNode) -> str:
     return "3D ResNet" if is_inflated else NETWORKS[network_node(cfg)]
 
 
-def describe_weights(cfg: CfgNode) -> KnownWeights:
+def pretrain_spec_from_cfg(cfg: CfgNode) -> PretrainSpec:
     """Return what weights that are trained in the network of ``cfg`` have to say of themselves.
 
     Args:
@@ -73,7 +73,7 @@ def describe_weights(cfg: CfgNode) -> KnownWeights:
         "input_format": cfg.INPUT.FORMAT,
     }
     if node is None:
-        return KnownWeights(**pixels)
+        return PretrainSpec(**pixels)
     norm = cfg.MODEL[node].NORM
     if norm == "GN" and gn.CHANNELS_PER_GROUP:
         groups = {"channels_per_group": gn.CHANNELS_PER_GROUP}
@@ -81,7 +81,7 @@ def describe_weights(cfg: CfgNode) -> KnownWeights:
         groups = {"num_groups": gn.NUM_GROUPS}
     else:
         groups = {"LN": {"num_groups": 1}, "IN": {"channels_per_group": 1}}.get(norm, {})
-    return KnownWeights(
+    return PretrainSpec(
         network=_network(cfg),
         depth=cfg.MODEL[node].DEPTH,
         norm="BN" if norm in ("SyncBN", "FrozenBN") else norm,  # with statistics, all of them
@@ -92,7 +92,7 @@ def describe_weights(cfg: CfgNode) -> KnownWeights:
     )
 
 
-def check_weights(cfg: CfgNode, known: KnownWeights, weights: str = "") -> list[Problem]:
+def check_weights(cfg: CfgNode, known: PretrainSpec, weights: str = "") -> list[Problem]:
     """Return what does not fit between a config and weights.
 
     Args:
@@ -116,7 +116,7 @@ def check_weights(cfg: CfgNode, known: KnownWeights, weights: str = "") -> list[
     return [problem for check in checks for problem in check(cfg, node, known, weights)]
 
 
-def _depth(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Iterator[Problem]:
+def _depth(cfg: CfgNode, node: str, known: PretrainSpec, weights: str) -> Iterator[Problem]:
     depth = cfg.MODEL[node].DEPTH
     if known.depth not in (None, depth):
         name = known.network or NETWORKS[node]
@@ -125,7 +125,7 @@ def _depth(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Iterat
         )
 
 
-def _norm(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Iterator[Problem]:
+def _norm(cfg: CfgNode, node: str, known: PretrainSpec, weights: str) -> Iterator[Problem]:
     key, norm = f"MODEL.{node}.NORM", cfg.MODEL[node].NORM
     if known.norm in GROUPED and norm != known.norm:
         yield Problem(
@@ -152,7 +152,7 @@ def _norm(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Iterato
         )
 
 
-def _groups(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Iterator[Problem]:
+def _groups(cfg: CfgNode, node: str, known: PretrainSpec, weights: str) -> Iterator[Problem]:
     if cfg.MODEL[node].NORM != "GN":
         return
     gn = cfg.MODEL.GN
@@ -175,7 +175,7 @@ def _groups(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Itera
 
 
 def _weight_standardization(
-    cfg: CfgNode, node: str, known: KnownWeights, weights: str
+    cfg: CfgNode, node: str, known: PretrainSpec, weights: str
 ) -> Iterator[Problem]:
     have, want = cfg.MODEL.GN.WEIGHT_STANDARDIZATION, known.weight_standardization
     if want not in (None, have):
@@ -186,7 +186,7 @@ def _weight_standardization(
         )
 
 
-def _stride(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Iterator[Problem]:
+def _stride(cfg: CfgNode, node: str, known: PretrainSpec, weights: str) -> Iterator[Problem]:
     if node != "RESNETS" or cfg.MODEL.RESNETS.DEPTH < 50:
         return
     stride_in_1x1 = cfg.MODEL.RESNETS.STRIDE_IN_1X1
@@ -199,7 +199,7 @@ def _stride(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Itera
         )
 
 
-def _pixels(cfg: CfgNode, node: str, known: KnownWeights, weights: str) -> Iterator[Problem]:
+def _pixels(cfg: CfgNode, node: str, known: PretrainSpec, weights: str) -> Iterator[Problem]:
     wanted = {
         "MODEL.PIXEL_MEAN": (cfg.MODEL.PIXEL_MEAN, known.pixel_mean),
         "MODEL.PIXEL_STD": (cfg.MODEL.PIXEL_STD, known.pixel_std),

@@ -1,18 +1,18 @@
 """The embedded dataset, and checks of datasets: of a json and its images, and of a config's."""
 
 from .as_coco import write_coco_json
-from .builtin import ensure_dataset, register_photo_digits
-from .checks import check_datasets, check_images, check_masks
-from .dataset_checks import CheckedJson, check_json, compare_classes
+from .checks.coco_file import CheckedJson, check_json, compare_classes
+from .checks.config_datasets import check_datasets, check_images, check_masks
+from .checks.fixed_copy import changes_file, refuse_existing, repair
+from .checks.images import check_files
+from .embedded.photo_digits import build_photo_digits
+from .embedded.registration import ensure_dataset, register_photo_digits
 from .errors import DatasetError
-from .image_checks import check_files
-from .image_loader import build_eval_loader, build_train_loader
-from .labelled import LabelledSplit
-from .labelled_sources import check_labelled_data, labelled_split
 from .locate import json_of, locate_dataset
-from .photo_digits import build_photo_digits
+from .pretraining.labelled import LabelledSplit
+from .pretraining.loader import build_eval_loader, build_train_loader
+from .pretraining.sources import check_labelled_data, labelled_split
 from .register import register_datasets
-from .repaired_copy import changes_file, refuse_existing, repair
 from .seeding import choose_seed, kept_rng, seed_everything
 from .stream import TrainStream
 from .train_loader import build_train_stream, stream_of

@@ -5,7 +5,8 @@ from tempfile import TemporaryDirectory
 
 from detectron2.data.datasets import convert_to_coco_json
 
-from .dataset_checks import CheckedJson, check_json
+from gn_det.data.checks.coco_file import CheckedJson, check_json
+
 from .errors import DatasetError
 
 __all__ = ["check_dicts", "write_coco_json"]

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .builtin import ensure_dataset
+from gn_det.data.embedded.registration import ensure_dataset
+
 from .errors import DatasetError
 
 __all__ = ["Located", "json_of", "locate_dataset"]

@@ -161,7 +161,7 @@ class TrainStream:
         self._watch = WorkerWatch(records, 0)
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin where :meth:`go_to` said, by default at the beginning.
+        """Begin where :meth:`seek` said, by default at the beginning.
 
         Raises, as it goes on:
             DatasetError, MapperError, WorkerDied: they name the image, see :class:`WorkerWatch`.
@@ -187,7 +187,7 @@ class TrainStream:
         )
         return self._watch.batches(iter(loader))
 
-    def go_to(self, seed: int, step: int) -> None:
+    def seek(self, seed: int, step: int) -> None:
         """Let the next loop over the stream begin where the run of ``seed`` has it at ``step``."""
         self.seed, self.step = seed, step
 

@@ -10,7 +10,7 @@ from detectron2.data.build import _train_loader_from_config
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
-from gn_det.config import images_per_pass
+from gn_det.config import images_per_micro_batch
 
 from .seeding import kept_rng, seed_everything
 from .stream import TrainStream
@@ -39,7 +39,7 @@ def build_train_stream(
         mapper,
         lambda: _train_loader_from_config(cfg, mapper, dataset=dicts)["sampler"],
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
-        batch_size=images_per_pass(cfg, comm.get_world_size()),
+        batch_size=images_per_micro_batch(cfg, comm.get_world_size()),
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )

@@ -7,22 +7,22 @@ from .arguments import (
     output_file,
     training_parser,
 )
+from .debug.nonfinite import NonFiniteError
+from .debug.replay import replay
+from .grad_accum import GradAccumTrainer
+from .hooks.progress import ProgressBar, in_terminal
 from .lazy import finish_lazy, is_lazy, run_lazy
-from .loaded import load_to_evaluate
-from .nonfinite import NonFiniteError
+from .load_to_evaluate import load_to_evaluate
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
-from .progress import ProgressBar, in_terminal
-from .replay import replay
 from .results import by_dataset, record_evaluation, verify
-from .setup import check_run, finish_config, has_checkpoint, read_config, run, setup
-from .step import StepTrainer
+from .setup import check_run, has_checkpoint, load_runnable_config, read_config, run, setup
 from .trainer import Trainer
 
 __all__ = [
+    "GradAccumTrainer",
     "NonFiniteError",
     "ProgressBar",
-    "StepTrainer",
     "Trainer",
     "add_options",
     "argument_parser",
@@ -31,11 +31,11 @@ __all__ = [
     "check_run",
     "cpu_has_bfloat16",
     "docstring_parser",
-    "finish_config",
     "finish_lazy",
     "has_checkpoint",
     "in_terminal",
     "is_lazy",
+    "load_runnable_config",
     "load_to_evaluate",
     "output_file",
     "pretrain",

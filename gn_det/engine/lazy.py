@@ -24,27 +24,33 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from gn_det.checkpoint import Checkpointer
-from gn_det.config import CfgNode, ConfigError, UnknownKeyError, images_per_pass, solver_problems
+from gn_det.config import (
+    CfgNode,
+    ConfigError,
+    UnknownKeyError,
+    images_per_micro_batch,
+    solver_problems,
+)
 from gn_det.data import check_datasets, check_images, choose_seed, stream_of
+from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
+from gn_det.engine.hooks.evaluation import Evaluation
+from gn_det.engine.hooks.preemption import PreemptionHook
+from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from gn_det.model_zoo import get_config, lazy_config
 
-from .checkpoints import BestCheckpoint, Checkpoints
-from .evaluation import Evaluation
+from .grad_accum import build_grad_accum_trainer
 from .lazy_facts import facts_of, in_lazy_words
-from .loaded import load_to_evaluate
+from .load_to_evaluate import load_to_evaluate
 from .precision import autocast
-from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .results import record_evaluation
 from .setup import (
-    go_on_without_gpu,
+    fall_back_to_cpu,
     has_checkpoint,
     is_zoo_name,
-    kept_config,
+    preserve_config_yaml,
     refuse_used_folder,
     write_to_log_file,
 )
-from .signals import LeaveOnSignal
-from .step import build_step_trainer
 from .writers import build_writers, writing_period
 
 __all__ = ["finish_lazy", "is_lazy", "run_lazy"]
@@ -77,7 +83,7 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
         check_datasets(facts, training=not args.eval_only)
     if not args.eval_only and not args.resume:
         refuse_used_folder(cfg.train.output_dir, "train.output_dir")
-    with kept_config(cfg.train.output_dir, keep=args.eval_only):
+    with preserve_config_yaml(cfg.train.output_dir, keep=args.eval_only):
         default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
     write_to_log_file()
     model = instantiate(cfg.model).to(cfg.train.device)
@@ -126,7 +132,7 @@ def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
     for word in opts:
         _override(cfg, word)
     facts = facts_of(cfg)
-    go_on_without_gpu(facts)
+    fall_back_to_cpu(facts)
     cfg.train.device = facts.MODEL.DEVICE
     cfg.train.amp.enabled, cfg.train.amp.dtype = facts.SOLVER.AMP.ENABLED, facts.SOLVER.AMP.DTYPE
     if cfg.train.amp.dtype not in ("float16", "bfloat16"):
@@ -224,16 +230,16 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
     data_loader = _train_loader(cfg, facts)
     device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
     model = create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
-    trainer = build_step_trainer(facts, model, data_loader, optimizer)
+    trainer = build_grad_accum_trainer(facts, model, data_loader, optimizer)
     trainer.cfg = None  # the facts do not make the model
     trainer.seed = choose_seed(cfg.train.seed)
     checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts, trainer=trainer)
     checkpoints = Checkpoints.from_cfg(facts, checkpointer, trainer)
-    leave = LeaveOnSignal(trainer, checkpoints)
+    leave = PreemptionHook(trainer, checkpoints)
     results: list[dict | None] = [None]
 
     def evaluate() -> dict | None:
-        with trainer.averaged(), leave.evaluating():
+        with trainer.use_ema_weights(), leave.evaluating():
             results[0] = _evaluate(cfg, facts, model)
         return results[0]
 
@@ -253,12 +259,12 @@ def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> d
             if main
             else None,
             ProgressBar() if main and in_terminal() else None,
-            hooks.CallbackHook(after_train=lambda trainer: leave.give_back()),
+            hooks.CallbackHook(after_train=lambda trainer: leave.restore_handlers()),
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.enter_stream(start)
+    trainer.seek_data(start)
     trainer.train(start, cfg.train.max_iter)
     return results[0]
 
@@ -282,7 +288,7 @@ def _train_loader(cfg: DictConfig, facts: CfgNode) -> Iterable:
         instantiate(node.mapper),
         partial(TrainingSampler, len(dicts)),
         images_per_step=node.total_batch_size,
-        batch_size=images_per_pass(facts, comm.get_world_size()),
+        batch_size=images_per_micro_batch(facts, comm.get_world_size()),
         aspect_ratio_grouping=node.get("aspect_ratio_grouping", True),
         num_workers=node.get("num_workers", 0),
     )

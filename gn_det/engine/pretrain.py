@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 
-from gn_det.checkpoint import Checkpointer, TrainedAs
+from gn_det.checkpoint import Checkpointer, PretrainMetadata
 from gn_det.config import ConfigError, check_config, config_folder
 from gn_det.data import (
     build_eval_loader,
@@ -20,6 +20,11 @@ from gn_det.data import (
     choose_seed,
     labelled_split,
 )
+from gn_det.engine.hooks.checkpoints import Checkpoints
+from gn_det.engine.hooks.evaluation import Evaluation
+from gn_det.engine.hooks.preemption import PreemptionHook
+from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from gn_det.engine.hooks.training_error import TrainingError
 from gn_det.evaluation import (
     ClassificationEvaluator,
     ResponsePercentiles,
@@ -27,24 +32,19 @@ from gn_det.evaluation import (
     read_metrics,
 )
 
-from .checkpoints import Checkpoints
-from .evaluation import Evaluation
-from .loaded import load_to_evaluate
+from .grad_accum import build_grad_accum_trainer
+from .load_to_evaluate import load_to_evaluate
 from .precision import autocast
-from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
-from .recipe import scheduled, warn_of_schedule
+from .pretrain_schedule import scheduled, warn_of_schedule
 from .results import record_evaluation
 from .setup import (
-    finish_config,
     has_checkpoint,
     is_zoo_name,
-    kept_config,
+    load_runnable_config,
+    preserve_config_yaml,
     refuse_used_folder,
     write_to_log_file,
 )
-from .signals import LeaveOnSignal
-from .step import build_step_trainer
-from .training_error import TrainingError
 from .writers import build_writers, writing_period
 
 __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
@@ -84,7 +84,7 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError, FileNotFoundError: see :func:`pretrain`.
     """
-    cfg = finish_config(_find(args.config_file), args.opts)
+    cfg = load_runnable_config(_find(args.config_file), args.opts)
     training = not args.eval_only
     if cfg.MODEL.META_ARCHITECTURE != "ImageClassifier":
         raise ConfigError(
@@ -102,7 +102,7 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
         refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     cfg.freeze()
     # Detectron2 reads this file again to log it; a name is no path
-    with kept_config(cfg.OUTPUT_DIR, keep=not training):
+    with preserve_config_yaml(cfg.OUTPUT_DIR, keep=not training):
         default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
     write_to_log_file()
     return cfg
@@ -132,20 +132,20 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     optimizer = build_optimizer(cfg_of_run, model)
     device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
     model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-    trainer = build_step_trainer(cfg_of_run, model, loader, optimizer)
+    trainer = build_grad_accum_trainer(cfg_of_run, model, loader, optimizer)
     trainer.seed = choose_seed(cfg.SEED)
     checkpointer = Checkpointer(
-        model, cfg.OUTPUT_DIR, cfg=cfg, trainer=trainer, gn_det=TrainedAs(cfg)
+        model, cfg.OUTPUT_DIR, cfg=cfg, trainer=trainer, gn_det=PretrainMetadata(cfg)
     )
     results: dict[str, dict[str, float]] = {}
 
     max_iter, period = cfg_of_run.SOLVER.MAX_ITER, cfg_of_run.TEST.EVAL_PERIOD
     checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer, trainer)
-    leave = LeaveOnSignal(trainer, checkpoints)
+    leave = PreemptionHook(trainer, checkpoints)
 
     def evaluate() -> dict[str, dict[str, float]]:
         _share_statistics(model)
-        with trainer.averaged(), leave.evaluating():
+        with trainer.use_ema_weights(), leave.evaluating():
             results.update(evaluate_classifier(cfg, model))
         return results
 
@@ -162,12 +162,12 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
             if main
             else None,
             ProgressBar() if main and in_terminal() else None,
-            hooks.CallbackHook(after_train=lambda trainer: leave.give_back()),
+            hooks.CallbackHook(after_train=lambda trainer: leave.restore_handlers()),
         ]
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.enter_stream(start)
+    trainer.seek_data(start)
     if main:
         warn_of_schedule(cfg, len(images))
         print(

@@ -17,24 +17,24 @@ from detectron2.utils import comm
 from gn_det.checkpoint import resumable
 from gn_det.config import ConfigError, check_config, get_cfg
 from gn_det.data import check_datasets, register_datasets
+from gn_det.engine.distributed.launch import EXPECTED, WHILE_RUNNING, launch
 from gn_det.model_zoo import get_config_file, list_configs
 
-from .launch import EXPECTED, WHILE_RUNNING, launch
 from .precision import cpu_has_bfloat16
 
-__all__ = ["check_run", "finish_config", "read_config", "run", "setup"]
+__all__ = ["check_run", "load_runnable_config", "read_config", "run", "setup"]
 
 logger = logging.getLogger(__name__)
 
 
-def finish_config(config_file: str, opts: list[str]) -> CfgNode:
+def load_runnable_config(config_file: str, opts: list[str]) -> CfgNode:
     """Read a config as :func:`read_config` does, and make it one that this machine can run.
 
     Returns:
         A config that is not frozen. ``MODEL.DEVICE`` is "cpu" where there is no GPU.
     """
     cfg = read_config(config_file, opts)
-    go_on_without_gpu(cfg)
+    fall_back_to_cpu(cfg)
     return cfg
 
 
@@ -68,7 +68,7 @@ def is_zoo_name(config_file: str) -> bool:
     return not own and os.path.dirname(config_file) in ("", "configs", "configs/pretrain")
 
 
-def go_on_without_gpu(cfg: CfgNode) -> None:
+def fall_back_to_cpu(cfg: CfgNode) -> None:
     """Set ``MODEL.DEVICE`` "cpu" where there is no GPU, and a precision that a CPU has."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         _say_once("There is no GPU: going on on the CPU (MODEL.DEVICE cpu).")
@@ -151,13 +151,13 @@ def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
     Returns:
         The finished, frozen config.
     """
-    cfg = finish_config(args.config_file, args.opts)
+    cfg = load_runnable_config(args.config_file, args.opts)
     training = not getattr(args, "eval_only", False)
     check_run(cfg, training=training, resume=getattr(args, "resume", False))
     cfg.freeze()
     # Detectron2 reads this file again to log it; a zoo name is no path
     shown = argparse.Namespace(**{**vars(args), "config_file": ""})
-    with kept_config(cfg.OUTPUT_DIR, keep=not training):
+    with preserve_config_yaml(cfg.OUTPUT_DIR, keep=not training):
         if verbose:
             default_setup(cfg, shown)
         else:
@@ -167,7 +167,7 @@ def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
 
 
 @contextlib.contextmanager
-def kept_config(folder: str, *, keep: bool) -> Iterator[None]:
+def preserve_config_yaml(folder: str, *, keep: bool) -> Iterator[None]:
     """Where ``keep``, let ``folder/config.yaml`` be what it was: an evaluation is no training."""
     path = Path(folder, "config.yaml")
     before = path.read_bytes() if keep and comm.is_main_process() and path.exists() else None

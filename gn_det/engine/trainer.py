@@ -31,15 +31,15 @@ from gn_det.data import (
     check_masks,
     choose_seed,
 )
+from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
+from gn_det.engine.hooks.evaluation import Evaluation
+from gn_det.engine.hooks.preemption import PreemptionHook
+from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
-from .checkpoints import BestCheckpoint, Checkpoints
-from .evaluation import Evaluation
+from .grad_accum import build_grad_accum_trainer
 from .precision import autocast
-from .progress import ProgressBar, in_terminal, inference_bar, quiet_inference
 from .results import by_dataset, verify
-from .signals import LeaveOnSignal
-from .step import build_step_trainer
 from .writers import build_writers, writing_period
 
 __all__ = ["Trainer"]
@@ -63,7 +63,7 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
+        self._trainer = build_grad_accum_trainer(cfg, model, data_loader, optimizer)
         self._trainer.seed = choose_seed(cfg.SEED)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
@@ -101,16 +101,16 @@ class Trainer(DefaultTrainer):
             resume: False: start anew, from ``MODEL.WEIGHTS``.
         """
         super().resume_or_load(resume)
-        self._trainer.enter_stream(self.start_iter)
+        self._trainer.seek_data(self.start_iter)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Return Detectron2's hooks, with ours to save, to leave on a signal and to show a bar."""
         cfg = self.cfg
         checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer, self._trainer)
-        leave = LeaveOnSignal(self._trainer, checkpoints)
+        leave = PreemptionHook(self._trainer, checkpoints)
 
         def evaluate() -> dict:
-            with self._trainer.averaged(), leave.evaluating():
+            with self._trainer.use_ema_weights(), leave.evaluating():
                 self._last_eval_results = self.test(cfg, self.model)
             return self._last_eval_results
 
@@ -130,7 +130,7 @@ class Trainer(DefaultTrainer):
         hooks = [h for hook in originals for h in replaced.get(type(hook), [hook])]
         if comm.is_main_process() and in_terminal():
             hooks.append(ProgressBar())
-        return [*hooks, CallbackHook(after_train=lambda trainer: leave.give_back())]
+        return [*hooks, CallbackHook(after_train=lambda trainer: leave.restore_handlers())]
 
     def build_writers(self) -> list[EventWriter]:
         """Write ``metrics.json`` and TensorBoard; print lines where no bar is shown."""

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gn_det.checkpoint import write_durably
 from gn_det.config import CfgNode, ConfigError
+from gn_det.utils import atomic_write
 
 from .pretrain import pretrain
 from .setup import setup
 from .trainer import Trainer
 
-__all__ = ["RUN", "claim_folder", "pretrain_or_go_on", "settings_of", "train_or_go_on"]
+__all__ = ["RUN", "check_run_folder", "pretrain_or_resume", "settings_of", "train_or_resume"]
 
 RUN = "run.json"
 Results = dict[str, dict[str, float]]
@@ -24,7 +24,7 @@ def settings_of(config: str) -> dict[str, Any]:
     return CfgNode.load_yaml_with_base(config) if os.path.isfile(config) else {}
 
 
-def claim_folder(folder: str | Path, spec: dict[str, Any]) -> None:
+def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
     """Write what is trained in ``folder`` to its ``run.json``, or see that this says the same.
 
     Args:
@@ -38,7 +38,7 @@ def claim_folder(folder: str | Path, spec: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         text = json.dumps(spec, indent=2) + "\n"
-        write_durably(path, lambda file: file.write(text.encode()))
+        atomic_write(path, lambda file: file.write(text.encode()))
         return
     found, spec = json.loads(path.read_text()), json.loads(json.dumps(spec))
     other = {key for key in found if found[key] != spec.get(key)}
@@ -49,7 +49,7 @@ def claim_folder(folder: str | Path, spec: dict[str, Any]) -> None:
         )
 
 
-def train_or_go_on(config: str, opts: list, folder: str) -> Results:
+def train_or_resume(config: str, opts: list, folder: str) -> Results:
     """Train a detector in ``folder``, or go on with the run there; returns its last evaluation.
 
     Args:
@@ -63,7 +63,7 @@ def train_or_go_on(config: str, opts: list, folder: str) -> Results:
     return trainer.train()  # one that was at its end is evaluated once more, and that is written
 
 
-def pretrain_or_go_on(config: str, opts: list, folder: str) -> Results:
+def pretrain_or_resume(config: str, opts: list, folder: str) -> Results:
     """Do the same for a classifier."""
     return pretrain(_arguments(config, opts, folder))
 

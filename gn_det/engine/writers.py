@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.engine import default_writers
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 
-from .progress import in_terminal
+from gn_det.engine.hooks.progress import in_terminal
 
 __all__ = ["build_writers", "writing_period"]
 

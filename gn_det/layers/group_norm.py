@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .float32_norm import group_norm_in_float32
+from .fp32_stats import group_norm_fp32_stats
 
 __all__ = ["GroupNorm", "check_groups", "num_groups_for"]
 
 # Standard deviations between 0 and a group's mean up to which PyTorch's CPU kernel for
 # channels_last is used. Its variance is E[x^2] - E[x]^2 in float32: off by 1e-3 of the variance at
 # 4, and by all of it at 1e3. Groups of a network at work stay below 2 or so.
-FAR_MEAN = 4.0
+MAX_MEAN_TO_STD = 4.0
 
 
 def check_groups(num_channels: int, num_groups: int) -> None:
@@ -113,9 +113,9 @@ class GroupNorm(nn.GroupNorm):
             y, mean, rstd = torch.native_group_norm(
                 x, self.weight, self.bias, *shape, self.num_groups, self.eps
             )
-            if (mean.detach() * rstd.detach()).abs().max() <= FAR_MEAN:
+            if (mean.detach() * rstd.detach()).abs().max() <= MAX_MEAN_TO_STD:
                 return y
-        return group_norm_in_float32(x, self.num_groups, self.weight, self.bias, self.eps)
+        return group_norm_fp32_stats(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def _one_graph(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize without a look at values, by what an exported or compiled graph can hold."""

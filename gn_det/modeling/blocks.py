@@ -7,22 +7,22 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.backbone import resnet
 
-from .memory import WithMemory, remake
+from .activation_checkpointing import ActivationCheckpointMixin, recompute
 from .weight_standardization import convolve
 
 __all__ = ["BasicBlock", "BasicStem", "BottleneckBlock", "DeformBottleneckBlock"]
 
 
-class Remaking(WithMemory):
+class RecomputingBlock(ActivationCheckpointMixin):
     """Mixin for blocks. It comes before Detectron2's class in the bases."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block as its base class does, keeping what :attr:`memory` says."""
-        mode = self.memory_now()
+        mode = self.active_mode()
         if mode == "lean":
             return self.lean_forward(x)
         if mode == "minimal":
-            return remake(super().forward, x)
+            return recompute(super().forward, x)
         return super().forward(x)
 
     def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -30,19 +30,19 @@ class Remaking(WithMemory):
         raise NotImplementedError
 
 
-class BasicStem(Remaking, resnet.BasicStem):
+class BasicStem(RecomputingBlock, resnet.BasicStem):
     """The 7x7 convolution and the pooling before the first stage."""
 
     def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the image and the convolution's output."""
-        return remake(self._pool, convolve(self.conv1, x))
+        return recompute(self._pool, convolve(self.conv1, x))
 
     def _pool(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu_(self.conv1.norm(x))
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
-class Residual(Remaking):
+class Residual(RecomputingBlock):
     """What blocks of two and of three convolutions share."""
 
     def _second(self, inner: torch.Tensor) -> torch.Tensor:
@@ -63,8 +63,8 @@ class BottleneckBlock(Residual, resnet.BottleneckBlock):
 
         The third would be twice to four times their size, and is cheap to run again.
         """
-        inner = remake(self._second, convolve(self.conv1, x))
-        return remake(self._third, inner, x)
+        inner = recompute(self._second, convolve(self.conv1, x))
+        return recompute(self._third, inner, x)
 
     def _third(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return self._add(self.conv3(F.relu_(self.conv2.norm(inner))), x)
@@ -78,14 +78,14 @@ class BasicBlock(Residual, resnet.BasicBlock):
 
         To run that 3x3 convolution again would cost a sixth of the training time.
         """
-        inner = remake(self._second, convolve(self.conv1, x))
-        return remake(self._last, inner, x)
+        inner = recompute(self._second, convolve(self.conv1, x))
+        return recompute(self._last, inner, x)
 
     def _last(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return self._add(self.conv2.norm(inner), x)
 
 
-class DeformBottleneckBlock(Remaking, resnet.DeformBottleneckBlock):
+class DeformBottleneckBlock(RecomputingBlock, resnet.DeformBottleneckBlock):
     """Bottlenecks with a deformable convolution, which holds its norm inside: no lean way."""
 
     def lean_forward(self, x: torch.Tensor) -> torch.Tensor:

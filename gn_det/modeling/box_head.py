@@ -19,11 +19,11 @@ class GNFastRCNNConvFCHead(GNHead, FastRCNNConvFCHead):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the layers; what is kept for backward follows ``MODEL.GN.MEMORY``."""
-        if self.memory_now() == "standard":
+        if self.active_mode() == "standard":
             return super().forward(x)
         # up to and with the first fully connected layer; what follows is small
         rest = list(self)[len(self.conv_norm_relus) :]
-        x = self.run_layers(rest[:2], x)
+        x = self.forward_checkpointed(rest[:2], x)
         for layer in rest[2:]:
             x = layer(x)
         return x

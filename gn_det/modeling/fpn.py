@@ -14,8 +14,14 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, fpn
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from .activation_checkpointing import (
+    ActivationCheckpointMixin,
+    apply_norm_and_activation,
+    recompute,
+    set_memory,
+    tag_recomputable,
+)
 from .channels_last import to_channels_last
-from .memory import WithMemory, finish, made_by, remake, set_memory
 from .norms import norm_from_cfg
 from .resnet import build_gn_resnet_backbone
 from .vgg import build_gn_vgg_backbone
@@ -24,17 +30,17 @@ from .weight_standardization import convolve, standardize_convs
 __all__ = ["FPN", "build_gn_resnet_fpn_backbone", "build_gn_vgg_fpn_backbone"]
 
 
-class FPN(WithMemory, fpn.FPN):
+class FPN(ActivationCheckpointMixin, fpn.FPN):
     """Detectron2's FPN with the ways to train of ``MODEL.GN.MEMORY``."""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return p2 to p6 of a batch of images (N, C, H, W)."""
-        mode = self.memory_now()
+        mode = self.active_mode()
         if mode == "standard":
             return super().forward(x)
         bottom_up = self.bottom_up(x)
         features = [bottom_up[name] for name in reversed(self.in_features)]
-        make = self._lean_pyramid if mode == "lean" else partial(remake, self._pyramid)
+        make = self._lean_pyramid if mode == "lean" else partial(recompute, self._pyramid)
         results = list(make(*features))[::-1]
         if self.top_block is not None:
             source = self.top_block.in_feature
@@ -47,7 +53,9 @@ class FPN(WithMemory, fpn.FPN):
     def _pyramid(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
         outputs = self._top_down(*laterals)
-        return tuple(finish(conv, x) for conv, x in zip(self.output_convs, outputs))
+        return tuple(
+            apply_norm_and_activation(conv, x) for conv, x in zip(self.output_convs, outputs)
+        )
 
     def _lean_pyramid(self, *features: torch.Tensor) -> list[torch.Tensor]:
         """Keep what the convolutions give; the RPN head makes the norms of the outputs again.
@@ -55,8 +63,11 @@ class FPN(WithMemory, fpn.FPN):
         Of the output convolutions those of the small levels, a quarter of the work, run again.
         """
         laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
-        outputs = remake(self._top_down, *laterals)
-        return [made_by(partial(finish, conv), x) for conv, x in zip(self.output_convs, outputs)]
+        outputs = recompute(self._top_down, *laterals)
+        return [
+            tag_recomputable(partial(apply_norm_and_activation, conv), x)
+            for conv, x in zip(self.output_convs, outputs)
+        ]
 
     def _top_down(self, *laterals: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Take lateral convolutions to output convolutions, lowest resolution first.
@@ -65,7 +76,7 @@ class FPN(WithMemory, fpn.FPN):
         """
         outputs, above = [], None
         for lateral_conv, output_conv, x in zip(self.lateral_convs, self.output_convs, laterals):
-            x = finish(lateral_conv, x)
+            x = apply_norm_and_activation(lateral_conv, x)
             if above is not None:
                 x = x + F.interpolate(above, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":

@@ -8,36 +8,41 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import nn
 
+from .activation_checkpointing import (
+    ActivationCheckpointMixin,
+    checkpoint_conv_chain,
+    recompute,
+    set_memory,
+)
 from .channels_last import to_channels_last
-from .memory import WithMemory, lean_layers, remake, set_memory
 from .norms import norm_from_cfg
 from .weight_standardization import standardize_convs
 
 __all__ = ["GNHead"]
 
 
-class GNHead(WithMemory):
+class GNHead(ActivationCheckpointMixin):
     """Mixin for a head of convolutions. It comes before Detectron2's class in the bases.
 
     Args:
         input_shape: of the features of a RoI.
         weight_standardization: standardize the weights of the convolutions that a norm follows.
-        memory: what is kept for backward, see :mod:`gn_det.modeling.memory`.
+        memory: what is kept for backward, see :mod:`gn_det.modeling.activation_checkpointing`.
         channels_last: work in this layout, see :mod:`gn_det.modeling.channels_last`.
         **kwargs: Detectron2's own, such as ``conv_dims`` and ``conv_norm``.
     """
 
     cfg_node: str  # of the head's keys in ``cfg.MODEL``
 
-    def run_layers(self, rest: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    def forward_checkpointed(self, rest: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
         """Run the convolutions, then ``rest``, keeping what lean or minimal keeps.
 
         Args:
             rest: what follows the convolutions.
             x: (R, C, H, W) for R RoIs, R may be 0.
         """
-        run = partial(lean_layers, self.conv_norm_relus, rest)
-        return run(x) if self.memory == "lean" else remake(run, x)
+        run = partial(checkpoint_conv_chain, self.conv_norm_relus, rest)
+        return run(x) if self.memory == "lean" else recompute(run, x)
 
     @configurable
     def __init__(

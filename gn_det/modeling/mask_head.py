@@ -21,6 +21,6 @@ class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of RoI features; what is kept follows ``MODEL.GN.MEMORY``."""
-        if self.memory_now() == "standard":
+        if self.active_mode() == "standard":
             return super().layers(x)
-        return self.run_layers(list(self)[len(self.conv_norm_relus) :], x)
+        return self.forward_checkpointed(list(self)[len(self.conv_norm_relus) :], x)

@@ -13,9 +13,9 @@ from gn_det.config import ConfigError
 from gn_det.config.network import resnet_problems
 from gn_det.layers import GroupNorm
 
+from .activation_checkpointing import set_memory
 from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
 from .channels_last import to_channels_last
-from .memory import set_memory
 from .norms import norm_from_cfg
 from .weight_standardization import standardize_convs
 

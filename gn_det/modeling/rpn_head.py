@@ -7,18 +7,18 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
 
+from .activation_checkpointing import ActivationCheckpointMixin, recompute, recomputing, set_memory
 from .channels_last import to_channels_last
-from .memory import WithMemory, remake, remaking, set_memory
 
 __all__ = ["GNRPNHead"]
 
 
 @RPN_HEAD_REGISTRY.register()
-class GNRPNHead(WithMemory, StandardRPNHead):
+class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
     """Detectron2's RPN head; the paper's models have no norm in it either.
 
     Args:
-        memory: what is kept for backward, see :mod:`gn_det.modeling.memory`.
+        memory: what is kept for backward, see :mod:`gn_det.modeling.activation_checkpointing`.
         channels_last: work in this layout, see :mod:`gn_det.modeling.channels_last`.
         **kwargs: Detectron2's own.
 
@@ -51,10 +51,10 @@ class GNRPNHead(WithMemory, StandardRPNHead):
         Of a lean FPN's outputs nothing is kept for backward: its norms make them again. A minimal
         one's are kept, and the 3x3 convolution on them is run again.
         """
-        if self.memory_now() == "minimal":
-            logits, deltas = zip(*(remake(self._level, x) for x in features))
+        if self.active_mode() == "minimal":
+            logits, deltas = zip(*(recompute(self._level, x) for x in features))
             return list(logits), list(deltas)
-        with remaking(features):
+        with recomputing(features):
             return super().forward(features)
 
     def _level(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,8 +17,13 @@ from torch import nn
 
 from gn_det.config import ConfigError
 
+from .activation_checkpointing import (
+    ActivationCheckpointMixin,
+    checkpoint_conv_chain,
+    recompute,
+    set_memory,
+)
 from .channels_last import to_channels_last
-from .memory import WithMemory, lean_layers, remake, set_memory
 from .norms import norm_from_cfg
 from .weight_standardization import standardize_convs
 
@@ -34,7 +39,7 @@ NUM_CONVS = {
 _WIDTHS = (1, 2, 4, 8, 8)  # of vgg1 to vgg5, times BASE_CHANNELS
 
 
-class VGG(WithMemory, Backbone):
+class VGG(ActivationCheckpointMixin, Backbone):
     """Stages of 3x3 convolutions, each followed by a 2x2 pooling.
 
     ``vgg1`` to ``vgg5`` are the outputs of the stages, of stride 1 to 16, before they are pooled
@@ -82,7 +87,7 @@ class VGG(WithMemory, Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the features of images (N, C, H, W)."""
-        mode, outputs = self.memory_now(), {}
+        mode, outputs = self.active_mode(), {}
         for name in self.stage_names:
             feature, x = self._stage(getattr(self, name), x, mode)
             outputs[name] = feature
@@ -95,8 +100,8 @@ class VGG(WithMemory, Backbone):
         """Return a stage's output, and the same pooled."""
         if mode == "standard":
             return _with_pooled(layers(x))
-        lean = partial(lean_layers, list(layers), [_with_pooled])
-        return lean(x) if mode == "lean" else remake(lean, x)
+        lean = partial(checkpoint_conv_chain, list(layers), [_with_pooled])
+        return lean(x) if mode == "lean" else recompute(lean, x)
 
 
 def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from gn_det.benchmarks import evaluation
-from gn_det.benchmarks.evaluation_steps import STEPS
+from benchmarks import evaluation
+from benchmarks.evaluation_steps import STEPS
 from gn_det.evaluation import METRICS
 
 

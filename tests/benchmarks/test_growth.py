@@ -3,8 +3,8 @@ import argparse
 import pytest
 from PIL import Image
 
-from gn_det.benchmarks import growth, records
-from gn_det.benchmarks.growth import _counts, _sizes
+from benchmarks import growth, records
+from benchmarks.growth import _counts, _sizes
 from gn_det.config import ConfigError
 
 POINTS = ["--sizes", "64x96,32x64", "--roi-counts", "16,8", "--image-counts", "1,2"]

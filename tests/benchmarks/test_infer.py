@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from gn_det.benchmarks import infer
-from gn_det.benchmarks.infer import Inference, measure, score_threshold
-from gn_det.benchmarks.variants import STOCK_GN, VARIANTS, choose
-from gn_det.benchmarks.workload import Setting, Workload
+from benchmarks import infer
+from benchmarks.infer import Inference, measure, score_threshold
+from benchmarks.variants import STOCK_GN, VARIANTS, choose
+from benchmarks.workload import Setting, Workload
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gn_det.benchmarks import layer
+from benchmarks import layer
 from gn_det.layers import GroupNorm
 
 

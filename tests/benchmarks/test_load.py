@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from gn_det.benchmarks import load
+from benchmarks import load
 
 
 @pytest.fixture(scope="module")

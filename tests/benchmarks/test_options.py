@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from gn_det.benchmarks.options import add_numbers
+from benchmarks.options import add_numbers
 
 
 def test_numbers_with_defaults(capsys):

@@ -2,7 +2,7 @@ from functools import partial
 
 import torch
 
-from gn_det.benchmarks.peak import peak_bytes
+from benchmarks.peak import peak_bytes
 
 MB = 10**6
 

@@ -4,9 +4,9 @@ from concurrent.futures import Future
 import pytest
 from PIL import Image
 
-from gn_det.benchmarks import precision, records
+from benchmarks import precision, records
 from gn_det.config import ConfigError
-from gn_det.engine import StepTrainer
+from gn_det.engine import GradAccumTrainer
 
 
 class Here:
@@ -56,7 +56,7 @@ def test_trains_goes_on_and_draws(
     metrics = tmp_path / "fp32_seed1" / "metrics.json"
     rows = [row for row in metrics.read_text().splitlines(keepends=True) if "bbox/AP" not in row]
     metrics.write_text("".join(rows))
-    monkeypatch.setattr(StepTrainer, "run_step", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(GradAccumTrainer, "run_step", lambda self: pytest.fail("trained again"))
     second = precision.run(args)
     # as text, since AP of sizes that no object has is nan
     assert str([r["results"] for r in second["runs"]]) == str([r["results"] for r in first["runs"]])

@@ -4,7 +4,7 @@ import os
 import torch
 
 import gn_det
-from gn_det.benchmarks import records
+from benchmarks import records
 
 
 def test_a_record_can_be_read_back(tmp_path, monkeypatch):

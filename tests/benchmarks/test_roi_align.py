@@ -3,7 +3,7 @@ import argparse
 import pytest
 import torch
 
-from gn_det.benchmarks import roi_align
+from benchmarks import roi_align
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from gn_det.benchmarks.timing import interleave, seconds_of, summary
+from benchmarks.timing import interleave, seconds_of, summary
 
 
 def test_seconds_of_what_takes_a_known_time():

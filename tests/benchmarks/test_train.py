@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
-from gn_det.benchmarks import records, train
-from gn_det.benchmarks.train import TrainStep, measure
-from gn_det.benchmarks.variants import STOCK_FROZENBN, STOCK_GN, VARIANTS, choose
-from gn_det.benchmarks.workload import Setting, Workload
+from benchmarks import records, train
+from benchmarks.train import TrainStep, measure
+from benchmarks.variants import STOCK_FROZENBN, STOCK_GN, VARIANTS, choose
+from benchmarks.workload import Setting, Workload
 
 
 @pytest.fixture(scope="module")

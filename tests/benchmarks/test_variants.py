@@ -5,7 +5,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from torch import nn
 
-from gn_det.benchmarks.variants import STOCK_FROZENBN, STOCK_GN, VARIANTS, add_ratios, choose
+from benchmarks.variants import STOCK_FROZENBN, STOCK_GN, VARIANTS, add_ratios, choose
 
 
 def test_names():

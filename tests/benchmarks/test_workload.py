@@ -2,9 +2,9 @@ import pytest
 import torch
 from detectron2.structures import pairwise_iou
 
-from gn_det.benchmarks.train import TrainStep
-from gn_det.benchmarks.variants import VARIANTS
-from gn_det.benchmarks.workload import Setting, Workload
+from benchmarks.train import TrainStep
+from benchmarks.variants import VARIANTS
+from benchmarks.workload import Setting, Workload
 
 NAMES = ("stock-frozenbn-fp32", "stock-gn-fp32", "standard-fp32", "lean-fp32", "minimal-bf16")
 

@@ -8,9 +8,9 @@ from iopath.common.file_io import HTTPURLHandler
 
 from gn_det.checkpoint import Checkpointer, WeightsError, save_converted
 from gn_det.checkpoint.converted import Converted
-from gn_det.config import KnownWeights
+from gn_det.config import PretrainSpec
 
-RGB = KnownWeights(
+RGB = PretrainSpec(
     50, "GN", False, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RGB", None, False
 )
 RGB_OPTIONS = [
@@ -106,7 +106,7 @@ def test_other_classes_leave_the_predictors(model, small_cfg, small_model, tmp_p
     checkpointer = Checkpointer(nine)
     with caplog.at_level("WARNING", "gn_det"):
         checkpointer.load(path)
-    left = {name for name, _, _ in checkpointer.report.misshapen}
+    left = {name for name, _, _ in checkpointer.report.shape_mismatch}
     assert len(left) == 6
     for name, value in nine.state_dict().items():
         assert torch.equal(value, before[name] if name in left else model.state_dict()[name]), name

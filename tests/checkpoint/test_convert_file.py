@@ -22,10 +22,10 @@ def blobs(detectron_blobs, random_array, small_widths):
 def test_a_detector_beside_its_backbone(blobs, tmp_path):
     path = _write(tmp_path / "model_final.pkl", {"blobs": blobs, "cfg": ""})
     converted, report = convert_file(path, str(tmp_path / "out.pth"))
-    assert (report.missing, report.unused, report.misshapen) == ([], [], [])
+    assert (report.missing, report.unused, report.shape_mismatch) == ([], [], [])
     names = [name for name in blobs if not name.endswith("_momentum")]
-    assert set(report.matched.values()) | set(report.carried) == set(names)
-    assert {"bbox_pred_w", "fpn_res2_2_sum_gn_s"} <= set(report.carried)
+    assert set(report.matched.values()) | set(report.extra) == set(names)
+    assert {"bbox_pred_w", "fpn_res2_2_sum_gn_s"} <= set(report.extra)
     written = load_file(str(tmp_path / "out.pth"))["model"]
     assert set(written) == set(converted.state)
     assert written["roi_heads.box_predictor.bbox_pred.weight"].shape == (20, 48)
@@ -35,7 +35,7 @@ def test_with_a_config_everything_is_compared(blobs, small_cfg, small_model, tmp
     path = _write(tmp_path / "model_final.pkl", {"blobs": blobs, "cfg": ""})
     target = str(tmp_path / "out.pkl")
     _, report = convert_file(path, target, cfg=small_cfg())
-    assert (report.missing, report.unused, report.carried) == ([], [], [])
+    assert (report.missing, report.unused, report.extra) == ([], [], [])
     # through the file or directly: the same model
     models = [small_model(small_cfg(), seed=seed) for seed in (1, 2)]
     for model, file in zip(models, (path, target)):

@@ -7,8 +7,8 @@ from gn_det.checkpoint.converted import (
     resnet_depth,
     resnet_norm,
 )
-from gn_det.config import KnownWeights
-from gn_det.config.known_weights import KNOWN_WEIGHTS
+from gn_det.config import PretrainSpec
+from gn_det.config.known_weights import PUBLISHED_SPECS
 
 
 def _names(blocks, convs):
@@ -43,7 +43,7 @@ def test_norm():
     assert resnet_norm(["roi_heads.box_head.conv1.norm.weight"]) is None
 
 
-@pytest.mark.parametrize("known", [KnownWeights(), *KNOWN_WEIGHTS.values()])
+@pytest.mark.parametrize("known", [PretrainSpec(), *PUBLISHED_SPECS.values()])
 def test_metadata_round_trip(known):
     values = metadata_to_dict(known, "timm")
     assert values["source"] == "timm"

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from gn_det.checkpoint import Converted, WeightsError
-from gn_det.checkpoint.fit import check_fit
+from gn_det.checkpoint.fit import check_compatible
 from gn_det.checkpoint.matching import match
-from gn_det.config import KnownWeights
+from gn_det.config import PretrainSpec
 
 
 def _check(state, model, known=None):
-    converted = Converted("test", state, known=known or KnownWeights())
+    converted = Converted("test", state, known=known or PretrainSpec())
     _, keys, report = match(converted, model)
-    check_fit(converted, model, keys, report)
+    check_compatible(converted, model, keys, report)
     return report
 
 
@@ -79,7 +79,7 @@ def test_what_fits(models):
     assert not _check(models(*FROZEN)[1], models(*BN)[0]).missing
     # other classes: the predictors stay random, and nothing is refused
     report = _check(models("MODEL.ROI_HEADS.NUM_CLASSES", 9)[1], models()[0])
-    assert {name.split(".")[-2] for name, _, _ in report.misshapen} == {
+    assert {name.split(".")[-2] for name, _, _ in report.shape_mismatch} == {
         "cls_score",
         "bbox_pred",
         "predictor",
@@ -113,14 +113,14 @@ def test_a_stage_that_the_model_leaves_out(small_cfg, meta_model, models):
 
 def test_number_of_groups(models):
     model, state = models()
-    known = KnownWeights(norm="GN", num_groups=32)
+    known = PretrainSpec(norm="GN", num_groups=32)
     _check(state, model, known)
     with pytest.raises(WeightsError, match="trained with 16 groups, the model has 32 at backbone"):
         _check(state, model, dataclasses.replace(known, num_groups=16))
 
 
 def test_folded_bn(models):
-    known = KnownWeights(norm="FrozenBN")
+    known = PretrainSpec(norm="FrozenBN")
     _, state = models(*FROZEN)
     _check(state, models(*FROZEN)[0], known)
     with pytest.raises(WeightsError, match="BN folded .* and the model BatchNorm2d"):
@@ -129,7 +129,7 @@ def test_folded_bn(models):
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_weight_standardization(trained, models):
-    known = KnownWeights(weight_standardization=trained)
+    known = PretrainSpec(weight_standardization=trained)
     same, other = (models(*WS), models()) if trained else (models(), models(*WS))
     _check(same[1], same[0], known)
     with pytest.raises(WeightsError, match=r"Weight Standardization.*WEIGHT_STANDARDIZATION"):
@@ -145,7 +145,7 @@ def test_nothing_fits(models):
 
 def test_channels_per_group(models):
     model, state = models("MODEL.GN.CHANNELS_PER_GROUP", 8)
-    known = KnownWeights(norm="GN", channels_per_group=8)
+    known = PretrainSpec(norm="GN", channels_per_group=8)
     _check(state, model, known)
     with pytest.raises(WeightsError, match="with 8 channels per group, the model has 1 at back"):
         _check(state, models()[0], known)

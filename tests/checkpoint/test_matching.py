@@ -55,7 +55,7 @@ def test_missing_misshapen_and_dropped():
     found, keys, report = _match(state, dropped={"m": "momentum"})
     assert found == {}
     assert list(keys) == ["a.conv.weight"]
-    assert report.misshapen == [("a.conv.weight", (5, 2), (3, 2))]
+    assert report.shape_mismatch == [("a.conv.weight", (5, 2), (3, 2))]
     assert "a.bn.num_batches_tracked" not in report.missing
     assert "a.bn.running_mean" in report.missing
     assert report.dropped == {
@@ -68,7 +68,7 @@ def test_missing_misshapen_and_dropped():
 def test_report_in_words():
     state = {"a.conv.weight": torch.ones(3, 2), "x": torch.ones(1), "conv.bias": torch.ones(4)}
     _, _, report = _match(state, dropped={"m": "momentum"}, names={"x": "theirs_x"})
-    report.carried = ["head"]
+    report.extra = ["head"]
     line = report.summary()
     assert "\n" not in line
     assert line.startswith("test: 1 matched, 5 missing, 1 unused, 1 of another shape")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gn_det.checkpoint import WeightsError, checkpoint_iteration, resumable
-from gn_det.checkpoint.resumable import check_whole
+from gn_det.checkpoint.resumable import verify_checksums
 
 
 def found(folder, names, last=None):
@@ -58,7 +58,7 @@ def test_nothing_there(tmp_path):
 def test_every_damage_is_seen(tmp_path):
     path = tmp_path / "model_0000001.pth"
     torch.save({"model": {"w": torch.arange(1000.0)}, "iteration": 1}, path)
-    check_whole(path)
+    verify_checksums(path)
     whole = path.read_bytes()
     start = whole.index(torch.arange(1000.0).numpy().tobytes()[:64])
     for place in (start, start + 1999, start + 3999):
@@ -67,10 +67,10 @@ def test_every_damage_is_seen(tmp_path):
             damaged[place] ^= 1 << bit
             path.write_bytes(damaged)
             with pytest.raises(WeightsError, match=r"model_0000001\.pth.*checksum"):
-                check_whole(path)
+                verify_checksums(path)
     for length in (0, 1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(WeightsError, match=r"model_0000001\.pth.*cut off"):
-            check_whole(path)
+            verify_checksums(path)
     with pytest.raises(WeightsError, match="is gone, though last_checkpoint"):
-        check_whole(tmp_path / "gone.pth")
+        verify_checksums(tmp_path / "gone.pth")

@@ -1,7 +1,7 @@
 import pytest
 
 import gn_det
-from gn_det.config import ConfigError, images_per_pass
+from gn_det.config import ConfigError, images_per_micro_batch
 from gn_det.config.batches import batch_problems
 
 
@@ -17,7 +17,7 @@ def make_cfg(batch, per_step=0):
 )
 def test_images_in_a_forward_pass(batch, per_step, processes, images):
     cfg = make_cfg(batch, per_step)
-    assert images_per_pass(cfg, processes) == images
+    assert images_per_micro_batch(cfg, processes) == images
     assert list(batch_problems(cfg, processes, {"MODEL.FPN.NORM": "GN"})) == []
 
 
@@ -39,7 +39,7 @@ def test_images_in_a_forward_pass(batch, per_step, processes, images):
 def test_what_cannot_be_shared(batch, per_step, processes, words):
     cfg = make_cfg(batch, per_step)
     with pytest.raises(ConfigError, match=words):
-        images_per_pass(cfg, processes)
+        images_per_micro_batch(cfg, processes)
     (problem,) = batch_problems(cfg, processes, {"MODEL.FPN.NORM": "BN"})
     assert problem.fatal
 

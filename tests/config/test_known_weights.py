@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from gn_det.config.known_weights import KNOWN_WEIGHTS, find_known_weights
+from gn_det.config.known_weights import PUBLISHED_SPECS, find_published_spec
 
 
 @pytest.mark.parametrize(
@@ -22,18 +22,18 @@ from gn_det.config.known_weights import KNOWN_WEIGHTS, find_known_weights
     ],
 )
 def test_known(path, name):
-    assert find_known_weights(path) == (name, KNOWN_WEIGHTS[name])
+    assert find_published_spec(path) == (name, PUBLISHED_SPECS[name])
 
 
 @pytest.mark.parametrize("path", ["", "output/model_final.pth", "my-R-50-GN.pkl", "R-50.pkl"])
 def test_unknown(path):
-    assert find_known_weights(path) is None
+    assert find_published_spec(path) is None
 
 
 def test_what_is_known_is_consistent():
     mean = {"BGR": (103.530, 116.280, 123.675), "RGB": (123.675, 116.280, 103.530)}
     std = {"BGR": (57.375, 57.120, 58.395), "RGB": (58.395, 57.120, 57.375)}
-    for name, weights in KNOWN_WEIGHTS.items():
+    for name, weights in PUBLISHED_SPECS.items():
         assert str(weights.depth) in name
         assert weights.norm == ("GN" if name.endswith("GN") else "BN")
         assert weights.pixel_mean == mean[weights.input_format]
@@ -41,4 +41,4 @@ def test_what_is_known_is_consistent():
         # only the first ResNets, by MSRA, have the stride on the 1x1
         assert weights.stride_in_1x1 == name.startswith("MSRA/")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        KNOWN_WEIGHTS["R-50-GN"].depth = 18
+        PUBLISHED_SPECS["R-50-GN"].depth = 18

@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from gn_det import model_zoo
-from gn_det.config import KnownWeights, check_weights, describe_weights
-from gn_det.config.known_weights import KNOWN_WEIGHTS
+from gn_det.config import PretrainSpec, check_weights, pretrain_spec_from_cfg
+from gn_det.config.known_weights import PUBLISHED_SPECS
 
-R50_GN = KNOWN_WEIGHTS["R-50-GN"]
+R50_GN = PUBLISHED_SPECS["R-50-GN"]
 
 
 def _messages(known, *options, fatal=True):
@@ -23,7 +23,7 @@ def test_what_fits():
 
 
 def test_what_is_not_known_is_not_checked():
-    assert _messages(KnownWeights()) == []
+    assert _messages(PretrainSpec()) == []
     for name in ("depth", "norm", "stride_in_1x1", "pixel_std", "input_format", "num_groups"):
         assert _messages(dataclasses.replace(R50_GN, **{name: None})) == []
 
@@ -82,7 +82,7 @@ def test_stride_of_basic_blocks_is_no_matter():
 
 def test_how_it_is_called():
     cfg = model_zoo.get_config("mask_rcnn_R50_gn_all.yaml")
-    (problem,) = check_weights(cfg, KnownWeights(depth=18))
+    (problem,) = check_weights(cfg, PretrainSpec(depth=18))
     assert problem.message.startswith(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is a ResNet-18")
 
 
@@ -93,17 +93,17 @@ VGG = ["MODEL.BACKBONE.NAME", "build_gn_vgg_backbone"]
     ("known", "options", "words"),
     [
         (R50_GN, VGG, ["is a ResNet, but MODEL.BACKBONE.NAME build_gn_vgg_backbone is a VGG"]),
-        (KnownWeights(network="VGG"), [], ["is a VGG, but MODEL.BACKBONE.NAME", "is a ResNet"]),
-        (KnownWeights(network="VGG", depth=13), VGG, ["is a VGG-13", "MODEL.VGG.DEPTH is 16"]),
-        (KnownWeights(norm="BN"), VGG, ["trained with BN, but MODEL.VGG.NORM is ''"]),
+        (PretrainSpec(network="VGG"), [], ["is a VGG, but MODEL.BACKBONE.NAME", "is a ResNet"]),
+        (PretrainSpec(network="VGG", depth=13), VGG, ["is a VGG-13", "MODEL.VGG.DEPTH is 16"]),
+        (PretrainSpec(norm="BN"), VGG, ["trained with BN, but MODEL.VGG.NORM is ''"]),
         (
-            KnownWeights(norm=""),
+            PretrainSpec(norm=""),
             [*VGG, "MODEL.VGG.NORM", "GN"],
             ["trained without a norm, but MODEL.VGG.NORM is 'GN'. Set MODEL.VGG.NORM ''"],
         ),
-        (KnownWeights(norm="LN"), [], ["trained with LN", "Set MODEL.RESNETS.NORM LN"]),
+        (PretrainSpec(norm="LN"), [], ["trained with LN", "Set MODEL.RESNETS.NORM LN"]),
         (
-            KnownWeights(norm="GN", channels_per_group=16),
+            PretrainSpec(norm="GN", channels_per_group=16),
             [],
             ["16 channels per group, but MODEL.GN.CHANNELS_PER_GROUP is 0"],
         ),
@@ -118,20 +118,20 @@ def test_networks_norms_and_groups(known, options, words):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], KnownWeights(50, "GN", False, num_groups=32)),
-        (["MODEL.GN.CHANNELS_PER_GROUP", 8], KnownWeights(50, "GN", False, channels_per_group=8)),
-        (["MODEL.RESNETS.NORM", "LN"], KnownWeights(50, "LN", False, num_groups=1)),
-        (["MODEL.RESNETS.NORM", "IN"], KnownWeights(50, "IN", False, channels_per_group=1)),
-        (["MODEL.RESNETS.NORM", "SyncBN"], KnownWeights(50, "BN", False)),
-        (["MODEL.RESNETS.NORM", "FrozenBN"], KnownWeights(50, "BN", False)),
-        ([*VGG, "MODEL.VGG.NORM", "GN"], KnownWeights(16, "GN", network="VGG", num_groups=32)),
-        (VGG, KnownWeights(16, "", network="VGG")),
+        ([], PretrainSpec(50, "GN", False, num_groups=32)),
+        (["MODEL.GN.CHANNELS_PER_GROUP", 8], PretrainSpec(50, "GN", False, channels_per_group=8)),
+        (["MODEL.RESNETS.NORM", "LN"], PretrainSpec(50, "LN", False, num_groups=1)),
+        (["MODEL.RESNETS.NORM", "IN"], PretrainSpec(50, "IN", False, channels_per_group=1)),
+        (["MODEL.RESNETS.NORM", "SyncBN"], PretrainSpec(50, "BN", False)),
+        (["MODEL.RESNETS.NORM", "FrozenBN"], PretrainSpec(50, "BN", False)),
+        ([*VGG, "MODEL.VGG.NORM", "GN"], PretrainSpec(16, "GN", network="VGG", num_groups=32)),
+        (VGG, PretrainSpec(16, "", network="VGG")),
     ],
 )
 def test_what_a_training_makes(options, expected):
     cfg = model_zoo.get_config("mask_rcnn_R50_gn_all.yaml")
     cfg.merge_from_list(list(options))
-    known = describe_weights(cfg)
+    known = pretrain_spec_from_cfg(cfg)
     assert known == dataclasses.replace(
         expected,
         network=expected.network or "ResNet",
@@ -146,7 +146,7 @@ def test_what_a_training_makes(options, expected):
 def test_of_an_unknown_backbone_the_preprocessing_alone():
     cfg = model_zoo.get_config("mask_rcnn_R50_gn_all.yaml")
     cfg.MODEL.BACKBONE.NAME = "build_my_backbone"
-    assert describe_weights(cfg) == KnownWeights(
+    assert pretrain_spec_from_cfg(cfg) == PretrainSpec(
         pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0), input_format="BGR"
     )
     assert check_weights(cfg, R50_GN) == []

@@ -14,7 +14,7 @@ from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from gn_det.data import DatasetError, check_files, check_json, repair
-from gn_det.data.kinds import KINDS
+from gn_det.data.checks.kinds import KINDS
 
 NAN = float("nan")
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gn_det.data import DatasetError, check_json, repair
-from gn_det.data.coco_json import CocoJson
-from gn_det.data.image_checks import check_image
-from gn_det.data.kinds import KINDS
+from gn_det.data.checks.coco_json import CocoJson
+from gn_det.data.checks.images import check_image
+from gn_det.data.checks.kinds import KINDS
 
 SAME = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 QUICK = settings(max_examples=200, derandomize=True, **SAME)
@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, record):
     ("start", "more"), [(b'{"annotations":[[', b"1,"), (b'{"info":"', b"xy"), (b'{"a":[', b"  ")]
 )
 def test_one_endless_record_is_given_up(tmp_path, monkeypatch, start, more):
-    monkeypatch.setattr("gn_det.data.coco_json.MAX_RECORD", 100_000)
+    monkeypatch.setattr("gn_det.data.checks.coco_json.MAX_RECORD", 100_000)
     path = tmp_path / "endless.json"
     path.write_bytes(start + more * 200_000)
     tracemalloc.start()

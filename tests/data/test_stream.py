@@ -77,7 +77,7 @@ def stream(mapper=noisy, *, step=0, seed=1, **options):
         lambda seed: TrainingSampler(10, seed=seed),
         **{"images_per_step": 4, "batch_size": 2, **options},
     )
-    made.go_to(seed, step)
+    made.seek(seed, step)
     return made
 
 

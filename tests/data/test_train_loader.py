@@ -5,13 +5,13 @@ from detectron2.data import get_detection_dataset_dicts
 
 from gn_det.config import ConfigError
 from gn_det.data import build_train_stream
-from gn_det.engine import finish_config
+from gn_det.engine import load_runnable_config
 
 
 @pytest.fixture(scope="module")
 def make_cfg(digits_options):
     def make(*opts):
-        return finish_config("mask_rcnn_R50_gn_all.yaml", [*digits_options, *opts])
+        return load_runnable_config("mask_rcnn_R50_gn_all.yaml", [*digits_options, *opts])
 
     return make
 
@@ -38,11 +38,11 @@ def test_micro_batches_of_the_config(make_cfg, dicts):
 
 def test_seed_decides(make_cfg, dicts):
     stream = build_train_stream(make_cfg(), dicts)
-    stream.go_to(1, 0)
+    stream.seek(1, 0)
     first = names(stream)
-    stream.go_to(2, 0)
+    stream.seek(2, 0)
     assert names(stream) != first
-    stream.go_to(1, 2)
+    stream.seek(1, 2)
     assert names(stream, 4) == first[2:]
 
 
@@ -53,9 +53,9 @@ def test_detectron2s_samplers(make_cfg, dicts, sampler):
     cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", "0.9")
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.3  # Detectron2 reads it, and has no default
     stream = build_train_stream(cfg, dicts)
-    stream.go_to(3, 0)
+    stream.seek(3, 0)
     seen = [name for batch in names(stream, 15) for name in batch]
-    stream.go_to(3, 5)
+    stream.seek(3, 5)
     assert [name for batch in names(stream, 10) for name in batch] == seen[10:]
     if sampler == "RandomSubsetTrainingSampler":
         assert len(set(seen)) == 3

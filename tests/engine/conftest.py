@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from gn_det.engine.signals import SIGNALS
+from gn_det.engine.hooks.preemption import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 

@@ -72,10 +72,10 @@ def test_trains_evaluates_and_resumes(words, tmp_path):
 
 
 SAME = """
-from gn_det.engine import finish_config
+from gn_det.engine import load_runnable_config
 from gn_det.model_zoo import lazy_config
 
-_config = lazy_config(finish_config("mask_rcnn_R50_gn_all.yaml", {options!r}))
+_config = lazy_config(load_runnable_config("mask_rcnn_R50_gn_all.yaml", {options!r}))
 model, dataloader, optimizer = _config.model, _config.dataloader, _config.optimizer
 lr_multiplier, train = _config.lr_multiplier, _config.train
 """

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from gn_det.benchmarks.workload import FixedProposals, Setting, Workload
+from benchmarks.workload import FixedProposals, Setting, Workload
 from gn_det.config import ConfigError
 from gn_det.engine import cpu_has_bfloat16
 from gn_det.engine.memory_estimate import estimate

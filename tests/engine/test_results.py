@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from gn_det.engine import by_dataset, finish_config, record_evaluation, verify
+from gn_det.engine import by_dataset, load_runnable_config, record_evaluation, verify
 
 RESULTS = {"bbox": {"AP": 40.0, "AP-ship": float("nan")}, "segm": {"AP": 35.0}}
 
@@ -11,7 +11,7 @@ RESULTS = {"bbox": {"AP": 40.0, "AP-ship": float("nan")}, "segm": {"AP": 35.0}}
 def results_cfg(folder, *names, expected=()):
     opts = ["OUTPUT_DIR", str(folder), "DATASETS.TEST", names]
     opts += ["TEST.EXPECTED_RESULTS", list(expected)]
-    return finish_config("mask_rcnn_R50_gn_all.yaml", opts)
+    return load_runnable_config("mask_rcnn_R50_gn_all.yaml", opts)
 
 
 def test_results_by_dataset(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from gn_det.checkpoint import resumable
 from gn_det.engine import cpu_has_bfloat16
-from gn_det.engine.signals import SAVED_AND_LEFT
+from gn_det.engine.hooks.preemption import EXIT_PREEMPTED
 
 ITERATIONS = 12
 LAST = f"model_{ITERATIONS - 1:07d}.pth"
@@ -125,7 +125,7 @@ def test_a_signal_saves_and_leaves(start_training, wait_for_a_step, way, tmp_pat
     wait_for_a_step(process)
     process.send_signal(getattr(signal, name))
     output, _ = process.communicate(timeout=100)
-    assert process.returncode == SAVED_AND_LEFT, output[-3000:]
+    assert process.returncode == EXIT_PREEMPTED, output[-3000:]
     assert "--resume goes on" in output
     (saved,) = folder.glob("model_*.pth")
     assert saved.name != "model_final.pth"

@@ -7,12 +7,12 @@ import yaml
 
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.data import DatasetError
-from gn_det.engine import check_run, finish_config, finish_lazy, run, setup
-from gn_det.engine.setup import kept_config
+from gn_det.engine import check_run, finish_lazy, load_runnable_config, run, setup
+from gn_det.engine.setup import preserve_config_yaml
 
 
 def test_zoo_name_needs_no_path():
-    cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.BASE_LR", "0.5"])
+    cfg = load_runnable_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.BASE_LR", "0.5"])
     assert cfg.MODEL.RESNETS.NORM == "GN"
     assert cfg.SOLVER.BASE_LR == 0.5
 
@@ -20,17 +20,17 @@ def test_zoo_name_needs_no_path():
 def test_file_of_ones_own_wins_over_the_zoo(tmp_path, monkeypatch):
     (tmp_path / "mask_rcnn_R50_gn_all.yaml").write_text("MODEL: {MASK_ON: False}\nVERSION: 2\n")
     monkeypatch.chdir(tmp_path)
-    assert not finish_config("mask_rcnn_R50_gn_all.yaml", []).MODEL.MASK_ON
+    assert not load_runnable_config("mask_rcnn_R50_gn_all.yaml", []).MODEL.MASK_ON
 
 
 def test_missing_file():
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
-        finish_config("nowhere.yaml", [])
+        load_runnable_config("nowhere.yaml", [])
 
 
 def test_misspelt_key():
     with pytest.raises(UnknownKeyError, match=r"SOLVER\.BASE_RL.*SOLVER\.BASE_LR"):
-        finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.BASE_RL", "0.5"])
+        load_runnable_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.BASE_RL", "0.5"])
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, None, False])
@@ -38,7 +38,7 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog, has_bfloat16):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     # the package hands on a function of the module's name
     monkeypatch.setattr(sys.modules[setup.__module__], "cpu_has_bfloat16", lambda: has_bfloat16)
-    cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
+    cfg = load_runnable_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
     assert cfg.MODEL.DEVICE == "cpu"
     assert cfg.SOLVER.AMP.DTYPE == "bfloat16"
     assert cfg.SOLVER.AMP.ENABLED is (has_bfloat16 is not False)
@@ -49,19 +49,19 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog, has_bfloat16):
 def test_one_process_says_so(monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
-    assert finish_config("mask_rcnn_R50_gn_all.yaml", []).MODEL.DEVICE == "cpu"
+    assert load_runnable_config("mask_rcnn_R50_gn_all.yaml", []).MODEL.DEVICE == "cpu"
     assert not caplog.text
 
 
 def test_with_a_gpu_nothing_is_changed(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    cfg = finish_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
+    cfg = load_runnable_config("mask_rcnn_R50_gn_all.yaml", ["SOLVER.AMP.ENABLED", "True"])
     assert cfg.MODEL.DEVICE == "cuda"
     assert cfg.SOLVER.AMP.DTYPE == "float16"
 
 
 def digits_cfg(digits_options, folder, *opts):
-    return finish_config(
+    return load_runnable_config(
         "mask_rcnn_R50_gn_all.yaml", [*digits_options, "OUTPUT_DIR", str(folder), *opts]
     )
 
@@ -115,7 +115,7 @@ def test_setup_writes_config_and_freezes(digits_options, tmp_path):
     )
     cfg = setup(args, verbose=False)
     assert cfg.is_frozen()
-    again = finish_config(str(tmp_path / "config.yaml"), [])
+    again = load_runnable_config(str(tmp_path / "config.yaml"), [])
     # (by value: one list that stands in two places is written as an alias)
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
 
@@ -144,7 +144,7 @@ def test_unexpected_errors_keep_their_trace():
 @pytest.mark.parametrize("name", ["mask_rcnn_R50_gn_all.yaml", "mask_rcnn_R50_gn_all.py"])
 def test_a_path_of_ones_own_is_no_name_of_the_zoo(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    read = finish_lazy if name.endswith(".py") else finish_config
+    read = finish_lazy if name.endswith(".py") else load_runnable_config
     with pytest.raises(FileNotFoundError, match=f"experiments/{name}"):
         read(f"experiments/{name}", [])
     read(f"configs/{name}", [])  # as README has it, from any folder
@@ -184,7 +184,7 @@ def test_an_evaluation_that_fails_keeps_it_too(tmp_path):
         config.write_text("of the evaluation")
         raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space"), kept_config(str(tmp_path), keep=True):
+    with pytest.raises(OSError, match="no space"), preserve_config_yaml(str(tmp_path), keep=True):
         fail()
     assert config.read_text() == "of the training"
 

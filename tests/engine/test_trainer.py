@@ -7,13 +7,13 @@ from detectron2.structures import BitMasks
 
 from gn_det.checkpoint import Checkpointer
 from gn_det.data import DatasetError
-from gn_det.engine import Trainer, finish_config
+from gn_det.engine import Trainer, load_runnable_config
 
 
 @pytest.fixture(scope="module")
 def make_cfg(digits_options):
     def make(folder, *opts):
-        cfg = finish_config(
+        cfg = load_runnable_config(
             "mask_rcnn_R50_gn_all.yaml", [*digits_options, "OUTPUT_DIR", str(folder), *opts]
         )
         cfg.freeze()

@@ -7,7 +7,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from gn_det.benchmarks.made_results import made_results
+from benchmarks.synthetic_coco import synthetic_coco
 from gn_det.data import DatasetError
 from gn_det.evaluation import METRICS, score
 
@@ -94,7 +94,7 @@ def test_input_is_not_changed(truth, scorer):
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_scorers_agree_and_are_coco_s_own_summary(task):
-    found = made_results(images=12, objects=80, detections=700, seed=3)
+    found = synthetic_coco(images=12, objects=80, detections=700, seed=3)
     truth = COCO()
     truth.dataset, detections = found
     truth.createIndex()

@@ -10,9 +10,9 @@ from detectron2.evaluation import COCOEvaluator as TheirEvaluator
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from gn_det.benchmarks.made_results import made_results
+from benchmarks.synthetic_coco import synthetic_coco
 from gn_det.data import DatasetError, check_datasets, repair
-from gn_det.engine import Trainer, finish_config
+from gn_det.engine import Trainer, load_runnable_config
 from gn_det.evaluation import METRICS, COCOEvaluator, score
 from gn_det.evaluation.truth import completed, load_truth
 
@@ -29,7 +29,7 @@ def coco_of(content):
 @pytest.fixture(scope="module")
 def case():
     """The content of a json with areas as pycocotools measures detections, and detections."""
-    content, detections = made_results(images=10, objects=80, detections=400, seed=5)
+    content, detections = synthetic_coco(images=10, objects=80, detections=400, seed=5)
     truth = coco_of(content)
     for annotation in content["annotations"]:
         annotation["area"] = int(mask_util.area(truth.annToRLE(annotation)))
@@ -183,7 +183,7 @@ def test_numbers_on_dicts_are_those_of_detectron2(dicts, tmp_path):
 def test_a_model_is_trained_and_evaluated_on_dicts(dicts, digits_options, tmp_path):
     options = [*digits_options, "DATASETS.TRAIN", "('truth_dicts',)", "SOLVER.MAX_ITER", "1"]
     options += ["DATASETS.TEST", "('truth_dicts',)", "OUTPUT_DIR", str(tmp_path)]
-    cfg = finish_config("mask_rcnn_R50_gn_all.yaml", options)
+    cfg = load_runnable_config("mask_rcnn_R50_gn_all.yaml", options)
     check_datasets(cfg)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)

@@ -10,10 +10,10 @@ from torch import nn
 
 import gn_det
 from gn_det import model_zoo
-from gn_det.checkpoint import Checkpointer, TrainedAs, WeightsError
-from gn_det.config import config_folder, describe_weights, find_problems
+from gn_det.checkpoint import Checkpointer, PretrainMetadata, WeightsError
+from gn_det.config import config_folder, find_problems, pretrain_spec_from_cfg
 from gn_det.config.cfg_node import flatten
-from gn_det.data.image_transforms import resize_to
+from gn_det.data.pretraining.transforms import resize_to
 
 FOLDER = config_folder() / "pretrain"
 NAMES = [
@@ -74,7 +74,7 @@ def test_builds_with_its_norm_after_every_convolution(name):
 def test_groups_of_table_3(key, value):
     cfg = _cfg("resnet50_gn", f"MODEL.GN.{key}", value)
     assert find_problems(cfg, num_processes=8) == []
-    assert getattr(describe_weights(cfg), key.lower()) == value
+    assert getattr(pretrain_spec_from_cfg(cfg), key.lower()) == value
 
 
 @pytest.mark.parametrize("name", [*NAMES, *DESK])
@@ -104,7 +104,7 @@ def test_desk_configs_need_no_file_and_no_gpu(name):
 def test_the_embedded_detector_starts_from_photo_digits(tmp_path):
     """Its whole backbone is in the file, which knows how the images were fed to it."""
     made = build_model(_cfg("photo_digits_resnet18_gn", "MODEL.DEVICE", "cpu"))
-    trained_as = TrainedAs(_cfg("photo_digits_resnet18_gn"))
+    trained_as = PretrainMetadata(_cfg("photo_digits_resnet18_gn"))
     Checkpointer(made, str(tmp_path), gn_det=trained_as).save("model_final")
     cfg = model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.yaml")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model_final.pth")
@@ -133,14 +133,14 @@ def test_a_detector_of_the_same_network_fits():
         "photo_digits_mask_rcnn_R18_gn_all.yaml": "photo_digits_resnet18_gn",
     }
     for detector, name in pairs.items():
-        known = describe_weights(_cfg(name))
+        known = pretrain_spec_from_cfg(_cfg(name))
         assert gn_det.config.check_weights(model_zoo.get_config(detector), known) == []
 
 
 def test_a_detector_of_bn_needs_the_stride_of_the_pre_training():
     """The paper's BN* starts from MSRA's weights, which have it elsewhere."""
     for depth in (50, 101):
-        known = describe_weights(_cfg(f"resnet{depth}_bn"))
+        known = pretrain_spec_from_cfg(_cfg(f"resnet{depth}_bn"))
         cfg = model_zoo.get_config(f"mask_rcnn_R{depth}_bn_frozen.yaml")
         (problem,) = gn_det.config.check_weights(cfg, known)
         assert "MODEL.RESNETS.STRIDE_IN_1X1" in problem.message

@@ -5,7 +5,7 @@ from detectron2.solver import build_optimizer
 from torch import nn
 
 import gn_det
-from gn_det.config import ConfigError, config_folder, describe_weights
+from gn_det.config import ConfigError, config_folder, pretrain_spec_from_cfg
 from gn_det.layers import GroupNorm
 
 
@@ -151,7 +151,7 @@ def test_frozen_bn_is_for_images():
 
 
 def test_its_weights_are_not_a_detectors():
-    known = describe_weights(_cfg("gn"))
+    known = pretrain_spec_from_cfg(_cfg("gn"))
     assert known.network == "3D ResNet"
     cfg = gn_det.model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.yaml")
     (problem,) = gn_det.config.check_weights(cfg, known)

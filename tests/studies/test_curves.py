@@ -1,4 +1,4 @@
-from gn_det.studies.curves import curves
+from studies.curves import curves
 
 
 def test_the_last_evaluation_stands_one_iteration_later():

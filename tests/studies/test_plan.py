@@ -1,8 +1,8 @@
 import pytest
 
 from gn_det.config import ConfigError, find_problems
-from gn_det.engine import finish_config
-from gn_det.studies import list_studies, load_study
+from gn_det.engine import load_runnable_config
+from studies import list_studies, load_study
 
 
 def test_product_of_axes_and_seeds(study_file):
@@ -71,7 +71,7 @@ def test_every_run_of_ours_has_a_config(name):
         assert set(study.published) <= set(study.metrics)
         for run in (*study.runs_before(), *study.runs()):
             opts = [word for item in run.opts.items() for word in item]
-            cfg = finish_config(run.config, opts)
+            cfg = load_runnable_config(run.config, opts)
             assert run.seed == cfg.SEED
             first = {f"{{folder}}/{one.name}/model_final.pth" for one in study.runs_before()}
             assert run.opts.get("MODEL.WEIGHTS", "") in {"", *first}

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from gn_det.config import ConfigError
-from gn_det.studies import list_studies, load_study, page, write_page
-from gn_det.studies.plot import digest
-from gn_det.studies.record import gather, write
+from studies import list_studies, load_study, page, write_page
+from studies.plot import digest
+from studies.record import gather, write
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -2,8 +2,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gn_det.studies import plot, table
-from gn_det.studies.numbers import Cell, cells, published
+from studies import plot, table
+from studies.numbers import Cell, cells, published
 
 
 def _run(norm, batch, seed, error=None, **more):

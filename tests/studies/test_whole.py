@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gn_det.config import ConfigError
-from gn_det.studies import carry_out_study, load_study, table
+from studies import carry_out_study, load_study, table
 
 
 @pytest.fixture

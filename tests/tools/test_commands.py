@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # small copy of theirs
 PRELUDE = """
 import runpy, sys
-import gn_det.data.builtin as b
+import gn_det.data.embedded.registration as b
 from detectron2.data import DatasetCatalog, MetadataCatalog
 for name in ("photo_digits_train", "photo_digits_val"):
     DatasetCatalog.remove(name); MetadataCatalog.remove(name)

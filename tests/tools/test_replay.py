@@ -10,9 +10,9 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from gn_det.engine import finish_config
-from gn_det.engine.dump import save_step
-from gn_det.engine.probe import Step
+from gn_det.engine import load_runnable_config
+from gn_det.engine.debug.locate_nonfinite import Step
+from gn_det.engine.debug.step_file import save_step
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -33,7 +33,7 @@ def _run(file):
 
 @pytest.mark.parametrize("broken", [True, False])
 def test_step_of_a_classifier(tmp_path, broken):
-    cfg = finish_config(str(ROOT / "configs" / "pretrain" / "resnet50_gn.yaml"), SMALL)
+    cfg = load_runnable_config(str(ROOT / "configs" / "pretrain" / "resnet50_gn.yaml"), SMALL)
     torch.manual_seed(0)
     model = build_model(cfg)
     if broken:

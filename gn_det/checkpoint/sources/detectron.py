@@ -20,10 +20,9 @@ import re
 
 import torch
 
-from gn_det.config import KnownWeights
+from gn_det.checkpoint.converted import Converted, resnet_depth
+from gn_det.config import PretrainSpec
 from gn_det.config.known_weights import BGR
-
-from ..converted import Converted, resnet_depth
 
 __all__ = ["convert", "matches"]
 
@@ -124,12 +123,12 @@ def _complete_folded_bn(out: Converted) -> bool:
     return folded
 
 
-def _known(out: Converted, folded: bool) -> KnownWeights:
+def _known(out: Converted, folded: bool) -> PretrainSpec:
     detector = any(name.startswith("proposal_generator.") for name in out.state)
     mean = _FINE_TUNED_MEAN if detector else BGR[0]
     depth = resnet_depth(list(out.state))
     if "conv1_gn_s" in out.names.values():
-        return KnownWeights(
+        return PretrainSpec(
             network="ResNet",
             depth=depth,
             norm="GN",
@@ -141,7 +140,7 @@ def _known(out: Converted, folded: bool) -> KnownWeights:
             weight_standardization=False,
         )
     # with BN, MSRA's have the stride on the 1x1 and others not, and X-101's std differs
-    return KnownWeights(
+    return PretrainSpec(
         network="ResNet",
         depth=depth,
         norm="FrozenBN" if folded else "BN",

@@ -9,7 +9,7 @@ import re
 
 import torch
 
-from ..converted import Converted
+from gn_det.checkpoint.converted import Converted
 
 __all__ = ["convert", "matches"]
 

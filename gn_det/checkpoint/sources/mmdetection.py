@@ -17,11 +17,11 @@ import re
 
 import torch
 
-from gn_det.config import KnownWeights
+from gn_det.checkpoint.converted import Converted, resnet_depth, resnet_norm
+from gn_det.checkpoint.errors import WeightsError
+from gn_det.config import PretrainSpec
 from gn_det.config.known_weights import BGR, RGB_STD
 
-from ..converted import Converted, resnet_depth, resnet_norm
-from ..errors import WeightsError
 from .resnet_names import is_resnet, rename_resnet
 
 __all__ = ["convert", "matches"]
@@ -98,7 +98,7 @@ def _refuse_version_1(state: dict[str, torch.Tensor]) -> None:
         )
 
 
-def _known(out: Converted, about: str) -> KnownWeights:
+def _known(out: Converted, about: str) -> PretrainSpec:
     """Read the preprocessing out of the config where the file has it, or else from its name."""
     names = list(out.state)
     norm = resnet_norm(names)
@@ -119,7 +119,7 @@ def _known(out: Converted, about: str) -> KnownWeights:
         pixels = RGB_STD if standardized else BGR
     groups = re.search(r"num_groups\s*=\s*(\d+)", about)
     caffe = re.search(r"style\s*=\s*['\"]caffe['\"]|_caffe", about)
-    return KnownWeights(
+    return PretrainSpec(
         network="ResNet",
         depth=resnet_depth(names),
         norm=norm,

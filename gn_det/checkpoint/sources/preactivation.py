@@ -9,8 +9,8 @@ import re
 
 import torch
 
-from ..converted import Converted
-from ..errors import WeightsError
+from gn_det.checkpoint.converted import Converted
+from gn_det.checkpoint.errors import WeightsError
 
 __all__ = ["convert", "matches"]
 

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from ..errors import WeightsError
+from gn_det.checkpoint.errors import WeightsError
 
 __all__ = ["is_resnet", "rename_resnet"]
 
@@ -39,5 +39,5 @@ def rename_resnet(name: str) -> str:
             return re.sub(r"^res(\d)", lambda m: f"res{int(m[1]) + 1}", found.expand(ours))
     raise WeightsError(
         f"This is a ResNet of another kind: it has '{name}', and Detectron2's ResNet has no such "
-        "layer (deep stems, averaged shortcuts and attention are none of its own)."
+        "layer (deep stems, use_ema_weights shortcuts and attention are none of its own)."
     )

@@ -7,7 +7,8 @@ averaged shortcut (the "d" ones) or attention have layers that Detectron2's ResN
 
 import torch
 
-from ..converted import Converted
+from gn_det.checkpoint.converted import Converted
+
 from .resnet_names import is_resnet
 from .torchvision import convert_resnet
 

@@ -9,10 +9,10 @@ timm's GN ResNets have the very same names and :mod:`.timm` is asked first; both
 
 import torch
 
-from gn_det.config import KnownWeights
+from gn_det.checkpoint.converted import Converted, resnet_depth, resnet_norm
+from gn_det.config import PretrainSpec
 from gn_det.config.known_weights import RGB_STD
 
-from ..converted import Converted, resnet_depth, resnet_norm
 from .resnet_names import is_resnet, rename_resnet
 
 __all__ = ["convert", "convert_resnet", "matches"]
@@ -35,7 +35,7 @@ def convert_resnet(source: str, state: dict[str, torch.Tensor], about: str) -> C
         gn_det.checkpoint.WeightsError: a layer that Detectron2's ResNet does not have.
     """
     names = {rename_resnet(name): name for name in state}
-    known = KnownWeights(
+    known = PretrainSpec(
         network="ResNet",
         depth=resnet_depth(list(names)),
         norm=resnet_norm(list(names)),

@@ -11,12 +11,11 @@ import re
 
 import torch
 
-from gn_det.config import KnownWeights
+from gn_det.checkpoint.converted import Converted
+from gn_det.checkpoint.errors import WeightsError
+from gn_det.config import PretrainSpec
 from gn_det.config.known_weights import RGB_STD
 from gn_det.modeling.vgg import NUM_CONVS
-
-from ..converted import Converted
-from ..errors import WeightsError
 
 __all__ = ["convert", "matches"]
 
@@ -46,7 +45,7 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
         )
     ours = [f"vgg{s}.{i}" for s, n in enumerate(NUM_CONVS[depth], start=1) for i in range(n)]
     with_norm = set(layers) - set(convs)
-    known = KnownWeights(
+    known = PretrainSpec(
         network="VGG",
         depth=depth,
         norm="BN" if with_norm else "",

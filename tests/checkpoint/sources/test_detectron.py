@@ -12,7 +12,7 @@ from gn_det import model_zoo
 from gn_det.checkpoint import Checkpointer, convert
 from gn_det.checkpoint.matching import match
 from gn_det.checkpoint.sources import detectron
-from gn_det.config import find_known_weights
+from gn_det.config import find_published_spec
 
 
 # Detectron's model ids of the projects/GN baselines
@@ -33,7 +33,7 @@ def test_baselines_fill_every_parameter(config, depth, detectron_blobs, meta_ten
     model = meta_model(model_zoo.get_config(f"{config}.yaml"))
     found, _, report = match(converted, model)
     assert list(found) == list(model.state_dict())
-    assert (report.missing, report.unused, report.misshapen) == ([], [], [])
+    assert (report.missing, report.unused, report.shape_mismatch) == ([], [], [])
     assert set(report.dropped) == {name for name in blobs if name.endswith("_momentum")}
     assert set(report.matched.values()) | set(report.dropped) == set(blobs)
 
@@ -47,10 +47,10 @@ def test_imagenet_backbones(depth, detectron_blobs, meta_tensor, meta_model):
     backbone = [name for name in model.state_dict() if ".bottom_up." in name]
     assert list(report.matched) == backbone
     assert not [name for name in report.missing if ".bottom_up." in name]
-    assert (report.unused, report.misshapen) == ([], [])
+    assert (report.unused, report.shape_mismatch) == ([], [])
     assert set(report.dropped) == {"pred_w", "pred_b", "lr"}
     # what the content says is what is known by the name
-    assert converted.known == find_known_weights(f"R-{depth}-GN.pkl")[1]
+    assert converted.known == find_published_spec(f"R-{depth}-GN.pkl")[1]
 
 
 def _expected(name, blobs):

@@ -7,7 +7,7 @@ from gn_det import get_cfg, model_zoo
 from gn_det.checkpoint import WeightsError, convert
 from gn_det.checkpoint.matching import match
 from gn_det.checkpoint.sources import mmdetection
-from gn_det.config import KnownWeights
+from gn_det.config import PretrainSpec
 from gn_det.modeling import build_gn_resnet_backbone
 
 STAGES = ["res2", "res3", "res4", "res5"]
@@ -35,7 +35,7 @@ def test_every_parameter_is_filled(
     found, _, report = match(converted, model)
     wanted = [n for n in model.state_dict() if detector or ".bottom_up." in n]
     assert list(found) == wanted
-    assert (report.unused, report.misshapen, report.dropped) == ([], [], {})
+    assert (report.unused, report.shape_mismatch, report.dropped) == ([], [], {})
     assert not [n for n in report.missing if ".bottom_up." in n]
     assert converted.source == "mmdetection"
     assert converted.known.weight_standardization is ("ws" in config)
@@ -153,7 +153,7 @@ def test_the_name_tells_plain_from_standardized(
     about, standardized, pixels, mmdet_state, meta_tensor
 ):
     known = convert(mmdet_state(meta_tensor, detector=False), about=about).known
-    assert known == KnownWeights(50, "GN", False, *pixels, 32, standardized, "ResNet")
+    assert known == PretrainSpec(50, "GN", False, *pixels, 32, standardized, "ResNet")
 
 
 CONFIG = """
@@ -168,10 +168,10 @@ def test_the_config_in_the_file_decides(mmdet_state, meta_tensor):
     state = mmdet_state(meta_tensor)
     meta = {"config": CONFIG.format(style="pytorch", rgb=True), "epoch": 24}
     known = convert({"meta": meta, "state_dict": state}, about="resnet50_gn.pth").known
-    assert known == KnownWeights(50, "GN", False, *RGB, 16, True, "ResNet")
+    assert known == PretrainSpec(50, "GN", False, *RGB, 16, True, "ResNet")
     plain = CONFIG.replace("ConvWS", "Conv2d").format(style="caffe", rgb=False)
     known = convert({"meta": {"config": plain}, "state_dict": state}).known
-    assert known == KnownWeights(50, "GN", True, *RGB[:2], "BGR", 16, False, "ResNet")
+    assert known == PretrainSpec(50, "GN", True, *RGB[:2], "BGR", 16, False, "ResNet")
 
 
 def test_version_1_is_refused(meta_tensor, mmdet_state):

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 import gn_det
 from gn_det.checkpoint import (
     Checkpointer,
-    TrainedAs,
+    PretrainMetadata,
     WeightsError,
     convert,
     convert_file,
@@ -39,7 +39,7 @@ def trained(tmp_path_factory, randomize):
             cfg = _classifier(name, *options)
             model = randomize(build_model(cfg))
             folder = tmp_path_factory.mktemp(name)
-            Checkpointer(model, str(folder), gn_det=TrainedAs(cfg)).save("model_final")
+            Checkpointer(model, str(folder), gn_det=PretrainMetadata(cfg)).save("model_final")
             made[key] = str(folder / "model_final.pth"), model
         return made[key]
 
@@ -98,7 +98,7 @@ def test_a_classifier_goes_on_with_it_and_one_of_other_classes_takes_the_backbon
     checkpointer = Checkpointer(other)
     checkpointer.load(path)
     assert len(checkpointer.report.matched) == 60
-    assert {name for name, _, _ in checkpointer.report.misshapen} == {
+    assert {name for name, _, _ in checkpointer.report.shape_mismatch} == {
         "linear.weight",
         "linear.bias",
     }
@@ -192,7 +192,7 @@ def test_converted_into_weights_alone(trained, tmp_path, name, options):
     path, model = trained(name, *options)
     out = str(tmp_path / "backbone.pkl")
     converted, report = convert_file(path, out)
-    assert (report.missing, report.unused, report.misshapen) == ([], [], [])
+    assert (report.missing, report.unused, report.shape_mismatch) == ([], [], [])
     again = convert(gn_det.checkpoint.load_file(out))
     assert again.known == converted.known
     assert again.known.depth == (18 if name.startswith("r") else 11)

@@ -1,0 +1,210 @@
+"""COCO evaluation: the fast scorer beside pycocotools, and where the time of an evaluation goes.
+
+score: made truth and detections of COCO val2017's size, each scorer in a process of its own.
+steps: tools/evaluate.py on some images, split between model, paste, encode and score.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from pycocotools.coco import COCO
+from tabulate import tabulate
+from tqdm import tqdm
+
+from gn_det.evaluation import METRICS, SCORERS, score
+
+from .evaluation_steps import STEPS, measure_steps
+from .peak import resident_bytes
+from .records import MIB
+from .synthetic_coco import synthetic_coco
+from .timing import seconds_of, summary
+
+__all__ = ["add_arguments", "measure_scorers", "run", "table"]
+
+PARTS = ("score", "steps")
+TASKS = ("bbox", "segm")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``tools/benchmark.py eval``."""
+    parser.add_argument("--only", choices=PARTS, help="one part alone; both take some minutes")
+    parser.add_argument("--images", type=int, default=5000, metavar="N", help="made ones (5000)")
+    parser.add_argument("--objects", type=int, default=36_000, metavar="N", help="in all (36000)")
+    parser.add_argument(
+        "--detections", type=int, default=500_000, metavar="N", help="in all (500000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is made (0)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="of scoring (1)")
+    parser.add_argument(
+        "--config",
+        default="photo_digits_mask_rcnn_R18_gn_all.yaml",
+        metavar="FILE",
+        help="model of the steps (%(default)s)",
+    )
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help="of that model; random ones by default"
+    )
+    parser.add_argument(
+        "--dataset", default="photo_digits_train", metavar="NAME", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--step-images", type=int, default=200, metavar="N", help="its first images (200)"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure; see :func:`measure_scorers` and :func:`measure_steps`."""
+    record: dict[str, Any] = {"benchmark": "eval"}
+    if args.only != "steps":
+        sizes = (args.images, args.objects, args.detections)
+        record["score"] = measure_scorers(*sizes, seed=args.seed, repeats=args.repeats)
+    if args.only != "score":
+        record["steps"] = measure_steps(args.config, args.dataset, args.step_images, args.weights)
+    return record
+
+
+def measure_scorers(
+    images: int, objects: int, detections: int, *, seed: int = 0, repeats: int = 1
+) -> dict[str, Any]:
+    """Score the same made results by each scorer, in turn, each time in a fresh process.
+
+    Args:
+        images, objects, detections, seed: see :func:`synthetic_coco`.
+        repeats: how often each is timed.
+
+    Returns:
+        The arguments, and ``tasks``: for "bbox" and "segm" the seconds, the results and the memory
+        of each scorer, and ``ratio``, pycocotools' seconds through fast's.
+    """
+    record: dict[str, Any] = {
+        "images": images,
+        "objects": objects,
+        "detections": detections,
+        "seed": seed,
+        "repeats": repeats,
+        "tasks": {},
+    }
+    truth, found = synthetic_coco(images, objects, detections, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        files = (Path(folder) / "truth.json", Path(folder) / "results.json")
+        for file, content in zip(files, (truth, found)):
+            file.write_text(json.dumps(content))
+        del truth, found
+        runs = [(t, s) for t in TASKS for _ in range(repeats) for s in SCORERS]
+        done: dict[tuple[str, str], list[dict]] = {}
+        with tqdm(runs, unit="run", disable=None) as bar:
+            for task, scorer in bar:
+                bar.set_description(f"{task} by {scorer}")
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    work = pool.submit(_score, *files, task, scorer, torch.get_num_threads())
+                    done.setdefault((task, scorer), []).append(work.result())
+    for task in TASKS:
+        rows = {}
+        for scorer in SCORERS:
+            measured = done[task, scorer]
+            rows[scorer] = {**measured[-1], **summary([m.pop("seconds") for m in measured])}
+        fast, reference = (rows[scorer]["results"] for scorer in SCORERS)
+        gaps = [_gap(fast[key], value) for key, value in reference.items()]
+        record["tasks"][task] = {
+            **rows,
+            "ratio": rows["pycocotools"]["seconds"] / rows["fast"]["seconds"],
+            "largest_difference": max(gaps),
+        }
+    return record
+
+
+def _gap(a: float, b: float) -> float:
+    """Return the difference; infinite where one alone is NaN, which ``max`` would overlook."""
+    if math.isnan(a) or math.isnan(b):
+        return 0.0 if math.isnan(a) and math.isnan(b) else math.inf
+    return abs(a - b)
+
+
+def _score(truth_file: Path, results_file: Path, task: str, scorer: str, threads: int) -> dict:
+    """Score two files; what was read stays in memory, as it does after a model's predictions."""
+    torch.set_num_threads(threads)
+    truth = COCO()
+    truth.dataset = json.loads(truth_file.read_text())
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    found = json.loads(results_file.read_text())
+    results: dict[str, float] = {}
+    before = resident_bytes("VmRSS")
+    _forget_peak()
+    seconds = seconds_of(lambda: results.update(score(truth, found, task, scorer)))
+    return {
+        "seconds": seconds,
+        "results": results,
+        "resident_bytes": before,
+        "peak_bytes": resident_bytes("VmHWM"),
+    }
+
+
+def _forget_peak() -> None:
+    """Start anew with the process's highest memory: reading a file took more than it keeps."""
+    refs = Path("/proc/self/clear_refs")
+    if refs.exists():
+        refs.write_text("5")
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return a table for each part that was measured."""
+    parts = []
+    if "score" in record:
+        parts.append(_score_table(record["score"]))
+    if "steps" in record:
+        parts.append(_steps_table(record["steps"]))
+    return "\n\n".join(parts)
+
+
+def _score_table(record: dict[str, Any]) -> str:
+    rows = []
+    for task, of_task in record["tasks"].items():
+        for scorer in SCORERS:
+            row = of_task[scorer]
+            rows.append(
+                [
+                    task,
+                    scorer,
+                    f"{row['seconds']:.2f}",
+                    f"{of_task['pycocotools']['seconds'] / row['seconds']:.1f}",
+                    *(f"{row['results'][metric]:.6f}" for metric in METRICS),
+                    f"{row['resident_bytes'] / MIB:.0f}",
+                    f"{(row['peak_bytes'] - row['resident_bytes']) / MIB:.0f}",
+                ]
+            )
+    headers = ["", "scorer", "s", "times faster", *METRICS, "MiB before", "MiB more"]
+    largest = max(of_task["largest_difference"] for of_task in record["tasks"].values())
+    return (
+        f"Scoring {record['detections']} made detections of {record['objects']} objects on "
+        f"{record['images']} images; median of {record['repeats']}\n\n"
+        + tabulate(rows, headers, disable_numparse=True, colalign=["left"] * 2 + ["right"] * 10)
+        + f"\n\nlargest difference, of all metrics and classes: {largest:.1e}"
+    )
+
+
+def _steps_table(record: dict[str, Any]) -> str:
+    columns = record["seconds"]
+    rows = []
+    for step in STEPS:
+        row = [step]
+        for times in columns.values():
+            share = times[step] / sum(times.values())
+            row += [f"{times[step]:.2f}", f"{share:.0%}"] if step in times else ["", ""]
+        rows.append(row)
+    rows.append(["all", *(c for t in columns.values() for c in (f"{sum(t.values()):.2f}", ""))])
+    headers = ["", *(h for name in columns for h in (f"{name} (s)", "share"))]
+    return (
+        f"Evaluating {record['config']} on {record['images']} images, "
+        f"{record['detections']} detections, {record['different_masks']} different masks\n\n"
+        + tabulate(rows, headers, disable_numparse=True, colalign=["left"] + ["right"] * 4)
+    )

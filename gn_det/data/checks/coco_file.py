@@ -1,0 +1,275 @@
+"""Everything that can be told of a COCO json without its images: records, ids, references, classes.
+
+The file is read once, a record at a time; twice where its annotations stand before its images,
+whose sizes they are held against. What is kept is a few numbers for each record.
+"""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .annotations import annotation_problems, has_mask
+from .coco_json import CocoJson, Record
+from .ids import id_problem
+from .report import MAX_EXAMPLES, Report
+
+__all__ = ["CheckedJson", "ImageRecord", "check_json", "compare_classes", "image_problems"]
+
+MAX_SIDE = 1_000_000  # pixels
+# in no file's name; a surrogate is half a character
+_NO_NAME = re.compile("[\0\ud800-\udfff]")
+
+
+class ImageRecord(NamedTuple):
+    """What the json says of an image.
+
+    Attributes:
+        file_name: below the folder of images.
+        size: (width, height) in pixels; None where the json has none that can be.
+    """
+
+    file_name: str
+    size: tuple[int, int] | None
+
+
+@dataclass
+class CheckedJson:
+    """What is known of a json.
+
+    Attributes:
+        path: of the file.
+        report: what was found.
+        images: by id; those whose id or name cannot be are left out.
+        classes: names by id.
+        objects: annotations by class id, crowds too.
+        usable: annotations to learn from, and to find: of an image that is there, and no crowds.
+    """
+
+    path: str
+    report: Report = field(default_factory=Report)
+    images: dict[Any, ImageRecord] = field(default_factory=dict)
+    classes: dict[Any, str] = field(default_factory=dict)
+    objects: Counter = field(default_factory=Counter)
+    usable: int = 0
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names in the order of the outputs of a model: by id, as Detectron2 sorts them."""
+        try:
+            ids = sorted(self.classes)
+        except TypeError:  # text and numbers
+            ids = sorted(self.classes, key=str)
+        return [self.classes[i] for i in ids]
+
+    def summary(self) -> str:
+        """Return "100 images, 700 annotations, 3 classes"."""
+        return (
+            f"{len(self.images):,} images, {self.objects.total():,} annotations, "
+            f"{len(self.classes):,} classes"
+        )
+
+
+def check_json(
+    path: str | os.PathLike, progress: Callable[[int], Any] | None = None
+) -> CheckedJson:
+    """Check a COCO json; no image is looked at.
+
+    Args:
+        path: of the file.
+        progress: called with the number of bytes after each read.
+
+    Raises:
+        DatasetError: the file cannot be read, or is no JSON.
+    """
+    return _Check(path, progress).run()
+
+
+class _Check:
+    """One run of the checks."""
+
+    def __init__(self, path: str | os.PathLike, progress: Callable[[int], Any] | None):
+        self.json = CocoJson(path, progress)
+        self.found = CheckedJson(os.fspath(path))
+        self.report = self.found.report
+        self.file_names: set[str] = set()
+        self.annotation_ids: set[Any] = set()
+        self.annotated: set[Any] = set()  # ids of images
+        self.masks = Counter()  # annotations with and without one
+        self.examples: dict[Any, list[str]] = defaultdict(list)  # annotations of a class id
+
+    def run(self) -> CheckedJson:
+        early = False  # annotations before images
+        for record in self.json:
+            for kind, detail in record.remarks:
+                self.report.add(kind, _place(record), detail)
+            early |= record.section == "annotations" and "images" not in self.json.counts
+            if not early or record.section != "annotations":
+                self.take(record)
+        if early:
+            for record in self.json:
+                if record.section == "annotations":
+                    self.take(record)
+        self.finish()
+        return self.found
+
+    def take(self, record: Record) -> None:
+        check = {
+            "images": self.image,
+            "categories": self.category,
+            "annotations": self.annotation,
+        }.get(record.section)
+        if check is None or record.index is None:
+            return
+        if isinstance(record.value, dict):
+            check(record.value, record.index)
+        else:
+            self.report.add("record", _place(record), record.value)
+
+    def image(self, image: dict, index: int) -> None:
+        problems = image_problems(image)
+        where = f"images[{index}]"
+        for kind, value in problems:
+            self.report.add(kind, where, value)
+        kinds = {kind for kind, _ in problems}
+        if "image-id" in kinds:
+            return
+        name = "" if "image-name" in kinds else image["file_name"]
+        if image["id"] in self.found.images:
+            others = self.found.images[image["id"]].file_name
+            self.report.add("image-twice", f"{others} and {name}", image["id"])
+        if name and name in self.file_names:
+            self.report.add("name-twice", name)
+        self.file_names.add(name)
+        size = None if "image-size" in kinds else (int(image["width"]), int(image["height"]))
+        self.found.images[image["id"]] = ImageRecord(name, size)
+
+    def category(self, category: dict, index: int) -> None:
+        number, name, classes = category.get("id"), category.get("name"), self.found.classes
+        problem, where = id_problem(number), f"categories[{index}]"
+        if problem == "missing":
+            self.report.add("class-id", where, number)
+            return
+        if problem:
+            self.report.add(problem, where, number)
+        if number in classes:
+            self.report.add("class-twice", f"{classes[number]} and {name}", number)
+        if not isinstance(name, str) or not name.strip():
+            self.report.add("class-name", where, name)
+            name = f"class_{number}"
+        elif name in classes.values() and classes.get(number) != name:
+            self.report.add("class-name-twice", name)
+        classes[number] = name
+
+    def annotation(self, annotation: dict, index: int) -> None:
+        report, number = self.report, annotation.get("id")
+        image_id, class_id = annotation.get("image_id"), annotation.get("category_id")
+        problems = [id_problem(i) for i in (number, image_id, class_id)]
+        image = None if problems[1] == "missing" else self.found.images.get(image_id)
+
+        def where() -> str:
+            # only for what is reported: 700,000 texts that nobody reads take seconds
+            name = image.file_name if image is not None else ""
+            at = f"annotations[{index}]" if problems[0] else f"annotation {number}"
+            return f"{name}, {at}" if name else at
+
+        if problems != [None, None, None]:
+            if "id-text" in problems:
+                text = (number, image_id, class_id)[problems.index("id-text")]
+                report.add("id-text", where(), text)
+            if problems[0] == "missing":
+                report.add("annotation-id", where(), number)
+            if "missing" in problems[1:]:
+                report.add("reference", where(), {"image_id": image_id, "category_id": class_id})
+        if problems[0] != "missing":
+            if number in self.annotation_ids:
+                report.add("annotation-twice", where(), number)
+            elif number == 0:
+                report.add("annotation-zero", where())
+            self.annotation_ids.add(number)
+        if problems[1] != "missing":
+            self.annotated.add(image_id)
+            if image is None:
+                report.add("image-unknown", where(), image_id)
+        if problems[2] != "missing":
+            self.found.objects[class_id] += 1
+            if len(self.examples[class_id]) < MAX_EXAMPLES:
+                self.examples[class_id].append(where())
+        if image is not None and not annotation.get("iscrowd"):
+            self.found.usable += 1
+        masked = has_mask(annotation)
+        self.masks[masked] += 1
+        if not masked and self.masks[False] == 1:
+            self.first_without = where()
+        for kind, value in annotation_problems(annotation, image.size if image else None):
+            report.add(kind, where(), value)
+
+    def finish(self) -> None:
+        found, report, counts = self.found, self.report, self.json.counts
+        if self.json.encoding != "utf-8":
+            report.add("encoding", value=self.json.encoding)
+        for section in ("images", "categories"):
+            if not counts.get(section):
+                state = "an empty list" if section in counts else "no list, or not there"
+                report.add("section", f"{section}: {state}")
+        if not counts.get("annotations"):
+            report.add("no-annotations")
+        for section, ids in (("images", found.images), ("categories", found.classes)):
+            texts = [i for i in ids if isinstance(i, str)]
+            if 0 < len(texts) < len(ids):
+                report.add("id-mixed", section, texts[0])
+        for class_id, count in found.objects.items():
+            if class_id not in found.classes:
+                report.add("class-unknown", self.examples[class_id][0], class_id, count)
+        for class_id, name in found.classes.items():
+            if counts.get("annotations") and not found.objects[class_id]:
+                report.add("class-empty", name, class_id)
+        if self.masks[True] and self.masks[False]:
+            report.add("mask-some", self.first_without, count=self.masks[False])
+        for image_id, image in found.images.items():
+            if image_id not in self.annotated:
+                report.add("image-empty", image.file_name)
+
+
+def image_problems(image: dict) -> list[tuple[str, Any]]:
+    """Return (kind, what stands there) of all that is wrong with a record of an image."""
+    problems = []
+    if kind := id_problem(image.get("id")):
+        problems.append((kind if kind == "id-text" else "image-id", image.get("id")))
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name.strip() or _NO_NAME.search(name):
+        problems.append(("image-name", name))
+    sides = [image.get("width"), image.get("height")]
+    if not all(type(n) in (int, float) and 0 < n <= MAX_SIDE and n == int(n) for n in sides):
+        problems.append(("image-size", sides))
+    elif float in map(type, sides):
+        problems.append(("image-number", sides))
+    return problems
+
+
+def compare_classes(found: CheckedJson, train: CheckedJson) -> None:
+    """Report the classes of ``found`` that a model of ``train`` cannot know, or knows by others.
+
+    A model's outputs are numbered by the order of the class ids, so place k has to be the same
+    class in both. A dataset with fewer classes at the end is none the worse for it.
+    """
+    names, known = found.class_names, train.class_names
+    trained = {train.classes[i] for i in train.objects if i in train.classes}
+    for place, name in enumerate(names):
+        if name not in known:
+            found.report.add("class-not-in-train", name)
+        elif place >= len(known) or known[place] != name:
+            found.report.add(
+                "class-order", f"{name} is number {place} here, {known.index(name)} in {train.path}"
+            )
+        elif name not in trained:
+            found.report.add("class-untrained", name)
+
+
+def _place(record: Record) -> str:
+    if record.index is None:
+        return record.section
+    number = record.value.get("id") if isinstance(record.value, dict) else None
+    return f"{record.section}[{record.index}]" + (f" (id {number})" if type(number) is int else "")

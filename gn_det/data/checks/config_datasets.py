@@ -1,0 +1,253 @@
+"""Checks of the datasets that a config names, before any work is done on them."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from gn_det.data.as_coco import check_dicts
+from gn_det.data.errors import DatasetError
+from gn_det.data.locate import json_of, layout_hint
+
+from .coco_file import CheckedJson, check_json, compare_classes
+from .images import check_images_of, missing_files
+from .kinds import KINDS
+
+__all__ = ["DatasetError", "check_datasets", "check_images", "check_masks", "on_one_process"]
+
+logger = logging.getLogger(__name__)
+
+# read at the start of a run, spread evenly: a few seconds, and what is wrong with all is seen
+SAMPLE = 256
+
+
+def check_datasets(cfg: CfgNode, *, training: bool = True) -> None:
+    """Check that the datasets of a config are known, there and sound, and that the classes fit.
+
+    gn_det's own datasets are built where they are missing. Every record of a COCO json is checked,
+    and of ``DATASETS.TEST`` the images too (see :func:`check_images`), and that all that is to be
+    scored is there. Errors are raised, warnings logged. Of several processes, one a machine reads
+    the files.
+
+    Args:
+        cfg: a finished config.
+        training: look at ``DATASETS.TRAIN`` as well as at ``DATASETS.TEST``.
+
+    Raises:
+        DatasetError: with one line for each problem.
+    """
+    keys = ["DATASETS.TRAIN", "DATASETS.TEST"] if training else ["DATASETS.TEST"]
+    problems = []
+    if training and not cfg.DATASETS.TRAIN:
+        problems.append("DATASETS.TRAIN is empty: there is nothing to train on.")
+    there = []
+    for key in keys:
+        for name in cfg.DATASETS[key.rpartition(".")[2]]:
+            missing = _missing(name)
+            if missing:
+                problems.append(f"{key} {missing}")
+            else:
+                there.append((key, name))
+    problems += on_one_process(lambda: list(_content_problems(cfg, there)))
+    if problems:
+        raise DatasetError("\n".join(problems))
+
+
+def check_images(dicts: list[dict], where: str) -> None:
+    """Check that every image file is there, and read some of them as a training will.
+
+    By one listing a folder; at most :data:`SAMPLE` images are read, whole.
+    ``tools/check_dataset.py`` reads all.
+
+    Args:
+        dicts: Detectron2's dataset dicts.
+        where: the config key and the names of the datasets, for the message.
+
+    Raises:
+        DatasetError: files are missing, cannot be read, or have another size than their dict says;
+            the message has their number and the first of them.
+    """
+    if problem := _image_problem(dicts):
+        raise DatasetError(f"{where}: {problem}")
+
+
+def check_masks(dicts: list[dict], where: str) -> None:
+    """Check that every object of a training has a mask; crowds, which it leaves out, need none.
+
+    Args:
+        dicts: Detectron2's dataset dicts.
+        where: the config key and the names of the datasets, for the message.
+
+    Raises:
+        DatasetError: with the number of those without a mask, and the first image of one.
+    """
+    if problem := _mask_problem(dicts, crowds=False):
+        raise DatasetError(f"{where}: {problem}")
+
+
+def _image_problem(dicts: list[dict]) -> str | None:
+    missing = list(missing_files(record["file_name"] for record in dicts))
+    if missing:
+        return f"{len(missing)} of {len(dicts)} images are missing, first of all:{_listed(missing)}"
+    sample = dicts[:: -(-len(dicts) // SAMPLE)] if dicts else []
+    files = [(d["file_name"], (d["width"], d["height"]) if "width" in d else None) for d in sample]
+    bad = [
+        f"{path}: {KINDS[finding.kind].what}: {finding.detail}"
+        for path, finding in check_images_of(files, workers=min(8, os.cpu_count() or 1))
+        if KINDS[finding.kind].severity == "error" and finding.kind != "image-size"
+    ]
+    if not bad:
+        return None
+    return (
+        f"of {len(files)} images that were opened, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+    )
+
+
+def _mask_problem(dicts: list[dict], crowds: bool) -> str | None:
+    owners = [
+        (record["file_name"], _has_mask(annotation))
+        for record in dicts
+        for annotation in record.get("annotations", ())
+        if crowds or not annotation.get("iscrowd", 0)
+    ]
+    without = [file_name for file_name, masked in owners if not masked]
+    if not without:
+        return None
+    return (
+        f"{len(without)} of {len(owners)} annotations have no mask, first of all in {without[0]}, "
+        "but MODEL.MASK_ON is True. Set MODEL.MASK_ON False, or add masks."
+    )
+
+
+def _has_mask(annotation: dict) -> bool:
+    mask = annotation.get("segmentation")  # polygons, RLE, or an array
+    return mask is not None and len(mask) > 0
+
+
+_ADVICE = (
+    "tools/check_dataset.py NAME_OR_JSON shows all that is wrong, and with --fix OUT.json writes a "
+    "repaired copy."
+)
+
+
+def _listed(lines: list[str]) -> str:
+    return "".join(f"\n    {line}" for line in lines[:5])
+
+
+def _missing(name: str) -> str | None:
+    try:
+        json_of(name)
+    except DatasetError as error:
+        return str(error) if name in DatasetCatalog.list() else f"{error} {_REGISTER}"
+    image_root = MetadataCatalog.get(name).get("image_root")
+    if image_root is not None and not os.path.isdir(image_root):
+        return f"{name}: its folder of images {image_root} is missing.{layout_hint(name)}"
+    return None
+
+
+_REGISTER = (
+    "Name your own in DATASETS.REGISTER as [name, json file, folder of images], or register it by "
+    "detectron2.data.datasets.register_coco_instances(name, {}, json_file, image_root) "
+    "before the config is checked."
+)
+
+
+def on_one_process(find: Callable[[], list[str]]) -> list[str]:
+    """Return the problems that the first process of each machine finds, in all processes alike."""
+    mine = find() if comm.get_local_rank() == 0 else []
+    return list(dict.fromkeys(line for lines in comm.all_gather(mine) for line in lines))
+
+
+def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[str]:
+    load = cache(DatasetCatalog.get)
+    checked: dict[str, CheckedJson | None] = {}
+    trained: list[CheckedJson] = []
+    for key, name in named:
+        tested = key == "DATASETS.TEST"
+        try:
+            if checked.get(name) is None:
+                checked[name] = _check_annotations(name, load if tested else None)
+        except DatasetError as error:
+            yield f"{key} {name}: {str(error).removeprefix(f'{name}: ')}"
+            return
+        found = checked[name]
+        yield from (f"{key} {name}: {problem}" for problem in _class_problems(cfg, name, found))
+        if found is None:
+            continue
+        if not tested:
+            trained.append(found)
+        else:
+            for train in trained[:1]:  # Detectron2 wants the same classes in all of them
+                compare_classes(found, train)
+        lines = found.report.lines("error")
+        if lines:
+            advice = f"\n{_ADVICE}" if json_of(name) else ""
+            yield f"{key} {name}: {found.path} has{_listed(lines)}{advice}"
+        elif tested:
+            problems = _test_problems(cfg, found, load(name))
+            yield from (f"{key} {name}: {problem}" for problem in problems)
+        for line in found.report.lines("warning"):
+            logger.warning(f"{name}: {line}")
+    every_one = trained and len(trained) == len(cfg.DATASETS.TRAIN)
+    useless = not any(train.usable or train.report.of("error") for train in trained)
+    if every_one and useless and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        yield f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: there is nothing to learn: {_NO_OBJECT}"
+
+
+_NO_OBJECT = "no image has an annotation, crowds apart. Is this the right json?"
+
+
+def _check_annotations(name: str, load: Callable[[str], list[dict]] | None) -> CheckedJson | None:
+    """Check what a dataset says of its images; None where that is in another format than COCO's.
+
+    A training set without a json is not looked at: it need not have such a form. ``load`` is given
+    for a test set, which our evaluator will bring into it.
+    """
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type", "coco" if load else None) != "coco":
+        return None
+    if json_file := metadata.get("json_file"):
+        return check_json(json_file)
+    return check_dicts(name, load(name)) if load else None
+
+
+def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Iterator[str]:
+    if not found.usable:
+        yield f"there is nothing to score: {_NO_OBJECT}"
+    elif cfg.MODEL.MASK_ON and (problem := _mask_problem(dicts, crowds=True)):
+        yield problem
+    if problem := _image_problem(dicts):
+        yield problem
+
+
+def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Iterator[str]:
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None and found is not None:
+        # register_coco_instances learns the classes only when the dataset is loaded
+        classes = found.class_names
+    if not classes:
+        return
+    key = {
+        "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+        "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+        "FCOS": "MODEL.FCOS.NUM_CLASSES",
+    }.get(cfg.MODEL.META_ARCHITECTURE)
+    if key is None:
+        return
+    node = cfg
+    for part in key.split("."):
+        if part not in node:
+            return
+        node = node[part]
+    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    message = (
+        f"it has {len(classes)} classes ({shown}), but {key} is {node}. Set {key} {len(classes)}."
+    )
+    if node < len(classes):
+        yield message
+    elif node > len(classes):  # trains, with outputs that no object of this dataset ever uses
+        logger.warning(f"{name}: {message}")

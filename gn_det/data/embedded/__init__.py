@@ -1,0 +1,1 @@
+"""The embedded detection dataset, photo digits."""

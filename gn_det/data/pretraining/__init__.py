@@ -1,0 +1,1 @@
+"""Datasets of labelled images for the pre-training of backbones."""

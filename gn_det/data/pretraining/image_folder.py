@@ -1,0 +1,184 @@
+"""Images in folders of their classes: ImageNet's layout, train/CLASS/IMAGE and val/CLASS/IMAGE."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
+from PIL import Image, ImageOps
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+from gn_det.data.checks.images import check_image, check_images_of
+from gn_det.data.errors import DatasetError
+
+from .labelled import LabelledSplit, root_places
+from .transforms import eval_transform, resize_to, train_transform
+
+__all__ = ["check_image_folders", "find_image_folder", "image_folder"]
+
+# read at the start of a run, spread evenly over the classes
+SAMPLE = 256
+
+
+def find_image_folder(root: str) -> str:
+    """Return the path of ``PRETRAIN.ROOT``, which has the folders train and val.
+
+    Raises:
+        DatasetError: it is not there; the message says where it was looked for.
+    """
+    places = root_places(root)
+    for place in places:
+        if os.path.isdir(place):
+            return place
+    raise DatasetError(
+        f"PRETRAIN.ROOT {root}: there is no folder {' and none '.join(places)}. It has to hold "
+        "train/CLASS/IMAGE and val/CLASS/IMAGE. Name another by PRETRAIN.ROOT, or set the "
+        "environment variable DETECTRON2_DATASETS to the folder that it is in."
+    )
+
+
+def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
+    """Check that classes and images of train and val are there, and read some of the images.
+
+    Args:
+        cfg: a config with gn_det's keys.
+        training: look at train as well as at val.
+
+    Raises:
+        DatasetError: with what is wrong, in one line.
+    """
+    if resize_to(cfg) < cfg.PRETRAIN.CROP:
+        raise DatasetError(
+            f"PRETRAIN.RESIZE {cfg.PRETRAIN.RESIZE} is less than PRETRAIN.CROP "
+            f"{cfg.PRETRAIN.CROP}: in evaluation the square would have black borders. 0 goes with "
+            "every CROP."
+        )
+    root = find_image_folder(cfg.PRETRAIN.ROOT)
+    val = _classes(os.path.join(root, "val"))
+    train = _classes(os.path.join(root, "train")) if training else val
+    if train != val:
+        raise DatasetError(
+            f"{root}: the classes of train and val differ: {_some(train - val)} in train alone, "
+            f"{_some(val - train)} in val alone. They are numbered in the order of their names, so "
+            "that every number behind the first difference would mean another class."
+        )
+    if len(val) != cfg.MODEL.CLASSIFIER.NUM_CLASSES:
+        raise DatasetError(
+            f"{root} has {_some(val)}, but MODEL.CLASSIFIER.NUM_CLASSES is "
+            f"{cfg.MODEL.CLASSIFIER.NUM_CLASSES}. Set it to {len(val)}."
+        )
+    for split in ("train", "val") if training else ("val",):
+        folder = os.path.join(root, split)
+        _check_sample(folder, _images_by_class(folder, sorted(val)))
+
+
+def _classes(folder: str) -> set[str]:
+    if not os.path.isdir(folder):
+        raise DatasetError(f"There is no folder {folder}: PRETRAIN.ROOT needs train and val.")
+    with os.scandir(folder) as entries:
+        names = {entry.name: entry.is_dir() for entry in entries}
+    classes = {name for name, is_dir in names.items() if is_dir}
+    if not classes:
+        raise DatasetError(
+            f"{folder} has {len(names)} files and no folder: every class needs a folder of its own "
+            "for its images. (ImageNet's validation images come without; its development kit says "
+            "which class each of them is.)"
+        )
+    return classes
+
+
+def _images_by_class(folder: str, classes: list[str]) -> dict[str, list[str]]:
+    images = {name: list(_images(os.path.join(folder, name))) for name in classes}
+    empty = {name for name, paths in images.items() if not paths}
+    if empty:
+        raise DatasetError(
+            f"{folder}: {_some(empty)} without an image. Images end in {', '.join(IMG_EXTENSIONS)}."
+        )
+    return images
+
+
+def _images(folder: str) -> list[str]:
+    return [
+        os.path.join(path, name)
+        for path, _, names in os.walk(folder, followlinks=True)
+        for name in sorted(names)
+        if has_file_allowed_extension(name, IMG_EXTENSIONS)
+    ]
+
+
+def _check_sample(folder: str, images: dict[str, list[str]]) -> None:
+    paths = [path for of_class in images.values() for path in of_class]
+    sample = paths[:: -(-len(paths) // SAMPLE)]
+    found = check_images_of(((path, None) for path in sample), workers=min(8, os.cpu_count() or 1))
+    bad = [(path, finding) for path, finding in found if finding.size is None]
+    if bad:
+        path, finding = bad[0]
+        raise DatasetError(
+            f"{folder}: of {len(sample)} images that were opened, {len(bad)} cannot be read, such "
+            f"as {path}: {finding.detail}."
+        )
+    for path in sample:
+        with Image.open(path) as image:
+            if problem := _depth_problem(image):
+                raise DatasetError(f"{path} is {problem}.")
+
+
+def _depth_problem(image: Image.Image) -> str | None:
+    """Return what is wrong with more than 8 bits a channel: Pillow would make most of it white."""
+    if not image.mode.startswith(("I", "F")):
+        return None
+    return (
+        f"of mode {image.mode}, and what is above 255 would be cut off. Convert such images to 8 "
+        "bits a channel"
+    )
+
+
+def _some(names: set[str]) -> str:
+    """Return ``3 classes (a, b, c)``."""
+    shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'}" + (f" ({shown})" if names else "")
+
+
+def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
+    """Return one split of :func:`find_image_folder`'s folder.
+
+    Args:
+        cfg: a config with gn_det's keys.
+        split: "train" (augmented) or "val".
+
+    Raises:
+        DatasetError: see :func:`find_image_folder`; the mapper for an image that cannot be read.
+    """
+    make = train_transform if split == "train" else eval_transform
+    found = ImageFolder(os.path.join(find_image_folder(cfg.PRETRAIN.ROOT), split))
+    # packed: worker processes share its memory
+    records = DatasetFromList(
+        [{"file_name": path, "label": label} for path, label in found.samples], copy=False
+    )
+    return LabelledSplit(records, partial(_read, transform=make(cfg)), len(found.classes))
+
+
+def _open(path: str) -> Image.Image:
+    """Return an image in RGB, turned as its EXIF says: so Detectron2 reads those of detection."""
+    with open(path, "rb") as file:
+        image = ImageOps.exif_transpose(Image.open(file))
+        if problem := _depth_problem(image):
+            raise ValueError(f"it is {problem}")
+        return image.convert("RGB")
+
+
+def _read(record: dict[str, Any], transform: Callable) -> dict[str, Any]:
+    path = record["file_name"]
+    try:
+        image = _open(path)
+    except Exception as error:  # noqa: BLE001 Pillow's readers raise whatever they are led to
+        finding = check_image(path, None)
+        detail = finding.detail if finding and finding.detail else error
+        raise DatasetError(
+            f"{path} cannot be read as an image: {detail}. Get it again, or remove it, and go "
+            "on by --resume."
+        ) from error
+    return {**record, "image": transform(image)}

@@ -1,0 +1,228 @@
+"""Does a training step again, and finds the first module whose numbers are not finite.
+
+Nothing of it runs in a step that goes well. The step is done on the bare model, by one process
+alone: no DistributedDataParallel, no collective, and no gradient is written to a parameter.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from gn_det.data import seed_everything
+
+__all__ = ["NonFiniteReport", "Step", "locate_nonfinite", "not_finite"]
+
+
+@dataclass
+class Step:
+    """What a process did in one step, besides its weights.
+
+    Attributes:
+        batches: its micro-batches; fewer than ``micro_batch_ids`` where the step ended early.
+        micro_batch_ids: the number of each micro-batch's virtual GPU.
+        iteration: of the step.
+        seed: of the run; None: the random numbers cannot be drawn again.
+        scale: that the loss was multiplied by; 1 without a loss scaler.
+    """
+
+    batches: list[Any]
+    micro_batch_ids: list[int]
+    iteration: int
+    seed: int | None
+    scale: float = 1.0
+
+
+@dataclass
+class NonFiniteReport:
+    """What doing a step again showed.
+
+    Attributes:
+        losses: of each micro-batch that came so far.
+        place: a sentence about where numbers stopped being finite; "" where all are.
+        batch: index of the micro-batch in which that was.
+    """
+
+    losses: list[dict[str, float]] = field(default_factory=list)
+    place: str = ""
+    batch: int | None = None
+
+
+def locate_nonfinite(
+    model: nn.Module, step: Step, autocast: Callable[[], AbstractContextManager]
+) -> NonFiniteReport:
+    """Do ``step`` again up to the first module whose output or gradient is not finite.
+
+    Args:
+        model: not wrapped, in training mode. Its weights, buffers and gradients stay as they are.
+        step: to be done.
+        autocast: makes the context of the forward pass.
+    """
+    finding, watch = NonFiniteReport(), _NonFiniteHooks()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    largest = (0.0, "")
+    # Detectron2's heads write to a storage: to one that nobody reads
+    with _kept_buffers(model), watch.on(model), EventStorage(step.iteration):
+        for index, (batch, gpu) in enumerate(zip(step.batches, step.micro_batch_ids)):
+            finding.batch = index
+            if step.seed is not None:
+                seed_everything(step.seed, step.iteration, gpu)
+            finding.place = _forward(model, batch, autocast, watch, finding)
+            if finding.place:
+                return finding
+            loss = watch.loss * step.scale / len(step.micro_batch_ids)
+            gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+            given = {n: g for n, g in zip(parameters, gradients) if g is not None}
+            finding.place = watch.found or _bad_parameters(given)
+            if finding.place:
+                return finding
+            norms = {name: float(gradient.norm()) for name, gradient in given.items()}
+            largest = max(largest, *((norm, name) for name, norm in norms.items()))
+    finding.batch = None
+    if not math.isfinite(largest[0]):
+        finding.place = (
+            f"Each number of the gradient is finite, but that of {largest[1]} is so large that its "
+            "norm is not."
+        )
+    return finding
+
+
+def _forward(
+    model: nn.Module,
+    batch: Any,
+    autocast: Callable[[], AbstractContextManager],
+    watch: "_NonFiniteHooks",
+    finding: NonFiniteReport,
+) -> str:
+    """Run a micro-batch, and return where it was not finite."""
+    watch.begin()
+    try:
+        with autocast():
+            losses = model(batch)
+        watch.loss = sum(losses.values())
+        finding.losses.append({name: float(loss.detach()) for name, loss in losses.items()})
+    except Exception as error:
+        # NaN breaks what comes after it in many ways
+        if not watch.found and not isinstance(error, FloatingPointError):
+            raise
+        return watch.found or f"All outputs of modules were finite until this: {error}"
+    finally:
+        watch.forward = False  # what lean and minimal run again in backward was looked at
+    return watch.found
+
+
+def _bad_parameters(gradients: dict[str, torch.Tensor]) -> str:
+    bad = [name for name, gradient in gradients.items() if not_finite(gradient)]
+    if not bad:
+        return ""
+    more = f" (and those of {len(bad) - 1} more)" if bad[1:] else ""
+    return (
+        "The gradients at all modules' outputs are finite, but the gradient of parameter "
+        f"{bad[0]}{more} is not."
+    )
+
+
+class _NonFiniteHooks:
+    """Hooks on all modules, and on their outputs for the gradients."""
+
+    def __init__(self):
+        self.found = ""
+        self.forward = False
+        self.loss: torch.Tensor | None = None
+        self._last_gradient = "the losses"
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        names = {
+            name: f"{name or 'the model'} ({type(module).__name__})"
+            for name, module in model.named_modules()
+        }
+        hooks = [
+            module.register_forward_hook(
+                partial(self._after, names[name], names[name.rpartition(".")[0]]),
+                with_kwargs=True,
+            )
+            for name, module in model.named_modules()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def begin(self) -> None:
+        self.forward, self._last_gradient = True, "the losses"
+
+    def _after(
+        self, who: str, parent: str, module: nn.Module, args: tuple, kwargs: dict, output: Any
+    ) -> None:
+        if self.found or not self.forward:
+            return
+        for path, tensor in _tensors(output):
+            bad = not_finite(tensor)
+            if bad:
+                fine = not any(not_finite(t) for _, t in _tensors((args, kwargs)))
+                before = f"was not finite already: look at what {parent} does before it."
+                self.found = (
+                    f"{who} is the first module whose output is not finite"
+                    f"{path and f' ({path})'}: {bad:,} of {tensor.numel():,} numbers. Its input "
+                    f"{'was finite.' if fine else before}"
+                )
+                return
+            if tensor.requires_grad:
+                # a hook of the tensor, not of the module: those forbid in-place operations
+                tensor.register_hook(partial(self._gradient, who))
+
+    def _gradient(self, who: str, gradient: torch.Tensor) -> None:
+        if self.found:
+            return
+        bad = not_finite(gradient)
+        if not bad:
+            self._last_gradient = f"the output of {who}"
+            return
+        self.found = (
+            f"{who} is the first module, in backward, whose output's gradient is not finite: "
+            f"{bad:,} of {gradient.numel():,} numbers. The last gradient that was finite is that "
+            f"of {self._last_gradient}."
+        )
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+
+
+def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors in containers and in Detectron2's structures, with their keys."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Instances):
+        yield from _tensors(value.get_fields(), path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item, path)
+    elif isinstance(getattr(value, "tensor", None), torch.Tensor):  # Boxes, ImageList, BitMasks
+        yield path, value.tensor
+
+
+def not_finite(tensor: torch.Tensor) -> int:
+    """Return how many numbers of a tensor are NaN or infinite; 0 for whole numbers."""
+    if not tensor.is_floating_point():
+        return 0
+    return int((~torch.isfinite(tensor.detach())).sum())

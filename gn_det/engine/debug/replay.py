@@ -1,0 +1,55 @@
+"""Does a step that failed once more, from the file that the run left of it."""
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from gn_det.config import get_cfg
+from gn_det.engine.precision import autocast
+from gn_det.engine.setup import fall_back_to_cpu
+
+from .locate_nonfinite import NonFiniteReport, Step, locate_nonfinite
+from .step_file import load_step
+
+__all__ = ["replay"]
+
+
+def replay(
+    path: str | Path, build_model: Callable[[CfgNode], nn.Module] = build_model
+) -> tuple[Step, NonFiniteReport]:
+    """Do the step of a file ``nonfinite_iter*.pth`` again, from the weights before it.
+
+    On the CPU where there is no GPU; there a number may be finite that was not on the GPU.
+
+    Args:
+        path: of the file. No code is run from it.
+        build_model: a project's own, such as ``MyTrainer.build_model``.
+
+    Returns:
+        The step, and what was found.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: it is not a file of a failed step.
+    """
+    text, state, step = load_step(path)
+    cfg = _read(text)
+    fall_back_to_cpu(cfg)
+    model = build_model(cfg).train()
+    model.load_state_dict(state)
+    return step, locate_nonfinite(model, step, partial(autocast, cfg))
+
+
+def _read(text: str) -> CfgNode:
+    cfg = get_cfg()
+    cfg.set_new_allowed(True)  # keys of a user's project
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config.yaml")
+        file.write_text(text)
+        cfg.merge_from_file(str(file))
+    return cfg

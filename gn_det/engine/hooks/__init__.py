@@ -1,0 +1,1 @@
+"""Hooks of a run, as Detectron2 knows them."""

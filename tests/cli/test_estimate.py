@@ -1,0 +1,58 @@
+"""The command that tells a step's memory."""
+
+import argparse
+
+import pytest
+
+from gn_det.cli import estimate as module
+from gn_det.cli.estimate import parse_bytes
+
+
+def _args(*line):
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return parser.parse_args(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8GiB", 2**33), ("8GB", 2**33), ("1.5 g", 3 * 2**29), ("500M", 500 * 2**20), ("7", 7)],
+)
+def test_budgets(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "8 apples", "1.2.3G", "-1G"])
+def test_what_is_no_budget(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
+        parse_bytes(text)
+
+
+def test_command_says_which_mode_fits():
+    name = "photo_digits_mask_rcnn_R18_gn_all.yaml"
+    record = module.run(_args("--config", name, "--size", "64x96", "--images", "1"))
+    totals = {mode: b["total"] for mode, b in record["modes"].items()}
+    assert totals["standard"] > totals["lean"] > totals["minimal"]
+    assert "fits" not in module.table(record)
+    for budget, words in (
+        (totals["standard"], "standard fits in"),
+        (totals["lean"], "lean fits in"),
+        (totals["minimal"] - 1, "None fits in"),
+    ):
+        assert words in module.table({**record, "budget": budget})
+
+
+def test_defaults_are_the_largest_image_and_a_gpus_share():
+    args = _args("--config", "photo_digits_mask_rcnn_R18_gn_all.yaml")
+    args.opts = ["INPUT.MIN_SIZE_TRAIN", "(32, 64)", "INPUT.MAX_SIZE_TRAIN", "96"]
+    args.opts += ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.REFERENCE_WORLD_SIZE", "2"]
+    record = module.run(args)
+    assert (record["height"], record["width"], record["images"]) == (64, 96, 2)
+
+
+def test_a_virtual_gpus_images_are_what_is_in_memory():
+    args = _args("--config", "photo_digits_mask_rcnn_R18_gn_all.yaml", "--size", "64x96")
+    args.opts = ["SOLVER.IMS_PER_BATCH", "16", "SOLVER.IMS_PER_STEP", "1"]
+    record = module.run(args)
+    assert record["images"] == 1
+    assert "1 x 64x96 in one pass of a process" in module.table(record)

@@ -1,0 +1,131 @@
+import json
+import os
+
+import pytest
+
+from gn_det.data import DatasetError, changes_file, check_json, repair
+from gn_det.data.checks.images import ImageFinding
+
+
+def fixed(made, files=None):
+    out = made.json.with_name("out.json")
+    repair(made.write(), out, files)
+    return json.loads(out.read_text()), open(changes_file(out)).read().splitlines()
+
+
+def test_nothing_to_mend(made):
+    made.content["licenses"] = []
+    made.content["more"] = None
+    content, changes = fixed(made)
+    assert content == made.content
+    assert changes == []
+
+
+def test_list_of_changes(made):
+    made.first["bbox"] = [50, 8, 20, 20]
+    made.content["annotations"][1]["image_id"] = 99
+    content, changes = fixed(made, {"3.png": ImageFinding("file-missing")})
+    assert changes == [
+        "images[2] 3.png: file-missing: removed, with its annotations",
+        "annotations[0] (id 1): box-outside: mended",
+        "annotations[1] (id 2): image-unknown: removed: image 99 is not there",
+        "annotations[2] (id 3): image-unknown: removed: image 3 is not there",
+        "annotations[6] (id 7): image-unknown: removed: image 3 is not there",
+    ]
+    assert [a["id"] for a in content["annotations"]] == [1, 4, 5, 6]
+    assert [i["id"] for i in content["images"]] == [1, 2, 4]
+    assert content["annotations"][0]["bbox"] == [50, 8, 14, 20]
+
+
+def test_sizes_are_the_files(made):
+    made.content["images"][0]["height"] = None
+    files = {
+        "1.png": ImageFinding("image-size", size=(30, 40)),
+        "2.png": ImageFinding("file-size", size=(50, 60)),
+    }
+    content, _ = fixed(made, files)
+    sizes = [(i["width"], i["height"]) for i in content["images"]]
+    assert sizes == [(30, 40), (50, 60), (64, 48), (64, 48)]
+
+
+def test_twins(made):
+    images = made.content["images"]
+    images.append(dict(images[0]))  # the same file
+    images[2]["id"] = 2  # 2.png and 3.png
+    content, _ = fixed(made)
+    assert [i["file_name"] for i in content["images"]] == ["1.png", "4.png"]
+    assert {a["image_id"] for a in content["annotations"]} == {1, 4}
+
+
+def test_texts_become_numbers_everywhere(made):
+    for image in made.content["images"]:
+        image["id"] = str(image["id"])
+    for annotation in made.content["annotations"]:
+        annotation["image_id"] = float(annotation["image_id"])
+    content, changes = fixed(made)
+    assert [i["id"] for i in content["images"]] == [1, 2, 3, 4]
+    assert all(type(a["image_id"]) is int for a in content["annotations"])
+    assert len(changes) == 4 + 7
+    assert len(content["annotations"]) == 7
+
+
+def test_new_ids_are_free(made):
+    for i, number in enumerate([5, 5, None, 0, 100, 5, 7]):
+        made.content["annotations"][i]["id"] = number
+    content, _ = fixed(made)
+    assert [a["id"] for a in content["annotations"]] == [5, 101, 102, 103, 100, 104, 7]
+
+
+def test_nan_elsewhere_is_null(made):
+    made.content["info"] = {"scores": [1, float("nan"), float("inf")]}
+    made.first["mine"] = float("nan")
+    content, _ = fixed(made)
+    assert content["info"] == {"scores": [1, None, None]}
+    assert content["annotations"][0]["mine"] is None
+
+
+@pytest.mark.parametrize("taken", ["out.json", "out.json.changes.txt"])
+@pytest.mark.parametrize("make", [lambda p: p.write_text("mine"), lambda p: p.symlink_to("gone")])
+def test_nothing_is_overwritten(made, taken, make):
+    path = made.json.with_name(taken)
+    make(path)
+    with pytest.raises(DatasetError, match=rf"{taken} exists already"):
+        repair(made.json, made.json.with_name("out.json"))
+    assert path.is_symlink() or path.read_text() == "mine"
+    assert len(list(made.json.parent.iterdir())) == 3  # the json, the images, what was there
+
+
+def test_the_input_is_not_the_output(made):
+    before = made.json.read_bytes()
+    with pytest.raises(DatasetError, match="exists already"):
+        repair(made.json, made.json)
+    assert made.json.read_bytes() == before
+
+
+def test_no_folder(made):
+    with pytest.raises(DatasetError, match="there is no folder"):
+        repair(made.json, made.json.parent / "no" / "out.json")
+
+
+def test_full_disk_leaves_nothing_behind(made, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("gn_det.data.checks.fixed_copy.json.dumps", full)
+    with pytest.raises(DatasetError, match="cannot be written: No space left on device"):
+        repair(made.json, made.json.with_name("out.json"))
+    assert len(list(made.json.parent.iterdir())) == 2
+
+
+def test_deep_nesting(made):
+    deep = "[" * 900 + "]" * 900
+    made.json.write_text(made.json.read_text().replace('"made by a test"', deep))
+    check_json(made.json)
+    out = made.json.with_name("out.json")
+    try:  # as deep as Python's stack allows
+        repair(made.json, out)
+    except DatasetError as error:
+        assert "nested too deep" in str(error)  # noqa: PT017
+        assert not out.exists()
+    else:
+        assert deep in out.read_text()

@@ -1,0 +1,130 @@
+"""What a signal does at each place of a run, with stand-ins for all that takes time."""
+
+import contextlib
+import logging
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+from detectron2.engine import hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils import comm
+
+from gn_det.engine.hooks import preemption
+from gn_det.engine.hooks.preemption import EXIT_PREEMPTED, PreemptionHook
+
+
+class Run(TrainerBase):
+    """A run of three iterations, with an evaluation after the second one and at the end.
+
+    ``at`` has what is done where: keys are ("step", 0), ("save", 1), ("evaluation", 3) and so on.
+    What happens is noted in ``seen``.
+    """
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.seen = at, []
+        self.stop_requested = self.leave = False
+        checkpoints = SimpleNamespace(period=1000, save_now=lambda: self.do("save"))
+        leave = PreemptionHook(self, checkpoints)
+
+        def evaluate():
+            with leave.evaluating():
+                self.do("evaluation")
+
+        restore_handlers = hooks.CallbackHook(after_train=lambda trainer: leave.restore_handlers())
+        self.register_hooks([leave, hooks.EvalHook(2, evaluate), restore_handlers])
+
+    def do(self, what):
+        self.seen.append((what, self.iter))
+        self.at.get((what, self.iter), lambda: None)()
+
+    def run_step(self):
+        self.do("step")
+        self.leave = self.stop_requested
+
+
+def leaves(run):
+    with pytest.raises(SystemExit) as left:
+        run.train(0, 3)
+    assert left.value.code == EXIT_PREEMPTED
+    return run.seen
+
+
+def test_the_signals_are_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    Run({}).train(0, 3)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_after_a_step_all_wait_for_the_one_that_saves(send, monkeypatch):
+    run = Run({("step", 0): send})
+    monkeypatch.setattr(comm, "synchronize", lambda: run.do("wait"))
+    assert leaves(run) == [("step", 0), ("save", 0), ("wait", 0)]
+
+
+@pytest.mark.parametrize("place", ["step", "evaluation"])
+def test_another_signal_does_nothing(send, place):
+    both = {(place, 1): send, ("save", 1): lambda: [send(name) for name in preemption.SIGNALS]}
+    assert leaves(Run(both))[-1] == ("save", 1)
+    send()  # in what is left to do
+
+
+@pytest.mark.parametrize("name", preemption.SIGNALS)
+def test_the_evaluation_of_the_end(send, caplog, name):
+    with caplog.at_level(logging.WARNING, "gn_det"):
+        seen = leaves(Run({("evaluation", 3): lambda: send(name)}))
+    assert seen[-1] == ("evaluation", 3)  # model_final is there: nothing is saved
+    assert "stopped after iteration 2 with status 75" in caplog.text
+
+
+def test_a_signal_just_before_an_evaluation(send):
+    run = Run({})
+    run.register_hooks([hooks.CallbackHook(after_step=lambda _: run.iter == 1 and send())])
+    run._hooks.insert(1, run._hooks.pop())  # after the place where a step is left
+    assert leaves(run) == [("step", 0), ("step", 1), ("save", 1)]
+
+
+def test_a_signal_to_another_process_just_before_an_evaluation(monkeypatch):
+    run = Run({})
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, True])
+    monkeypatch.setattr(comm, "synchronize", lambda: run.do("wait"))
+    assert leaves(run) == [("step", 0), ("step", 1), ("save", 1), ("wait", 1)]
+
+
+def test_a_process_that_loads_data_does_nothing(send):
+    statuses = []
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                send("SIGUSR1")
+                os._exit(0)
+            os._exit(1)
+        statuses.append(os.waitpid(child, 0)[1])
+
+    run = Run({("evaluation", 1): fork})
+    run.train(0, 3)
+    assert statuses == [0]
+    assert ("save", 1) not in run.seen
+
+
+def test_a_connection_that_breaks_since_another_one_left(send, monkeypatch):
+    def break_off():
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine])
+    monkeypatch.setattr(comm, "synchronize", lambda: None)
+    monkeypatch.setattr(preemption.time, "sleep", lambda seconds: send())
+    assert leaves(Run({("evaluation", 1): break_off}))[-1] == ("save", 1)
+
+
+def test_a_signal_to_one_that_waits_for_the_scores_is_for_the_next_step(send, monkeypatch):
+    run = Run({})
+    monkeypatch.setattr(comm, "synchronize", lambda: run.seen[-1] == ("evaluation", 1) and send())
+    with pytest.raises(SystemExit):
+        run.train(0, 4)
+    assert run.seen[-3:] == [("evaluation", 1), ("step", 2), ("save", 2)]
