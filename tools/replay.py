@@ -4,7 +4,7 @@
 tools/replay.py output/nonfinite_iter0000123_rank0.pth
 
 The run that failed wrote the file. No code is run from it. A project with modules of its own calls
-gn_det.engine.debug.replay(FILE) after importing them. Exit status: 1 where numbers are not finite again;
+gn_det.engine.replay(FILE) after importing them. Exit status: 1 where numbers are not finite again;
 0 where all are; 2 where the file cannot be used.
 """
 

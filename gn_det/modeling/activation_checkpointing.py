@@ -66,7 +66,7 @@ def tag_recomputable(function: Callable, x: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Let operations inside keep none of ``tensors`` for backward where :func:`tag_recomputable` made it.
+    """Let operations inside keep none of ``tensors`` that :func:`tag_recomputable` made.
 
     Args:
         tensors: those with a note are made again in backward, by what the note says; what their

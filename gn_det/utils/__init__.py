@@ -1,5 +1,6 @@
 """Small helpers that know nothing of gn_det's other parts."""
 
 from .atomic_write import SaveError, atomic_write
+from .text import and_more, closest, did_you_mean
 
-__all__ = ["SaveError", "atomic_write"]
+__all__ = ["SaveError", "and_more", "atomic_write", "closest", "did_you_mean"]

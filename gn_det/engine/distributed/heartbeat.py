@@ -32,7 +32,7 @@ TOLD = "silent"  # the key under which rank 0 tells whom it found
 
 @contextmanager
 def watched(host: str, port: int) -> Iterator[None]:
-    """HeartbeatMonitor all processes of the run inside; in each of them, once the process group is there.
+    """Watch all processes of the run inside; in each of them, once the process group is there.
 
     Args:
         host: of the process group's store.

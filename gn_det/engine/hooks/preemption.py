@@ -31,8 +31,8 @@ class PreemptionHook(HookBase):
     """Ends a run with status :data:`EXIT_PREEMPTED` after the step in which a signal came.
 
     A signal to one process is enough: they tell each other at each step. It comes after the hook
-    that saves. The last hook calls :meth:`restore_handlers`, as the evaluation of the end is made by a
-    hook as well. Once the run leaves, the signals are ignored.
+    that saves. The last hook calls :meth:`restore_handlers`, as the evaluation of the end is made
+    by a hook as well. Once the run leaves, the signals are ignored.
 
     Args:
         steps: of the run.
