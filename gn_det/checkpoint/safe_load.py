@@ -1,17 +1,20 @@
 """Reading a file of weights by its content, whatever its name ends with, without running code."""
 
+import logging
 import os
 import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import WeightsError
-from .safe_content import shown
-from .safe_numpy import load_numpy_pickle
-from .safe_pickle import DamagedPickle
-from .safe_torch import LEGACY_MAGIC, is_tar, load_torch_legacy, load_torch_zip
+from .safe_content import Placeholder, check_content, shown
+from .safe_numpy import BUILDS, CALLS, is_array
+from .safe_pickle import MAX_OPERATIONS, DamagedPickle, load_pickle
+from .safe_torch import LEGACY_MAGIC, is_tar, is_torch, load_torch_legacy, load_torch_zip
 
 __all__ = ["load_file"]
+
+logger = logging.getLogger(__name__)
 
 _WEB_PAGE = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE
@@ -35,18 +38,21 @@ def load_file(path: str | Path) -> dict[str, Any]:
     """Read a pickle of arrays, or a file of ``torch.save``, by its content.
 
     Detectron's and Detectron2's ``.pkl`` (Python 2 and 3, protocol 0 to 5, NumPy 1 and 2), and
-    PyTorch's zip and older files. Only arrays, tensors, numbers, strings and containers are read;
-    no code of the file is run, and memory stays within a small multiple of its size.
+    PyTorch's zip and older files. Arrays, tensors, numbers, strings and containers are read. An
+    object of another class is left out, with a line in the log that says which: a
+    :class:`~gn_det.checkpoint.safe_content.Placeholder` stands in its place. No code of the file
+    is run, and memory stays within a small multiple of the file's size.
 
     Args:
-        path: a file on this machine.
+        path: The path of a file on this machine.
 
     Returns:
         The content as it was saved: arrays stay NumPy's, tensors are PyTorch's on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        WeightsError: it would run code, is damaged, of another format, or holds no dict. One line.
+        FileNotFoundError: There is no such file.
+        WeightsError: The file reaches for the system, is damaged or of another format, or holds no
+            dict. The message is one line.
     """
     path = Path(path)
     if not path.exists():
@@ -56,13 +62,25 @@ def load_file(path: str | Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _load(file)
+        left_out = check_content(content, MAX_OPERATIONS, _is_data)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}.") from error.__cause__
     except OSError as error:
         raise WeightsError(f"{path}: it cannot be read ({error.strerror or error}).") from error
+    if type(content) is Placeholder:
+        raise WeightsError(
+            f"{path}: it holds an object of {shown(content.name)}, not weights by name: save the "
+            "model's state_dict() instead."
+        )
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: it holds a {type(content).__name__}, not weights by name.")
+    if left_out:
+        logger.warning(f"{path}: left out, as it is no data: {left_out}.")
     return content
+
+
+def _is_data(item: Any) -> bool:
+    return is_array(item) or is_torch(item)
 
 
 def _load(file: BinaryIO) -> Any:
@@ -76,8 +94,8 @@ def _load(file: BinaryIO) -> Any:
             "it is a web page, not weights: the download probably failed (a login, an error or "
             "a preview page was saved); get the file itself"
         )
-    for start, what in _OTHER_FORMATS.items():
-        if head.startswith(start):
+    for magic, what in _OTHER_FORMATS.items():
+        if head.startswith(magic):
             raise WeightsError(f"it {what}")
     if _SAFETENSORS.match(head):
         raise WeightsError("it is a safetensors file: convert it with torch.save first")
@@ -90,7 +108,7 @@ def _load(file: BinaryIO) -> Any:
     if head[0] > 0x80:  # protocols 2 and later start with 0x80, those before with a letter
         raise WeightsError("it is neither a pickle nor a file of torch.save, or it is damaged")
     try:
-        return load_numpy_pickle(file, size)
+        return load_pickle(file, size, calls=CALLS, builds=BUILDS)
     except DamagedPickle:
         if not head.startswith(b"\x80") and _is_text(head):
             start = shown(head[:60].decode(errors="replace"), 70)

@@ -1,41 +1,38 @@
-"""What a pickle of arrays may name: a few functions of NumPy, written again for numbers alone."""
+"""What the names of Python's and NumPy's own types stand for: functions for numbers alone."""
 
 import math
 import re
 from collections import OrderedDict
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .errors import WeightsError
-from .safe_content import check_keys, shown
-from .safe_pickle import Budget, Global, Vocabulary, load_pickle
+from .safe_content import Placeholder, hashable, shown
+from .safe_pickle import Budget
 
-__all__ = ["PLAIN_BUILDS", "PLAIN_CALLS", "load_numpy_pickle"]
+__all__ = ["BUILDS", "CALLS", "is_array"]
 
-_KINDS = "biufc"
+_KINDS = "biufcSU"  # types of a fixed size, without references
 
 
 class DType:
-    """The stand-in of a dtype: BUILD sets its byte order in place, which NumPy's must not see."""
+    """The stand-in of a dtype: BUILD sets its byte order in place, which NumPy's must not see.
+
+    Args:
+        dtype: NumPy's dtype.
+    """
+
+    name = "numpy.dtype"
 
     def __init__(self, dtype: np.dtype):
         self.dtype = dtype
 
 
-def load_numpy_pickle(file: BinaryIO, size: int) -> Any:
-    """Read one pickle of arrays, numbers, strings and containers, from NumPy 1 or 2, Python 2 or 3.
-
-    Arrays are what ``pickle.load`` makes of them, bit by bit: type, shape, memory layout.
-
-    Args:
-        file: a seekable file at the start of the pickle; left behind its end.
-        size: the length of the whole file in bytes.
-
-    Raises:
-        WeightsError: it holds something else, or is damaged.
-    """
-    return load_pickle(file, size, _VOCABULARY)
+def is_array(item: Any) -> bool:
+    """Return whether an object out of a file is an array or a scalar of NumPy that was read."""
+    return type(item) is np.ndarray and item.dtype.kind in _KINDS or isinstance(item, np.generic)
 
 
 def _encode(budget: Budget, text: str, encoding: str) -> bytes:
@@ -64,9 +61,8 @@ def _complex(_budget: Budget, real: float, imaginary: float) -> complex:
 def _set(budget: Budget, items: list) -> set:
     if type(items) is not list:
         raise TypeError
-    check_keys(items)
     budget.charge(32 * len(items))
-    return set(items)
+    return set(map(hashable, items))
 
 
 def _frozenset(budget: Budget, items: list) -> frozenset:
@@ -76,10 +72,8 @@ def _frozenset(budget: Budget, items: list) -> frozenset:
 def _ordered_dict(budget: Budget, pairs: Any = ()) -> OrderedDict:
     if type(pairs) not in (list, tuple) or any(type(p) not in (list, tuple) for p in pairs):
         raise TypeError
-    pairs = [(key, value) for key, value in pairs]
-    check_keys(key for key, _ in pairs)
     budget.charge(64 * len(pairs))
-    return OrderedDict(pairs)
+    return OrderedDict((hashable(key), value) for key, value in pairs)
 
 
 def _build_ordered_dict(_budget: Budget, target: OrderedDict, state: Any) -> None:
@@ -89,12 +83,19 @@ def _build_ordered_dict(_budget: Budget, target: OrderedDict, state: Any) -> Non
     vars(target).update(state)
 
 
-def _dtype(_budget: Budget, name: str, _align: object = False, _copy: object = True) -> DType:
-    if type(name) is not str or not re.fullmatch(rf"[<>=|]?[{_KINDS}?]\d{{0,2}}", name):
-        raise WeightsError(
-            f"refused: it has an array of numpy.dtype('{shown(name)}'), and weights are numbers"
-        )
-    return DType(np.dtype(name))
+def _object(_budget: Budget, kind: Any, *_state: Any) -> Any:
+    """Stand for copyreg._reconstructor, by which protocols 0 and 1 make objects of any class."""
+    if type(kind) is not Placeholder:
+        raise TypeError
+    return kind
+
+
+def _dtype(
+    _budget: Budget, name: Any, _align: object = False, _copy: object = True
+) -> DType | Placeholder:
+    if type(name) is str and re.fullmatch(rf"[<>=|]?[{_KINDS}?]\d{{0,4}}", name):
+        return DType(np.dtype(name))
+    return Placeholder("numpy.dtype")
 
 
 def _build_dtype(_budget: Budget, target: DType, state: tuple) -> None:
@@ -129,40 +130,53 @@ def _check_shape(budget: Budget, shape: Any, dtype: Any, data: bytes | bytearray
     budget.charge(want)
 
 
-def _reconstruct(_budget: Budget, kind: Any, _shape: tuple, _code: Any) -> np.ndarray:
-    if kind != Global("numpy.ndarray"):
+def _reconstruct(_budget: Budget, kind: Any, _shape: object, _code: object) -> Any:
+    if type(kind) is not Placeholder:
         raise TypeError
+    if kind.name != "numpy.ndarray":
+        return kind  # of a class that is derived from it
     return np.empty(0, np.int8)  # filled in place by _build_array
 
 
-def _build_array(budget: Budget, target: np.ndarray, state: tuple) -> None:
+def _build_array(budget: Budget, target: Any, state: tuple) -> None:
     version, shape, dtype, fortran, data = state
     if type(version) is not int or fortran not in (0, 1) or target.shape != (0,):
         raise ValueError
+    if type(dtype) is Placeholder:  # of objects or records: is_array says that it was not read
+        target.__setstate__((1, (0,), np.dtype(object), False, []))
+        return
     data = _raw(data)
     _check_shape(budget, shape, dtype, data)
     target.__setstate__((1, shape, dtype.dtype, bool(fortran), bytes(data)))  # shares large bytes
 
 
-def _scalar(budget: Budget, dtype: DType, data: Any) -> np.generic:
+def _scalar(budget: Budget, dtype: Any, data: Any) -> np.generic | Placeholder:
+    if type(dtype) is Placeholder:
+        return Placeholder("numpy.generic")
     data = _raw(data)
     _check_shape(budget, (), dtype, data)
     return np.frombuffer(data, dtype.dtype)[0]
 
 
 def _from_buffer(
-    budget: Budget, data: Any, dtype: DType, shape: tuple, order: str, axes: Any = None
-) -> np.ndarray:
+    budget: Budget, data: Any, dtype: Any, shape: tuple, order: str, axes: Any = None
+) -> np.ndarray | Placeholder:
+    if type(dtype) is Placeholder:
+        return Placeholder("numpy.ndarray")
     data = _raw(data)
     _check_shape(budget, shape, dtype, data)
     array = np.frombuffer(data, dtype.dtype)
     if order == "K" and axes is not None:
         return array.reshape(shape).transpose(axes)
-    return array.reshape(shape, order=order)
+    return array.reshape(shape, order=order)  # type: ignore[call-overload] # any other is refused
 
 
-# for Detectron2's and PyTorch's files alike
-PLAIN_CALLS = {
+_OF_NUMPY: dict[str, Callable[..., Any]] = {
+    "multiarray._reconstruct": _reconstruct,
+    "multiarray.scalar": _scalar,
+    "numeric._frombuffer": _from_buffer,
+}
+CALLS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
     "builtins.bytes": _no_bytes,
     "builtins.bytearray": _bytearray,
@@ -170,20 +184,13 @@ PLAIN_CALLS = {
     "builtins.set": _set,
     "builtins.frozenset": _frozenset,
     "collections.OrderedDict": _ordered_dict,
+    "copyreg._reconstructor": _object,
+    "numpy.dtype": _dtype,
+    **{f"numpy.core.{name}": call for name, call in _OF_NUMPY.items()},  # NumPy 1
+    **{f"numpy._core.{name}": call for name, call in _OF_NUMPY.items()},  # NumPy 2
 }
-PLAIN_BUILDS = {OrderedDict: _build_ordered_dict}
-
-_ARRAY_CALLS = {"_reconstruct": _reconstruct, "scalar": _scalar}
-_VOCABULARY = Vocabulary(
-    calls={
-        **PLAIN_CALLS,
-        **{f"numpy.core.multiarray.{name}": call for name, call in _ARRAY_CALLS.items()},
-        **{f"numpy._core.multiarray.{name}": call for name, call in _ARRAY_CALLS.items()},
-        "numpy.core.numeric._frombuffer": _from_buffer,
-        "numpy._core.numeric._frombuffer": _from_buffer,
-        "numpy.dtype": _dtype,
-        "numpy.ndarray": None,
-    },
-    builds={**PLAIN_BUILDS, DType: _build_dtype, np.ndarray: _build_array},
-    leaves=lambda item: type(item) is np.ndarray or isinstance(item, np.generic),
-)
+BUILDS: dict[type, Callable[[Budget, Any, Any], None]] = {
+    OrderedDict: _build_ordered_dict,
+    DType: _build_dtype,
+    np.ndarray: _build_array,
+}
