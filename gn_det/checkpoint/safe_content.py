@@ -79,8 +79,6 @@ def check_content(content: Any, most: int, is_leaf: Callable[[Any], bool]) -> st
     while waiting:
         item, depth, place = waiting.pop()
         kind = type(item)
-        if kind in _PLAIN:
-            continue
         if kind in (list, tuple):
             children = list(enumerate(item))
         elif kind in (set, frozenset):
@@ -90,7 +88,7 @@ def check_content(content: Any, most: int, is_leaf: Callable[[Any], bool]) -> st
                 left_out.append((key.name, place))
                 del item[key]
             children = [*item.items(), *getattr(item, "__dict__", {}).items()]
-        elif is_leaf(item):
+        elif kind in _PLAIN or is_leaf(item):
             continue
         else:
             left_out.append((getattr(item, "name", f"{kind.__module__}.{kind.__name__}"), place))
@@ -102,7 +100,7 @@ def check_content(content: Any, most: int, is_leaf: Callable[[Any], bool]) -> st
             raise WeightsError(
                 f"it refers to its own lists so often that it has more than {most:,} parts"
             )
-        waiting.extend((child, depth + 1, (place, key)) for key, child in children)
+        waiting += [(c, depth + 1, (place, key)) for key, c in children if type(c) not in _PLAIN]
     left_out.reverse()  # the walk goes from the end to the start
     first = [f"{_path(place)} ({shown(name)})" for name, place in left_out[:_SHOWN]]
     return and_more([*first, *left_out[_SHOWN:]], _SHOWN)

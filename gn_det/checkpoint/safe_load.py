@@ -1,8 +1,11 @@
 """Reading a file of weights by its content, whatever its name ends with, without running code."""
 
+import contextlib
+import gc
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,9 +63,9 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsError(f"{path} is a folder or a device, not a file of weights.")
     try:
-        with path.open("rb") as file:
+        with _no_garbage_collection(), path.open("rb") as file:
             content = _load(file)
-        left_out = check_content(content, MAX_OPERATIONS, _is_data)
+            left_out = check_content(content, MAX_OPERATIONS, _is_data)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}.") from error.__cause__
     except OSError as error:
@@ -77,6 +80,18 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if left_out:
         logger.warning(f"{path}: left out, as it is no data: {left_out}.")
     return content
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep it from walking through hundreds of thousands of new objects again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _is_data(item: Any) -> bool:

@@ -99,6 +99,8 @@ def _dtype(
 
 
 def _build_dtype(_budget: Budget, target: DType, state: tuple) -> None:
+    if type(state) is not tuple:
+        raise TypeError
     version, order, *extra = state  # extra: subarray, names, fields, size, alignment, flags
     if version not in (3, 4) or order not in ("<", ">", "|", "="):
         raise ValueError
@@ -139,6 +141,8 @@ def _reconstruct(_budget: Budget, kind: Any, _shape: object, _code: object) -> A
 
 
 def _build_array(budget: Budget, target: Any, state: tuple) -> None:
+    if type(state) is not tuple:
+        raise TypeError
     version, shape, dtype, fortran, data = state
     if type(version) is not int or fortran not in (0, 1) or target.shape != (0,):
         raise ValueError

@@ -11,8 +11,6 @@ take 4 GB and 11 s (its memo is an array, here it is a dict), and a dict with a 
 levels as its key ends the process (its hash recurses in C).
 """
 
-import builtins
-import gc
 import pickle
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, as pickle maps them
@@ -48,14 +46,18 @@ _SYSTEM = {
 }
 # Modules that another module has inside, as in numpy.core.multiarray.os.system.
 _SYSTEM_INSIDE = {"os", "posix", "nt", "sys", "subprocess", "builtins", "importlib", "ctypes"}
-# Single names, and packages with all that is in them.
+# Single names, and packages with all that is in them. Each ends with the dot that may follow it.
 _SYSTEM_NAMES = (
-    *("io.open", "io.FileIO", "_io.open", "_io.FileIO", "codecs.open", "types.CodeType"),
-    *("types.FunctionType", "types.LambdaType", "types.MethodType", "types.ModuleType"),
-    *("numpy.load", "numpy.fromfile", "numpy.memmap", "numpy.loadtxt", "numpy.genfromtxt"),
-    *("numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.ctypeslib"),
-    *("torch.load", "torch.hub", "torch.jit", "torch.serialization", "torch.package"),
-    *("torch.storage._load_from_bytes", "torch.utils.cpp_extension", "torch.ops"),
+    *("builtins.eval.", "builtins.exec.", "builtins.execfile.", "builtins.compile."),
+    *("builtins.open.", "builtins.file.", "builtins.input.", "builtins.breakpoint."),
+    *("builtins.getattr.", "builtins.setattr.", "builtins.delattr.", "builtins.apply."),
+    *("builtins.globals.", "builtins.locals.", "builtins.vars.", "builtins.reload."),
+    *("io.open.", "io.FileIO.", "_io.open.", "_io.FileIO.", "codecs.open.", "types.CodeType."),
+    *("types.FunctionType.", "types.LambdaType.", "types.MethodType.", "types.ModuleType."),
+    *("numpy.load.", "numpy.fromfile.", "numpy.memmap.", "numpy.loadtxt.", "numpy.genfromtxt."),
+    *("numpy.testing.", "numpy.f2py.", "numpy.distutils.", "numpy.ctypeslib."),
+    *("torch.load.", "torch.hub.", "torch.jit.", "torch.serialization.load.", "torch.package."),
+    *("torch.storage._load_from_bytes.", "torch.utils.cpp_extension.", "torch.ops."),
 )
 # what a pickle that is damaged, or used wrongly, makes Python raise
 _ERRORS: tuple[type[Exception], ...] = (
@@ -121,17 +123,12 @@ def load_pickle(
     """
     unpickler = _Unpickler(_Source(file, size), calls, builds, values, persistent)
     unpickler.budget = budget or Budget(size)
-    collects = gc.isenabled()
-    gc.disable()  # it would walk through hundreds of thousands of new objects again and again
     try:
         return unpickler.load()
     except WeightsError:  # a ValueError too
         raise
     except _ERRORS as error:
         raise DamagedPickle(f"it is damaged, or no pickle, at byte {file.tell()}") from error
-    finally:
-        if collects:
-            gc.enable()
 
 
 def refused(name: str) -> WeightsError:
@@ -144,11 +141,9 @@ def refused(name: str) -> WeightsError:
 
 def _reaches_for_the_system(name: str) -> bool:
     first, *inside = name.split(".")
-    if first == "builtins":  # its types are inert here, its functions (eval, getattr) are refused
-        return not isinstance(getattr(builtins, ".".join(inside), None), type)
     return (
         first in _SYSTEM
-        or any(name == known or name.startswith(f"{known}.") for known in _SYSTEM_NAMES)
+        or f"{name}.".startswith(_SYSTEM_NAMES)
         or any(part.lstrip("_") in _SYSTEM_INSIDE for part in inside[:-1])
         or any(part.startswith("__") and part.endswith("__") for part in inside)
     )
@@ -238,7 +233,7 @@ class _Unpickler(pickle._Unpickler):
 
     def call(self, function: Any, arguments: Any, keywords: Any = None) -> Any:
         """Return what our function makes; the placeholder itself where there is none."""
-        if type(function) is not Placeholder:
+        if type(function) is not Placeholder or type(arguments) is not tuple:
             raise TypeError
         ours = self._calls.get(function.name)
         if ours is None:
@@ -265,7 +260,7 @@ class _Unpickler(pickle._Unpickler):
         self.append(self.call(function, arguments, keywords))
 
     def _instantiate(self, kind: Any, arguments: list[Any]) -> None:  # of INST and OBJ
-        self.append(self.call(kind, arguments))
+        self.append(self.call(kind, tuple(arguments)))
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -309,6 +304,10 @@ class _Unpickler(pickle._Unpickler):
             target.update(map(hashable, items))
         elif type(target) is not Placeholder:
             raise TypeError
+
+    def frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(frozenset(map(hashable, items)))
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -377,7 +376,7 @@ _OPERATIONS: dict[int, Callable[[Any], None]] = {
             pickle.APPEND: lambda u: u.extend([u.stack.pop()]),
             pickle.APPENDS: lambda u: u.extend(u.pop_mark()),
             pickle.ADDITEMS: _Unpickler.add,
-            pickle.FROZENSET: lambda u: u.append(frozenset(map(hashable, u.pop_mark()))),
+            pickle.FROZENSET: _Unpickler.frozenset,
             pickle.SETITEM: _Unpickler.set_item,
             pickle.SETITEMS: lambda u: u.set_items(u.pop_mark()),
             pickle.DICT: _Unpickler.dict,

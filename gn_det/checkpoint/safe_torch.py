@@ -52,6 +52,9 @@ _STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.ComplexFloatStorage": torch.complex64,
     "torch.ComplexDoubleStorage": torch.complex128,
+    # of quantized tensors, which are left out: only the length counts
+    **{"torch.QInt8Storage": torch.int8, "torch.QUInt8Storage": torch.uint8},
+    "torch.QInt32Storage": torch.int32,
 }
 
 

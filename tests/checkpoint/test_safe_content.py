@@ -3,7 +3,7 @@ from collections import OrderedDict
 import pytest
 
 from gn_det.checkpoint import WeightsError
-from gn_det.checkpoint.safe_content import check_content, check_keys, shown
+from gn_det.checkpoint.safe_content import Placeholder, check_content, hashable, shown
 
 
 def never(_item):
@@ -19,19 +19,33 @@ def test_counts_what_is_there_twice_twice():
 
 def test_looks_into_every_container():
     stranger = object()
-    kept = OrderedDict(a=1)
-    kept._metadata = stranger
-    for content in (
-        [stranger],
-        (stranger,),
-        {1: stranger},
-        {stranger},
-        OrderedDict(a=stranger),
-        kept,
+    with_attribute = OrderedDict(a=1)
+    with_attribute._metadata = stranger
+    for content, place in (
+        ([stranger], "0"),
+        ((1, [stranger]), "1.0"),
+        ({1: {"b": stranger}}, "1.b"),
+        ({stranger}, ""),
+        (OrderedDict(a=stranger), "a"),
+        (with_attribute, "_metadata"),
     ):
-        with pytest.raises(WeightsError, match="object among its content"):
-            check_content(content, 100, never)
-        check_content(content, 100, lambda item: item is stranger)
+        assert check_content(content, 100, never) == f"{place} (builtins.object)"
+        assert check_content(content, 100, lambda item: item is stranger) == ""
+
+
+def test_says_where_the_first_placeholders_are_and_how_many_there_are():
+    content = {"args": Placeholder("argparse.Namespace"), "log": [1, Placeholder("a.Log")]}
+    assert check_content(content, 100, never) == "args (argparse.Namespace), log.1 (a.Log)"
+    content["x"] = [Placeholder("a.Log")] * 1200
+    text = "args (argparse.Namespace), log.1 (a.Log), x.0 (a.Log) and 1199 more"
+    assert check_content(content, 10_000, never) == text
+    assert content["log"][1].name == "a.Log"  # they stay
+
+
+def test_an_entry_with_a_key_that_was_not_read_is_removed():
+    content = {"w": 1, "splits": {Placeholder("my.Split"): 1, "b": 2}}
+    assert check_content(content, 100, never) == "splits (my.Split)"
+    assert content == {"w": 1, "splits": {"b": 2}}
 
 
 def test_depth_is_bounded():
@@ -43,14 +57,16 @@ def test_depth_is_bounded():
         check_content([[nested]], 1000, never)
 
 
-def test_keys_are_plain():
-    check_keys(["a", b"a", 1, 1.5, True, None])
-    for key in ((1, 2), frozenset(), 1j):
-        with pytest.raises(WeightsError, match="neither a string nor a number"):
-            check_keys(["a", key])
+def test_keys_are_plain_or_placeholders():
+    for key in ("a", b"a", 1, 1.5, True, None, Placeholder("a.B")):
+        assert hashable(key) is key
+    for key in ((1, 2), frozenset(), 1j, []):
+        assert type(hashable(key)) is Placeholder
+        assert hashable(key).name == f"a {type(key).__name__} as a key"
 
 
 def test_names_are_shown_on_one_short_line():
     assert shown("os.system") == "os.system"
     assert shown("a\n\x1b[31mb\ud800") == r"a\n\x1b[31mb\ud800"
     assert shown("x" * 500, 10) == "x" * 10 + "..."
+    assert check_content({"a\nb": Placeholder("c\nd")}, 9, never) == r"a\nb (c\nd)"

@@ -1,3 +1,5 @@
+import contextlib
+import gc
 import gzip
 import json
 import os
@@ -84,3 +86,18 @@ def test_does_not_wait_for_a_pipe(tmp_path, refusal):
 
 def test_errors_are_those_of_a_config():
     assert issubclass(WeightsError, ConfigError)
+
+
+@pytest.mark.parametrize("data", [b"\x80\x02}.", b"\x80\x02"])
+@pytest.mark.parametrize("collects", [True, False])
+def test_leaves_the_garbage_collector_as_it_was(collects, data, tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(data)
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with contextlib.suppress(WeightsError):
+            load_file(path)
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from gn_det.checkpoint import WeightsError
-from gn_det.checkpoint.safe_numpy import load_numpy_pickle
+from gn_det.checkpoint.safe_content import Placeholder
+from gn_det.checkpoint.safe_numpy import BUILDS, CALLS, is_array
+from gn_det.checkpoint.safe_pickle import load_pickle
 
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
@@ -25,11 +27,13 @@ ARRAYS = {
     "every second": np.arange(10)[::2],
     "0-d": np.array(3.5, np.float32),
     "empty": np.zeros((0, 4), np.float32),
+    "strings": np.array(["person", "\u00e4"]),
+    "bytes": np.array([b"a", b"bc"]),
 }
 
 
 def load(data: bytes):
-    return load_numpy_pickle(io.BytesIO(data), len(data))
+    return load_pickle(io.BytesIO(data), len(data), calls=CALLS, builds=BUILDS)
 
 
 def assert_same_array(got, want):
@@ -171,3 +175,24 @@ def test_the_module_versions_of_a_state_dict_are_kept():
     state = OrderedDict(w=np.ones(2))
     state._metadata = OrderedDict([("", {"version": 1})])
     assert load(pickle.dumps(state, 2))._metadata == {"": {"version": 1}}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "array",
+    [np.array([None, "a"], object), np.zeros(3, "i4,f4"), np.zeros(3, "M8[s]"), np.zeros(3, "V8")],
+)
+def test_arrays_of_other_than_numbers_and_text_are_not_read(array, protocol):
+    read = load(pickle.dumps({"x": array, "w": ARRAYS["float32"]}, protocol))
+    assert not is_array(read["x"])
+    assert type(read["x"]) is Placeholder or read["x"].shape == (0,)
+    assert is_array(read["w"])
+    np.testing.assert_array_equal(read["w"], ARRAYS["float32"])
+
+
+def test_a_scalar_of_other_than_a_number_or_text_is_not_read():
+    scalars = [np.datetime64(3, "s"), np.float32(2), np.str_("abc")]
+    time, number, text = load(pickle.dumps(scalars, 2))
+    assert type(time) is Placeholder
+    assert (number, text) == (2, "abc")
+    assert (type(number), type(text)) == (np.float32, np.str_)
