@@ -24,8 +24,8 @@ from .safe_content import Placeholder, hashable, shown
 
 __all__ = ["MAX_OPERATIONS", "Budget", "DamagedPickle", "load_pickle"]
 
-# Ten times what the largest published detectors need; bounds the time to about half a second.
-MAX_OPERATIONS = 1_000_000
+# Ten times what the largest published detectors need. It bounds the time to about a second.
+MAX_OPERATIONS = 500_000
 # 64 bits signed or unsigned. Larger integers are no weights, and their hashes collide at will.
 _MAX_INTEGER_BYTES = 9
 _MAX_DIGITS = 40
