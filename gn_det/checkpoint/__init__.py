@@ -1,12 +1,10 @@
-"""Reading other people's weights, safely, and their names as ours."""
+"""Reading other people's weights safely, and translating their names to Detectron2's."""
 
 from .checkpointer import Checkpointer
-from .convert import convert, recognize, save_converted
-from .convert_file import convert_file
-from .converted import Converted
+from .convert import convert, convert_file, recognize, save_converted
+from .converted import Converted, PretrainMetadata
 from .errors import WeightsError
 from .matching import Report
-from .pretrain_metadata import PretrainMetadata
 from .resumable import checkpoint_iteration, resumable
 from .safe_load import load_file
 

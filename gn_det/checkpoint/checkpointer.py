@@ -1,4 +1,4 @@
-"""Loads weights of any source into a model, safely; saves so that a run can always go on.
+"""Loads weights of any source into a model, safely, and saves so that a run can be resumed.
 
 checkpointer = Checkpointer(model, cfg=cfg)
 checkpointer.load("catalog://ImageNetPretrained/FAIR/R-50-GN")
@@ -24,9 +24,9 @@ from .convert import convert
 from .converted import Converted
 from .errors import WeightsError
 from .files import local_file, parse_path, remove_copy
-from .fit import check_compatible
-from .matching import Report, match
+from .matching import Report, check_compatible, match
 from .resumable import resumable, verify_checksums
+from .safe_content import Placeholder
 from .safe_load import load_file
 
 __all__ = ["Checkpointer"]
@@ -40,15 +40,15 @@ class Checkpointer(DetectionCheckpointer):
     Files are read by :func:`gn_det.checkpoint.load_file` alone, which runs no code of theirs.
 
     Args:
-        model: to be filled or saved.
-        save_dir: folder of :meth:`save` and of ``last_checkpoint``.
-        cfg: what the model was built from. With it, weights that say how they were trained are
-            held against it: depth, norm, groups, stride, and the preprocessing of images.
-        save_to_disk: default: in the main process.
-        **checkpointables: other objects with a ``state_dict``, such as the optimizer.
+        model: The model to fill or save.
+        save_dir: The folder of :meth:`save` and of ``last_checkpoint``.
+        cfg: The config that the model was built from. Weights that say how they were trained are
+            compared with it: depth, norm, groups, stride, and the preprocessing of images.
+        save_to_disk: Whether :meth:`save` writes. By default the main process does.
+        **checkpointables: Other objects with a ``state_dict``, such as the optimizer.
 
     Attributes:
-        report: what the last :meth:`load` matched, missed and left over; None before the first.
+        report: What the last :meth:`load` matched, missed and did not use; None before the first.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Checkpointer(DetectionCheckpointer):
         """Save model and checkpointables to ``NAME.pth``, whole or not at all.
 
         Args:
-            name: of the file, without ``.pth``.
-            latest: name it in ``last_checkpoint``, so that a run goes on from it.
-            **kwargs: what else is to be in the file, such as the iteration.
+            name: The name of the file, without ``.pth``.
+            latest: Whether to write the name to ``last_checkpoint``, so that a run resumes from it.
+            **kwargs: Other entries of the file, such as the iteration.
 
         Raises:
-            SaveError: it could not be written. Earlier files are as they were.
+            SaveError: The file could not be written. Earlier files are as they were.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -94,7 +94,7 @@ class Checkpointer(DetectionCheckpointer):
         atomic_write(path, lambda file: file.write(last_filename_basename.encode()))
 
     def has_checkpoint(self) -> bool:
-        """Return whether the folder has a checkpoint to go on from."""
+        """Return whether the folder has a checkpoint to resume from."""
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
@@ -102,16 +102,19 @@ class Checkpointer(DetectionCheckpointer):
         return next(iter(resumable(self.save_dir)), "")
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the latest checkpoint that is whole; where there is none, load ``path``.
+        """Resume from the latest checkpoint that is whole; without any checkpoint, load ``path``.
 
         Args:
-            path: weights of a new run, see :meth:`load`.
-            resume: False: load ``path`` in any case.
+            path: The weights of a new run, see :meth:`load`.
+            resume: Whether to look for checkpoints.
+
+        Returns:
+            The other entries of the file, such as the iteration.
 
         Raises:
-            WeightsError: there are checkpoints, and none can be used.
+            WeightsError: There are checkpoints, and none can be used.
         """
-        # of several processes all do what the first one finds
+        # all processes load what the first one finds
         candidates = comm.all_gather(resumable(self.save_dir))[0] if resume else []
         if not candidates:
             return self.load(path, checkpointables=[])
@@ -124,7 +127,7 @@ class Checkpointer(DetectionCheckpointer):
                 refused.append(str(error))
                 logger.warning(f"Not resumed from {error}")
         raise WeightsError(
-            f"{self.save_dir}: none of its {len(candidates)} checkpoints can be gone on from:\n"
+            f"{self.save_dir}: none of its {len(candidates)} checkpoints can be resumed:\n"
             + "\n".join(refused)
         )
 
@@ -132,17 +135,17 @@ class Checkpointer(DetectionCheckpointer):
         """Load a file. The model is changed only if all of the checks pass.
 
         Args:
-            path: a path, or a URL (``catalog://``, ``detectron2://``, ``https://``), possibly with
-                ``#sha256=...``; "" leaves the model as it is.
-            *args: ``checkpointables``, as in Detectron2.
-            **kwargs: likewise.
+            path: A path or a URL (``catalog://``, ``detectron2://``, ``https://``), possibly with
+                ``#sha256=...`` at its end. "" leaves the model as it is.
+            *args: The ``checkpointables`` to load, as in Detectron2.
+            **kwargs: The same by name.
 
         Returns:
-            What else the file holds, such as the iteration.
+            The other entries of the file, such as the iteration.
 
         Raises:
-            FileNotFoundError: no such file.
-            WeightsError: a file that is damaged, unsafe, or of another network.
+            FileNotFoundError: There is no such file.
+            WeightsError: The file is damaged, unsafe, or of another network.
         """
         if not path:
             return super().load(path, *args, **kwargs)
@@ -160,7 +163,7 @@ class Checkpointer(DetectionCheckpointer):
         try:
             checkpoint = load_file(filename)
         except WeightsError:
-            remove_copy(self._path, filename)  # a login page, say, would be there for good
+            remove_copy(self._path, filename)  # else a saved login page would stay in the cache
             raise
         try:
             self._converted = convert(checkpoint, about=self._path)
@@ -168,12 +171,14 @@ class Checkpointer(DetectionCheckpointer):
             raise WeightsError(f"{self._path}: {error}") from None
         if self._heuristics:
             self._converted.suffixes = True
-        # the optimizer and so on of others are none of ours
+        # the optimizer and other entries count only where the weights have their own place
         rest = checkpoint if isinstance(checkpoint.get("model"), dict) else {}
+        rest = {key: value for key, value in rest.items() if type(value) is not Placeholder}
         return {**rest, "model": self._converted.state}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         converted = self._converted
+        assert converted is not None  # _load_file was called before
         checkpoint.pop("model")
         if self.cfg is not None:
             self._check_config(converted)
@@ -198,11 +203,11 @@ class Checkpointer(DetectionCheckpointer):
     def _log(self, report: Report) -> None:
         logger.info(f"{self._path}: {report.summary()}")
         if report.missing:
-            logger.warning(f"Not in the file, left as it was: {_layers(report.missing)}")
+            logger.warning(f"Not in the file, stays as it was: {_layers(report.missing)}")
         if report.unused:
             logger.warning(f"In the file, but not in the model: {_layers(report.unused)}")
         for name, theirs, ours in report.shape_mismatch:
-            logger.warning(f"{name} is left as it was: {theirs} in the file, {ours} in the model.")
+            logger.warning(f"{name} stays as it was: {theirs} in the file, {ours} in the model.")
 
 
 def _layers(names: list[str]) -> str:

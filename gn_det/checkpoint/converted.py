@@ -1,19 +1,29 @@
-"""Weights in Detectron2's names, and what is known of how they were trained."""
+"""Weights in Detectron2's names, and what a file says of how they were trained."""
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
-from gn_det.config import PretrainSpec
+from gn_det.config import PretrainSpec, pretrain_spec_from_cfg
 
 from .errors import WeightsError
 
-__all__ = ["Converted", "metadata_from_dict", "metadata_to_dict", "resnet_depth", "resnet_norm"]
+__all__ = [
+    "Converted",
+    "PretrainMetadata",
+    "metadata_from_dict",
+    "metadata_to_dict",
+    "resnet_depth",
+    "resnet_norm",
+]
 
 # (blocks of res2 to res5, convolutions of a block) -> depth
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], int], int] = {
     ((2, 2, 2, 2), 2): 18,
     ((3, 4, 6, 3), 2): 34,
     ((3, 4, 6, 3), 3): 50,
@@ -25,16 +35,17 @@ _BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.conv(\d)\.weight$")
 
 @dataclass
 class Converted:
-    """A file's weights in Detectron2's names.
+    """The weights of a file, in Detectron2's names.
 
     Attributes:
-        source: where the file's own names are from, such as "timm".
-        state: name -> tensor. A name may lack the modules in front of it, as in
-            ``res2.0.conv1.weight``: it belongs to the parameter that ends with it.
-        names: name in ``state`` -> name in the file; those that are the same may be left out.
-        dropped: name in the file -> why it is of no use for a detector.
-        known: how the network was trained, as far as the file or its source says.
-        suffixes: whether names may lack the modules in front.
+        source: The project whose names the file has, such as "timm".
+        state: The tensors by name. A name may lack the modules in front of it, as in
+            ``res2.0.conv1.weight``: the tensor belongs to the parameter that ends with it.
+        names: The names in the file, by the name in ``state``. Names that are the same may be
+            missing.
+        dropped: The reasons why entries of the file are of no use for a detector, by name.
+        known: How the network was trained, as far as the file or its source says.
+        suffixes: Whether names in ``state`` may lack the modules in front.
     """
 
     source: str
@@ -49,8 +60,34 @@ class Converted:
         return self.names.get(name, name)
 
 
+class PretrainMetadata:
+    """What a checkpoint of pre-training says of itself: the network, and how it is fed.
+
+    A checkpointer saves it as ``gn_det``, the entry that loading looks for::
+
+        Checkpointer(model, folder, gn_det=PretrainMetadata(cfg)).save("model_final")
+
+    Args:
+        cfg: The config that the network is built from and trained with.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self._values = metadata_to_dict(pretrain_spec_from_cfg(cfg), "gn_det")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return numbers, strings and lists."""
+        return self._values
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: the checkpointer has compared it with the config already."""
+
+
 def resnet_depth(names: list[str]) -> int | None:
-    """Return the depth of the ResNet with parameters ``names``; None for one that has no name."""
+    """Return the depth of the ResNet with these parameters; None where it is no usual one.
+
+    Args:
+        names: The names of the parameters.
+    """
     blocks = [0, 0, 0, 0]
     convs = 0
     for name in names:
@@ -59,56 +96,78 @@ def resnet_depth(names: list[str]) -> int | None:
             stage, block, conv = map(int, found.groups())
             blocks[stage - 2] = max(blocks[stage - 2], block + 1)
             convs = max(convs, conv)
-    return _DEPTHS.get((tuple(blocks), convs))
+    return _DEPTHS.get(((*blocks,), convs))
 
 
 def resnet_norm(names: list[str]) -> str | None:
-    """Return "BN" where norms have statistics, "GN" where they have none; None without norms."""
+    """Return "BN" where norms have statistics, "GN" where they have none; None without norms.
+
+    Args:
+        names: The names of parameters and buffers.
+    """
     norms = [n for n in names if re.search(r"(^|\.)(stem|res[2-5]|vgg[1-5])\..*\.norm\.", n)]
     if any(n.endswith(".running_mean") for n in norms):
         return "BN"
     return "GN" if norms else None
 
 
-def metadata_to_dict(known: PretrainSpec, source: str) -> dict:
-    """Return what a converted file says of itself: numbers, strings and lists alone."""
+def metadata_to_dict(known: PretrainSpec, source: str) -> dict[str, Any]:
+    """Return what a converted file says of itself: numbers, strings and lists.
+
+    Args:
+        known: How the network was trained.
+        source: The project that the weights are from.
+    """
     values = dataclasses.asdict(known).items()
     return {"source": source, **{k: list(v) if isinstance(v, tuple) else v for k, v in values}}
 
 
 def metadata_from_dict(values: object) -> PretrainSpec:
-    """Read :func:`metadata_to_dict`'s dict back. Keys that are not known are left alone.
+    """Read :func:`metadata_to_dict`'s dict back. Keys that are not known are ignored.
 
     Raises:
-        WeightsError: not a dict, or a value of another kind.
+        WeightsError: ``values`` is no dict, or has a value of another type.
     """
-    kinds = {
-        "depth": int,
-        "norm": str,
-        "stride_in_1x1": bool,
-        "pixel_mean": _three_numbers,
-        "pixel_std": _three_numbers,
-        "input_format": str,
-        "num_groups": int,
-        "weight_standardization": bool,
-        "network": str,
-        "channels_per_group": int,
-    }
     if not isinstance(values, dict):
         raise WeightsError(f"Its entry 'gn_det' is a {type(values).__name__}, not a dict.")
-    read = {}
-    for key, kind in kinds.items():
+    read: dict[str, Any] = {}
+    for key, fits in _FITS.items():
         value = values.get(key)
-        fits = type(value) is kind if isinstance(kind, type) else value is None or kind(value)
-        if value is not None and not fits:
+        if value is not None and not fits(value):
             raise WeightsError(f"Its entry 'gn_det' has the {key} {value!r}, which cannot be.")
         read[key] = tuple(value) if isinstance(value, list) else value
     return PretrainSpec(**read)
 
 
-def _three_numbers(value: object) -> bool:
+def _is_int(value: object) -> bool:
+    return type(value) is int  # a bool is an int, too
+
+
+def _is_bool(value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_str(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_three_numbers(value: object) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) == 3
         and all(type(number) in (int, float) for number in value)
     )
+
+
+_FITS: dict[str, Callable[[object], bool]] = {
+    "depth": _is_int,
+    "norm": _is_str,
+    "stride_in_1x1": _is_bool,
+    "pixel_mean": _is_three_numbers,
+    "pixel_std": _is_three_numbers,
+    "input_format": _is_str,
+    "num_groups": _is_int,
+    "weight_standardization": _is_bool,
+    "network": _is_str,
+    "channels_per_group": _is_int,
+}

@@ -1,4 +1,4 @@
-"""Errors of weights: always for a person to read."""
+"""The error of weights, whose message is for a person to read."""
 
 from gn_det.config import ConfigError
 

@@ -1,4 +1,4 @@
-"""From what MODEL.WEIGHTS says to a file on this machine whose content was checked.
+"""From the value of MODEL.WEIGHTS to a file on this machine, whose hash is checked.
 
 Paths and URLs are Detectron2's: its PathManager knows catalog://, detectron2:// and https://. It
 downloads to a temporary file, compares the length, and only then moves it into the cache.
@@ -22,14 +22,21 @@ _IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|pkl|pyth|tar|pth\.tar)$")
 
 
 def is_url(path: str) -> bool:
-    """Return whether ``path`` has to be fetched from elsewhere."""
+    """Return whether a path is a URL, whose file has to be downloaded."""
     return "://" in path
 
 
 def remove_copy(path: str, local: str) -> bool:
-    """Remove what was downloaded for ``path`` from the cache, and return whether it is a download.
+    """Remove a downloaded file from the cache.
 
-    A handler of the user's own may hand out the file itself, which is not ours to remove.
+    The file of a URL handler of the user's own stays: it may be the original.
+
+    Args:
+        path: The path or URL that was asked for.
+        local: The path of the local file.
+
+    Returns:
+        Whether it was a download.
     """
     if not path.startswith(("http://", "https://", "detectron2://", "catalog://")):
         return False
@@ -39,14 +46,18 @@ def remove_copy(path: str, local: str) -> bool:
 
 
 def parse_path(path: str) -> tuple[str, str, bool]:
-    """Split ``MODEL.WEIGHTS`` up.
+    """Split the value of ``MODEL.WEIGHTS`` into its parts.
+
+    Args:
+        path: A path or URL, possibly with ``#sha256=...`` or ``?matching_heuristics=True`` at its
+            end.
 
     Returns:
-        The plain path or URL; the SHA-256 that ``#sha256=...`` records at its end, or "";
-        whether ``?matching_heuristics=True`` stands at its end, as Detectron2 knows it.
+        The plain path or URL; the SHA-256 in hexadecimal digits, or ""; whether Detectron2's
+        matching heuristics are asked for.
 
     Raises:
-        WeightsError: another ``#...`` than a SHA-256.
+        WeightsError: ``#`` is followed by something else than a SHA-256.
     """
     digest = ""
     if "#sha256=" in path or (is_url(path) and "#" in path):
@@ -61,16 +72,19 @@ def parse_path(path: str) -> tuple[str, str, bool]:
 
 
 def local_file(path: str, digest: str = "") -> str:
-    """Return the local file for ``path``; a URL is downloaded once and then kept in the cache.
+    """Return the path of the local file. A URL is downloaded once and stays in the cache.
+
+    Hashes in the names of local files are not checked.
 
     Args:
-        path: a path, or a URL that Detectron2's PathManager knows.
-        digest: the SHA-256 that the file must have. Without one, a download is checked against
-            the digits in its name where it has some.
+        path: A path, or a URL that Detectron2's PathManager knows.
+        digest: The SHA-256 that the file must have. Without one, a download is compared with the
+            hash in its name, where it has one.
 
     Raises:
-        FileNotFoundError: no such file.
-        WeightsError: it cannot be downloaded, or has another digest; a download is removed then.
+        FileNotFoundError: There is no such file.
+        WeightsError: The file cannot be downloaded, or has another hash; a download is removed
+            then.
     """
     if not is_url(path):
         if not os.path.isfile(path):

@@ -1,19 +1,32 @@
 """Which weight goes to which parameter, and whether the two networks are the same kind.
 
-A weight whose name lacks the modules in front goes to the parameter that ends with it, as
-Detectron2 has it; where several do, to the longest.
+A weight whose name lacks the modules in front goes to the parameter that ends with it, as in
+Detectron2; where several weights do, the longest name counts. ``check_compatible`` then refuses
+weights that the model would take without an error and compute something else with: BN's scale in
+GN, other groups, another depth. It looks at the model itself, not at a config.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
+from gn_det.modeling import StandardizedConv2d
+from gn_det.utils import and_more
+
 from .converted import Converted
+from .errors import WeightsError
 
-__all__ = ["Report", "match"]
+__all__ = ["Report", "check_compatible", "is_predictor", "match"]
 
-# Layers whose size goes with the classes of a data set: other sizes are left random.
+_BACKBONE = re.compile(
+    r"(?:^|\.)(?:(stem|res[2-5]\.\d+)\.(?:conv\d|shortcut)|(vgg[1-5]\.\d+))\.(?!norm\.)\w+$"
+)
+_STATISTICS = ("running_mean", "running_var")
+# Layers whose size depends on the classes of a dataset: with another size they stay random.
 _PREDICTORS = (
     ".cls_score.",
     ".bbox_pred.",
@@ -29,13 +42,14 @@ class Report:
     """What became of each weight of a file and of each parameter of a model.
 
     Attributes:
-        source: what the file was recognized as.
-        matched: parameter (or buffer) of the model -> name in the file.
-        missing: parameters that nothing in the file belongs to.
-        unused: names in the file that belong to nothing in the model.
-        shape_mismatch: (parameter, shape in the file, shape in the model); not loaded.
-        dropped: name in the file -> why it is of no use for a detector.
-        extra: names in the file beside the part of the model that was compared.
+        source: The project that the file was recognized as, such as "timm".
+        matched: The names in the file, by the parameter (or buffer) of the model.
+        missing: The parameters that nothing in the file belongs to.
+        unused: The names in the file that belong to nothing in the model.
+        shape_mismatch: Tuples of a parameter, its shape in the file and its shape in the model.
+            They are not loaded.
+        dropped: The reasons why entries of the file are of no use for a detector, by name.
+        extra: The names in the file beside the part of the model that was compared.
     """
 
     source: str
@@ -83,11 +97,15 @@ class Report:
 def match(
     converted: Converted, model: nn.Module
 ) -> tuple[dict[str, torch.Tensor], dict[str, str], Report]:
-    """Match weights to the parameters and buffers of ``model``, which is not changed.
+    """Match weights to the parameters and buffers of a model, which is not changed.
+
+    Args:
+        converted: The weights.
+        model: The model that they are for.
 
     Returns:
-        parameter -> weight; parameter -> key of ``converted.state``; the report. A weight of
-        another shape than its parameter is in the second and the report's ``shape_mismatch`` alone.
+        The weights by parameter; the keys of ``converted.state`` by parameter; the report. A weight
+        of another shape than its parameter is only in the second and in the report.
     """
     wanted = model.state_dict()
     keys = _match_names(list(wanted), converted)
@@ -119,7 +137,7 @@ def match(
 
 
 def _match_names(wanted: list[str], converted: Converted) -> dict[str, str]:
-    """Return parameter -> key of ``converted.state``."""
+    """Return the keys of ``converted.state`` by parameter."""
     keys = {name: name for name in wanted if name in converted.state}
     if not converted.suffixes and keys:
         return keys
@@ -138,5 +156,178 @@ def _match_names(wanted: list[str], converted: Converted) -> dict[str, str]:
 
 
 def is_predictor(name: str) -> bool:
-    """Return whether the size of parameter ``name`` goes with the number of classes."""
+    """Return whether the size of the parameter ``name`` depends on the number of classes."""
     return any(part in f".{name}" for part in _PREDICTORS)
+
+
+def check_compatible(
+    converted: Converted,
+    model: nn.Module,
+    keys: dict[str, str],
+    report: Report,
+    *,
+    frozen_may_stay: bool = True,
+) -> None:
+    """Check that norms and architecture of weights and model are the same.
+
+    Args:
+        converted: The weights.
+        model: The model that is to be filled.
+        keys: The keys of ``converted.state`` by parameter, see :func:`match`.
+        report: The report of the same match.
+        frozen_may_stay: Whether a FrozenBN that is not in the file may stay the identity.
+
+    Raises:
+        WeightsError: They are not. The message is one line.
+    """
+    if not keys:
+        theirs, ours = list(converted.state)[:2], list(model.state_dict())[:2]
+        raise WeightsError(
+            f"No name in it fits the model. The file ({converted.source}) has names such as "
+            f"{', '.join(theirs)}; the model {', '.join(ours)}."
+        )
+    _check_norms(converted, model, keys)
+    _check_standardization(converted, model, keys)
+    _check_blocks(converted, model, keys)
+    if not frozen_may_stay:
+        _check_frozen(model, keys)
+    for name, shape, wanted in report.shape_mismatch:
+        if not is_predictor(name):
+            raise WeightsError(
+                f"It is of another network: {name} has the shape {shape} in the file and "
+                f"{wanted} in the model."
+            )
+
+
+def _check_norms(converted: Converted, model: nn.Module, keys: dict[str, str]) -> None:
+    state, wanted = converted.state, model.state_dict()
+    modules = dict(model.named_modules())
+    for name, key in keys.items():
+        layer, _, parameter = name.rpartition(".")
+        theirs = key.rpartition(".")[0]
+        if parameter != "weight":
+            continue
+        if layer.endswith(".norm"):
+            _check_norm(converted, modules[layer], layer, theirs, wanted)
+        elif f"{layer}.norm.weight" in wanted and f"{theirs}.norm.weight" not in state:
+            raise WeightsError(
+                f"Its norms do not fit: the model has a norm at {layer}, the file has none."
+            )
+        elif f"{layer}.norm.weight" not in wanted and f"{theirs}.norm.weight" in state:
+            raise WeightsError(
+                f"Its norms do not fit: the file has a norm at {layer}, the model has none."
+            )
+
+
+def _check_norm(
+    converted: Converted,
+    norm: nn.Module,
+    layer: str,
+    theirs: str,
+    wanted: dict[str, torch.Tensor],
+) -> None:
+    kind = type(norm).__name__
+    has = f"{theirs}.{_STATISTICS[0]}" in converted.state
+    wants = f"{layer}.{_STATISTICS[0]}" in wanted
+    if has and not wants:
+        raise WeightsError(
+            f"Its norms do not fit: the file has BN (it has statistics), the model has {kind} at "
+            f"{layer}, where BN's scale and offset mean nothing."
+        )
+    if wants and not has:
+        raise WeightsError(
+            f"Its norms do not fit: the file has GN or another norm without statistics, the model "
+            f"has {kind} at {layer}, which would be no normalization at all."
+        )
+    if has and converted.known.norm == "FrozenBN" and not isinstance(norm, FrozenBatchNorm2d):
+        raise WeightsError(
+            "Its norms do not fit: the file has BN folded into scale and offset, without "
+            f"statistics, and the model {kind} at {layer}. It is for FrozenBN alone."
+        )
+    if not isinstance(norm, nn.GroupNorm):
+        return
+    groups, channels = norm.num_groups, norm.num_channels // norm.num_groups
+    if converted.known.num_groups not in (None, groups):
+        raise WeightsError(
+            f"Its norms do not fit: the file was trained with {converted.known.num_groups} groups, "
+            f"the model has {groups} at {layer}."
+        )
+    if converted.known.channels_per_group not in (None, channels):
+        raise WeightsError(
+            "Its norms do not fit: the file was trained with "
+            f"{converted.known.channels_per_group} channels per group, the model has {channels} at "
+            f"{layer}."
+        )
+
+
+def _check_frozen(model: nn.Module, keys: dict[str, str]) -> None:
+    unfilled = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, FrozenBatchNorm2d) and f"{name}.weight" not in keys
+    ]
+    if unfilled:
+        raise WeightsError(
+            f"It has nothing for {and_more(unfilled)}, which is FrozenBN in the model: it would "
+            "stay the identity, which is no normalization at all. Set its NORM to GN, or give "
+            "weights that have it. Set MODEL.GN.ALLOW_FROZEN_RANDOM True (in a Python config "
+            "train.allow_frozen_random) if this is meant."
+        )
+
+
+def _check_standardization(converted: Converted, model: nn.Module, keys: dict[str, str]) -> None:
+    trained = converted.known.weight_standardization
+    if trained is None:
+        return
+    modules = dict(model.named_modules())
+    for name in keys:
+        layer = name.rpartition(".")[0]
+        if f"{layer}.norm.weight" in keys:
+            has = isinstance(modules[layer], StandardizedConv2d)
+            if has != trained:
+                words = ("with", "without") if trained else ("without", "with")
+                raise WeightsError(
+                    f"It was trained {words[0]} Weight Standardization, and the model is built "
+                    f"{words[1]} (MODEL.GN.WEIGHT_STANDARDIZATION)."
+                )
+
+
+def _check_blocks(converted: Converted, model: nn.Module, keys: dict[str, str]) -> None:
+    """Refuse a network with more or fewer blocks or layers than the model's."""
+    wanted = model.state_dict()
+    if not any(_BACKBONE.search(name) for name in keys):
+        return
+    file_blocks, model_blocks = _num_blocks(converted.state), _num_blocks(wanted)
+    for stage in sorted(set(file_blocks) & set(model_blocks)):
+        theirs, ours = file_blocks[stage], model_blocks[stage]
+        if theirs != ours:
+            raise WeightsError(
+                f"It is of another network: {stage} has {theirs} blocks in the file and {ours} in "
+                f"the model (MODEL.{'VGG' if stage.startswith('vgg') else 'RESNETS'}.DEPTH)."
+            )
+    used = set(keys.values())
+    # a stage may be left out on purpose, but not a layer of one that is there
+    for place, names, taken in (("file", converted.state, used), ("model", wanted, keys)):
+        stages = model_blocks if place == "file" else file_blocks
+        for name in names:
+            found = _BACKBONE.search(name)
+            if found and name not in taken and _block(found).split(".")[0] in (*stages, "stem"):
+                other = "model" if place == "file" else "file"
+                raise WeightsError(
+                    f"It is of another network: the {place} has {name}, the {other} has not."
+                )
+
+
+def _num_blocks(names: Iterable[str]) -> dict[str, int]:
+    blocks: dict[str, int] = {}
+    for name in names:
+        found = _BACKBONE.search(name)
+        if found and _block(found) != "stem":
+            stage, _, block = _block(found).partition(".")
+            blocks[stage] = max(blocks.get(stage, 0), int(block) + 1)
+    return blocks
+
+
+def _block(found: re.Match[str]) -> str:
+    """Return ``stem``, ``res4.0`` or ``vgg3.1``."""
+    return found[1] or found[2]

@@ -1,10 +1,14 @@
+import argparse
 import os
 import pickle
+from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from iopath.common.file_io import HTTPURLHandler
+from omegaconf import OmegaConf
 
 from gn_det.checkpoint import Checkpointer, WeightsError, save_converted
 from gn_det.checkpoint.converted import Converted
@@ -110,7 +114,7 @@ def test_other_classes_leave_the_predictors(model, small_cfg, small_model, tmp_p
     assert len(left) == 6
     for name, value in nine.state_dict().items():
         assert torch.equal(value, before[name] if name in left else model.state_dict()[name]), name
-    assert "cls_score.weight is left as it was: (6, 48) in the file, (10, 48)" in caplog.text
+    assert "cls_score.weight stays as it was: (6, 48) in the file, (10, 48)" in caplog.text
 
 
 def test_what_is_missing_is_said(model, other, tmp_path, caplog):
@@ -120,8 +124,33 @@ def test_what_is_missing_is_said(model, other, tmp_path, caplog):
     with caplog.at_level("INFO", "gn_det"):
         Checkpointer(other).load(path)
     assert f"{path}: Detectron2: {len(state)} matched" in caplog.text
-    assert "left as it was: backbone.fpn_lateral2 (3)" in caplog.text
+    assert "stays as it was: backbone.fpn_lateral2 (3)" in caplog.text
     assert "not in the model: backbone.extra (1)" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["model", "state_dict"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_of_a_training_with_other_objects(
+    place, legacy, model, other, tmp_path, caplog
+):
+    path = str(tmp_path / "checkpoint.pth.tar")
+    content = {
+        place: model.state_dict(),
+        "epoch": 3,
+        "args": argparse.Namespace(lr=0.1),
+        "best_acc1": np.float64(70.1),
+        "cfg": OmegaConf.create({"lr": 0.1}),
+        "history": deque([1.0, 2.0]),
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with caplog.at_level("WARNING", "gn_det"):
+        rest = Checkpointer(other).load(path)
+    assert _same(other, model.state_dict())
+    assert caplog.messages[0] == (
+        f"{path}: left out, as it is no data: args (argparse.Namespace), "
+        "cfg (omegaconf.dictconfig.DictConfig), history (collections.deque)."
+    )
+    assert rest == ({"epoch": 3, "best_acc1": 70.1} if place == "model" else {})
 
 
 @pytest.fixture

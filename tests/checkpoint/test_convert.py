@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import os
 import pickle
 
@@ -5,10 +7,23 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torchvision.models import resnet34
 
-from gn_det.checkpoint import WeightsError, convert, load_file, recognize, save_converted
-from gn_det.checkpoint.converted import Converted
+from gn_det import model_zoo
+from gn_det.checkpoint import (
+    Checkpointer,
+    Converted,
+    WeightsError,
+    convert,
+    convert_file,
+    load_file,
+    recognize,
+    save_converted,
+)
+from gn_det.checkpoint.convert import backbone_alone, reference_backbone
+from gn_det.checkpoint.safe_content import Placeholder
 from gn_det.config import PretrainSpec
+from gn_det.modeling import StandardizedConv2d
 
 STATE = {"res2.0.conv1.weight": torch.arange(6.0).view(2, 3), "stem.conv1.weight": torch.ones(1)}
 KNOWN = PretrainSpec(50, "GN", False, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "RGB", None, False)
@@ -67,6 +82,13 @@ def test_arrays_of_any_layout():
     for name, value in arrays.items():
         assert out[f"backbone.{name}"].shape == value.shape
         np.testing.assert_array_equal(out[f"backbone.{name}"].numpy(), value.astype(np.float32))
+
+
+def test_what_was_left_out_of_a_file_is_named():
+    out = convert({**STATE, "net": Placeholder("models.yolo.Model")})
+    assert out.dropped == {"net": "no numbers (models.yolo.Model)"}
+    with pytest.raises(WeightsError, match="holds no weights; its entries are 'model', 'epoch'"):
+        convert({"model": Placeholder("models.yolo.Model"), "epoch": 3})
 
 
 @pytest.mark.parametrize("nothing", [{}, {"model": {}}, {"epoch": 3, "note": "x"}])
@@ -131,6 +153,18 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert os.listdir(tmp_path) == ["weights.pkl"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="has no umask")
+@pytest.mark.parametrize("ending", [".pkl", ".pth"])
+def test_who_may_read_it_is_up_to_umask(ending, tmp_path):
+    path = tmp_path / f"weights{ending}"
+    before = os.umask(0o027)
+    try:
+        save_converted(Converted("x", STATE), str(path))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_where_it_cannot_be_written(tmp_path):
     with pytest.raises(WeightsError, match="end in .pkl or .pth"):
         save_converted(Converted("x", STATE), str(tmp_path / "weights.bin"))
@@ -142,3 +176,138 @@ def test_where_it_cannot_be_written(tmp_path):
 def test_a_wrong_entry_of_ours():
     with pytest.raises(WeightsError, match="'gn_det' has the depth 'fifty'"):
         convert({"model": STATE, "gn_det": {"depth": "fifty"}})
+
+
+# -- a whole file ------------------------------------------------------------------------------
+
+
+def _write(path, content):
+    with open(path, "wb") as f:
+        pickle.dump(content, f, protocol=2)
+    return str(path)
+
+
+@pytest.fixture
+def blobs(detectron_blobs, random_array, small_widths):
+    return detectron_blobs(random_array, **small_widths)
+
+
+def test_a_detector_beside_its_backbone(blobs, tmp_path):
+    path = _write(tmp_path / "model_final.pkl", {"blobs": blobs, "cfg": ""})
+    converted, report = convert_file(path, str(tmp_path / "out.pth"))
+    assert (report.missing, report.unused, report.shape_mismatch) == ([], [], [])
+    names = [name for name in blobs if not name.endswith("_momentum")]
+    assert set(report.matched.values()) | set(report.extra) == set(names)
+    assert {"bbox_pred_w", "fpn_res2_2_sum_gn_s"} <= set(report.extra)
+    written = load_file(str(tmp_path / "out.pth"))["model"]
+    assert set(written) == set(converted.state)
+    assert written["roi_heads.box_predictor.bbox_pred.weight"].shape == (20, 48)
+
+
+def test_with_a_config_everything_is_compared(blobs, small_cfg, small_model, tmp_path):
+    path = _write(tmp_path / "model_final.pkl", {"blobs": blobs, "cfg": ""})
+    target = str(tmp_path / "out.pkl")
+    _, report = convert_file(path, target, cfg=small_cfg())
+    assert (report.missing, report.unused, report.extra) == ([], [], [])
+    # through the file or directly: the same model
+    models = [small_model(small_cfg(), seed=seed) for seed in (1, 2)]
+    for model, file in zip(models, (path, target)):
+        checkpointer = Checkpointer(model, cfg=small_cfg())
+        checkpointer.load(file)
+        assert not checkpointer.report.missing
+    for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values()):
+        assert torch.equal(a, b)
+
+
+def test_a_model_of_detectron2(small_cfg, small_model, tmp_path):
+    path = str(tmp_path / "model.pth")
+    torch.save({"model": small_model(small_cfg()).state_dict()}, path)
+    _, report = convert_file(path, str(tmp_path / "out.pkl"))
+    assert report.missing == []
+    assert "backbone.bottom_up.stem.conv1.weight" in report.matched.values()
+
+
+@pytest.mark.parametrize("blob", ["res3_0_branch1_gn_b", "conv1_gn_s", "res5_2_branch2c_gn_s"])
+def test_a_norm_that_is_not_filled(blob, blobs, tmp_path):
+    del blobs[blob]
+    path = _write(tmp_path / "model_final.pkl", {"blobs": blobs})
+    target = tmp_path / "out.pkl"
+    with pytest.raises(WeightsError, match=r"model_final.pkl: .*norm") as error:
+        convert_file(path, str(target))
+    assert "\n" not in str(error.value)
+    assert not target.exists()
+
+
+def test_another_network_than_the_configs(blobs, tmp_path):
+    path = _write(tmp_path / "model_final.pkl", {"blobs": blobs})
+    cfg = model_zoo.get_config("mask_rcnn_R101_gn_all.yaml")
+    cfg.MODEL.DEVICE = "cpu"
+    with pytest.raises(WeightsError, match="It is a ResNet-50, but MODEL.RESNETS.DEPTH is 101"):
+        convert_file(path, str(tmp_path / "out.pkl"), cfg=cfg)
+
+
+def test_no_backbone(tmp_path):
+    path = _write(tmp_path / "x.pkl", {"encoder.weight": torch.ones(2).numpy()})
+    with pytest.raises(WeightsError, match="x.pkl: It holds no whole ResNet.* give the config"):
+        convert_file(path, str(tmp_path / "out.pkl"))
+
+
+def test_recorded_digest(blobs, tmp_path):
+    path = tmp_path / "model_final.pkl"
+    _write(path, {"blobs": blobs})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    convert_file(f"{path}#sha256={digest}", str(tmp_path / "out.pkl"))
+    with pytest.raises(WeightsError, match="another file"):
+        convert_file(f"{path}#sha256={'0' * 64}", str(tmp_path / "out.pkl"))
+
+
+# -- the backbone that weights describe --------------------------------------------------------
+
+
+@pytest.mark.parametrize("widths", [{}, {"inner": 128, "groups": 32}])
+@pytest.mark.parametrize("name", ["resnet50_gn.pth", "resnet50_gn_ws.pth"])
+def test_the_backbone_is_what_the_weights_describe(widths, name, mmdet_state, meta_tensor):
+    converted = convert(mmdet_state(meta_tensor, 50, detector=False, **widths), about=name)
+    model = reference_backbone(converted)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in converted.state.items()}
+    assert all(value.is_meta for value in model.state_dict().values())
+    assert isinstance(model.stem.conv1, StandardizedConv2d) is ("ws" in name)
+    assert model.stem.conv1.norm.num_groups == 32
+    other = dataclasses.replace(converted.known, num_groups=16)
+    converted.known = other
+    assert reference_backbone(converted).stem.conv1.norm.num_groups == 16
+
+
+def test_the_backbone_of_bn_weights():
+    with torch.device("meta"):
+        converted = convert(resnet34().state_dict())
+    names = set(reference_backbone(converted).state_dict())
+    assert names <= set(converted.state)
+    assert "stem.conv1.norm.running_var" in names
+
+
+def test_no_resnet_to_describe():
+    with pytest.raises(WeightsError, match="no whole ResNet"):
+        reference_backbone(Converted("x", {"backbone.net.weight": torch.ones(1)}))
+
+
+def test_backbone_alone():
+    names = [
+        "backbone.bottom_up.stem.conv1.norm.weight",
+        "backbone.res2.0.conv1.weight",
+        "roi_heads.res5.0.shortcut.weight",
+        "linear.weight",
+        "fpn_lateral2.weight",
+        "roi_heads.box_head.conv1.weight",
+    ]
+    state = dict.fromkeys(names, torch.ones(1))
+    alone, rest = backbone_alone(Converted("x", state, {names[0]: "conv1_gn_s", names[4]: "fpn"}))
+    assert list(alone.state) == [
+        "stem.conv1.norm.weight",
+        "res2.0.conv1.weight",
+        "res5.0.shortcut.weight",
+        "linear.weight",
+    ]
+    assert alone.name_in_file("stem.conv1.norm.weight") == "conv1_gn_s"
+    assert rest == ["fpn", "roi_heads.box_head.conv1.weight"]

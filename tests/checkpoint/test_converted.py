@@ -1,13 +1,15 @@
 import pytest
+import torch
 
-from gn_det.checkpoint import Converted, WeightsError
+import gn_det
+from gn_det.checkpoint import Converted, PretrainMetadata, WeightsError, convert
 from gn_det.checkpoint.converted import (
     metadata_from_dict,
     metadata_to_dict,
     resnet_depth,
     resnet_norm,
 )
-from gn_det.config import PretrainSpec
+from gn_det.config import PretrainSpec, check_weights, config_folder
 from gn_det.config.known_weights import PUBLISHED_SPECS
 
 
@@ -76,3 +78,18 @@ def test_metadata_is_no_dict():
 def test_name_in_file():
     converted = Converted("x", {}, {"a": "b"})
     assert (converted.name_in_file("a"), converted.name_in_file("c")) == ("b", "c")
+
+
+@pytest.mark.parametrize("path", sorted((config_folder() / "pretrain").glob("*.yaml")), ids=str)
+def test_what_was_written_fits_the_config_that_it_was_written_by(path):
+    cfg = gn_det.get_cfg()
+    cfg.merge_from_file(str(path))
+    written = PretrainMetadata(cfg).state_dict()
+    plain = (int, float, str, bool, type(None))
+    for value in written.values():
+        assert all(type(v) in plain for v in (value if isinstance(value, list) else [value]))
+    known = convert({"model": {"backbone.a": torch.ones(1)}, "gn_det": written}).known
+    assert check_weights(cfg, known) == []
+    assert known.norm == ("BN" if path.stem.endswith("bn") else cfg.MODEL[
+        "VGG" if "vgg" in path.stem else "RESNETS"].NORM)  # fmt: skip
+    assert known.input_format == "BGR"

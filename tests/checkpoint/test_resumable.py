@@ -72,5 +72,5 @@ def test_every_damage_is_seen(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(WeightsError, match=r"model_0000001\.pth.*cut off"):
             verify_checksums(path)
-    with pytest.raises(WeightsError, match="is gone, though last_checkpoint"):
+    with pytest.raises(WeightsError, match="does not exist, but last_checkpoint"):
         verify_checksums(tmp_path / "gone.pth")

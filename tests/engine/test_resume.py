@@ -163,6 +163,6 @@ def test_none_that_is_whole_is_an_error(train_digits, way, tmp_path):
     folder.mkdir()
     (folder / "model_0000003.pth").write_bytes(b"nothing")
     output = train_digits(folder, *options, flags=["--resume"], expect=2)
-    assert "none of its 1 checkpoints can be gone on from" in output
+    assert "none of its 1 checkpoints can be resumed" in output
     assert "Traceback" not in output.splitlines()[-1]
     assert (folder / "model_0000003.pth").read_bytes() == b"nothing"

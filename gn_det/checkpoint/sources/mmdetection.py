@@ -51,6 +51,8 @@ _RULES = [
     (rf"roi_head\.mask_head\.upsample\.{_CONV}", lambda m: "roi_heads.mask_head.deconv"),
     (rf"roi_head\.mask_head\.conv_logits\.{_CONV}", lambda m: "roi_heads.mask_head.predictor"),
 ]
+_Channels = tuple[float, float, float]
+_Pixels = tuple[_Channels | None, _Channels | None, str | None]  # mean, std, order of the channels
 _NUMBERS = r"\s*=\s*\[\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*,?\s*\]"
 
 
@@ -63,7 +65,7 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
     """Rename.
 
     Raises:
-        WeightsError: a file of mmdetection 1, or a layer that Detectron2's ResNet does not have.
+        WeightsError: The file is of mmdetection 1, or has a layer that Detectron2's ResNet has not.
     """
     _refuse_version_1(state)
     out = Converted("mmdetection", {})
@@ -98,6 +100,10 @@ def _refuse_version_1(state: dict[str, torch.Tensor]) -> None:
         )
 
 
+def _three(found: re.Match[str]) -> _Channels:
+    return float(found[1]), float(found[2]), float(found[3])
+
+
 def _known(out: Converted, about: str) -> PretrainSpec:
     """Read the preprocessing out of the config where the file has it, or else from its name."""
     names = list(out.state)
@@ -111,10 +117,10 @@ def _known(out: Converted, about: str) -> PretrainSpec:
         standardized = False
     mean, std = re.search(r"\bmean" + _NUMBERS, about), re.search(r"\bstd" + _NUMBERS, about)
     rgb = re.search(r"(?:bgr_to_rgb|to_rgb)\s*=\s*(True|False)", about)
-    pixels = (None, None, None)
+    pixels: _Pixels = (None, None, None)
     if mean and std and rgb:
         order = "RGB" if rgb[1] == "True" else "BGR"
-        pixels = (tuple(map(float, mean.groups())), tuple(map(float, std.groups())), order)
+        pixels = (_three(mean), _three(std), order)
     elif norm == "GN" and standardized is not None:
         pixels = RGB_STD if standardized else BGR
     groups = re.search(r"num_groups\s*=\s*(\d+)", about)

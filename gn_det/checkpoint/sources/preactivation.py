@@ -28,7 +28,7 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
     """Refuse.
 
     Raises:
-        WeightsError: always.
+        WeightsError: Always.
     """
     raise WeightsError(
         "This is a pre-activation ResNet (BiT, ResNet v2). Its norms stand before its "

@@ -1,4 +1,4 @@
-"""The names that torchvision gave to the layers of a ResNet; timm and mmdetection keep to them."""
+"""The names of ResNet layers in torchvision, which timm and mmdetection use, too."""
 
 import re
 
@@ -30,7 +30,7 @@ def rename_resnet(name: str) -> str:
     """Return Detectron2's name for ``name``, without the modules in front of the ResNet.
 
     Raises:
-        WeightsError: a layer that Detectron2's ResNet does not have.
+        WeightsError: Detectron2's ResNet has no such layer.
     """
     for pattern, ours in _RULES:
         found = re.fullmatch(pattern, name)
@@ -39,5 +39,5 @@ def rename_resnet(name: str) -> str:
             return re.sub(r"^res(\d)", lambda m: f"res{int(m[1]) + 1}", found.expand(ours))
     raise WeightsError(
         f"This is a ResNet of another kind: it has '{name}', and Detectron2's ResNet has no such "
-        "layer (deep stems, use_ema_weights shortcuts and attention are none of its own)."
+        "layer (deep stems, averaged shortcuts and attention are none of its own)."
     )

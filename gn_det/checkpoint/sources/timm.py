@@ -25,6 +25,6 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
     """Rename. The ImageNet classifier becomes ``linear``.
 
     Raises:
-        gn_det.checkpoint.WeightsError: a layer that Detectron2's ResNet does not have.
+        gn_det.checkpoint.WeightsError: Detectron2's ResNet has no such layer.
     """
     return convert_resnet("timm", state, about)

@@ -1,7 +1,7 @@
 """torchvision's ResNets: BN ones with all statistics, and those with ``norm_layer=GroupNorm``.
 
 RGB images in 0 to 255, minus the mean, over the standard deviation; stride on the 3x3. BN's
-statistics are carried as they are: FrozenBN has the same four tensors. The number of a GroupNorm's
+statistics stay as they are: FrozenBN has the same four tensors. The number of a GroupNorm's
 groups is not in the file.
 
 timm's GN ResNets have the very same names and :mod:`.timm` is asked first; both mean the same.
@@ -31,8 +31,13 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
 def convert_resnet(source: str, state: dict[str, torch.Tensor], about: str) -> Converted:
     """Convert a ResNet in torchvision's names that was trained in torchvision's way.
 
+    Args:
+        source: The project that the weights are from.
+        state: The tensors by name.
+        about: The file's name.
+
     Raises:
-        gn_det.checkpoint.WeightsError: a layer that Detectron2's ResNet does not have.
+        gn_det.checkpoint.WeightsError: Detectron2's ResNet has no such layer.
     """
     names = {rename_resnet(name): name for name in state}
     known = PretrainSpec(
