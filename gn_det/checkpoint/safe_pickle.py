@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 
 from .errors import WeightsError
 from .safe_content import Placeholder, hashable, shown
+from .safe_names import reaches_for_the_system
 
-__all__ = ["MAX_OPERATIONS", "Budget", "DamagedPickle", "load_pickle"]
+__all__ = ["MAX_OPERATIONS", "Budget", "DamagedPickle", "load_pickle", "refused"]
 
 # Ten times what the largest published detectors need. It bounds the time to about a second.
 MAX_OPERATIONS = 500_000
@@ -32,33 +33,6 @@ _MAX_DIGITS = 40
 # A larger length is compared with the rest of the file before that much is allocated.
 _SMALL = 1 << 16
 
-# Modules that run code, start programs, or read and write files and networks.
-_SYSTEM = {
-    *("os", "posix", "nt", "posixpath", "ntpath", "sys", "platform", "signal", "resource", "mmap"),
-    *("fcntl", "pty", "subprocess", "_posixsubprocess", "multiprocessing", "concurrent", "asyncio"),
-    *("threading", "_thread", "shutil", "tempfile", "glob", "fileinput", "linecache", "shelve"),
-    *("dbm", "ctypes", "_ctypes", "importlib", "imp", "pkgutil", "zipimport", "runpy", "code"),
-    *("codeop", "pdb", "bdb", "trace", "timeit", "profile", "cProfile", "doctest", "pydoc", "gc"),
-    *("inspect", "operator", "_operator", "copyreg", "pickle", "_pickle", "marshal", "yaml"),
-    *("socket", "socketserver", "http", "urllib", "ftplib", "smtplib", "telnetlib", "xmlrpc"),
-    *("requests", "aiohttp", "webbrowser", "antigravity", "pip", "ensurepip", "venv", "site"),
-    *("setuptools", "distutils"),
-}
-# Modules that another module has inside, as in numpy.core.multiarray.os.system.
-_SYSTEM_INSIDE = {"os", "posix", "nt", "sys", "subprocess", "builtins", "importlib", "ctypes"}
-# Single names, and packages with all that is in them. Each ends with the dot that may follow it.
-_SYSTEM_NAMES = (
-    *("builtins.eval.", "builtins.exec.", "builtins.execfile.", "builtins.compile."),
-    *("builtins.open.", "builtins.file.", "builtins.input.", "builtins.breakpoint."),
-    *("builtins.getattr.", "builtins.setattr.", "builtins.delattr.", "builtins.apply."),
-    *("builtins.globals.", "builtins.locals.", "builtins.vars.", "builtins.reload."),
-    *("io.open.", "io.FileIO.", "_io.open.", "_io.FileIO.", "codecs.open.", "types.CodeType."),
-    *("types.FunctionType.", "types.LambdaType.", "types.MethodType.", "types.ModuleType."),
-    *("numpy.load.", "numpy.fromfile.", "numpy.memmap.", "numpy.loadtxt.", "numpy.genfromtxt."),
-    *("numpy.testing.", "numpy.f2py.", "numpy.distutils.", "numpy.ctypeslib."),
-    *("torch.load.", "torch.hub.", "torch.jit.", "torch.serialization.load.", "torch.package."),
-    *("torch.storage._load_from_bytes.", "torch.utils.cpp_extension.", "torch.ops."),
-)
 # what a pickle that is damaged, or used wrongly, makes Python raise
 _ERRORS: tuple[type[Exception], ...] = (
     *(AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError),
@@ -121,10 +95,9 @@ def load_pickle(
         WeightsError: The pickle reaches for the system, or is built to exhaust time or memory.
         DamagedPickle: It is no pickle, or not a whole one.
     """
-    unpickler = _Unpickler(_Source(file, size), calls, builds, values, persistent)
-    unpickler.budget = budget or Budget(size)
+    source, budget = _Source(file, size), budget or Budget(size)
     try:
-        return unpickler.load()
+        return _Unpickler(source, calls, builds, values, persistent, budget).load()
     except WeightsError:  # a ValueError too
         raise
     except _ERRORS as error:
@@ -132,20 +105,14 @@ def load_pickle(
 
 
 def refused(name: str) -> WeightsError:
-    """Return the error of a file that names what no file of weights does."""
+    """Return the error of a file that reaches for what no file of weights has.
+
+    Args:
+        name: The name of what it reaches for.
+    """
     return WeightsError(
         f"refused, and nothing of it was run: it reaches for {shown(name)}, and weights are only "
         "arrays, numbers, strings and containers"
-    )
-
-
-def _reaches_for_the_system(name: str) -> bool:
-    first, *inside = name.split(".")
-    return (
-        first in _SYSTEM
-        or f"{name}.".startswith(_SYSTEM_NAMES)
-        or any(part.lstrip("_") in _SYSTEM_INSIDE for part in inside[:-1])
-        or any(part.startswith("__") and part.endswith("__") for part in inside)
     )
 
 
@@ -156,7 +123,8 @@ class _Source:
         self._file, self._size = file, size
 
     def read(self, count: int) -> bytes:
-        self.announced(count)
+        if not 0 <= count <= _SMALL:
+            self.announced(count)
         data = self._file.read(count)
         if len(data) < count:
             raise DamagedPickle(f"it is cut off at byte {self._file.tell()}: its end is missing")
@@ -169,8 +137,6 @@ class _Source:
         return line
 
     def announced(self, count: int) -> None:
-        if 0 <= count <= _SMALL:
-            return
         left = self._size - self._file.tell()
         if not 0 <= count <= left:
             raise DamagedPickle(
@@ -180,16 +146,15 @@ class _Source:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's unpickler with checks where a file could exhaust time or memory, or set anything.
+    """Python's unpickler with checks where a file could set anything, or exhaust time or memory.
 
-    Names of the base class: ``stack`` has the objects since the last mark, ``metastack`` those
-    before each mark, ``memo`` what the pickle refers to again.
+    The base class has ``stack``, the objects since the last mark; ``metastack``, the stacks before
+    each mark; and a method for each operation, from ``load_append`` to ``load_tuple``.
     """
 
     stack: list[Any]
     metastack: list[list[Any]]
     pop_mark: Callable[[], list[Any]]
-    budget: Budget
 
     def __init__(
         self,
@@ -198,13 +163,14 @@ class _Unpickler(pickle._Unpickler):
         builds: Mapping[type, Callable[[Budget, Any, Any], None]],
         values: Mapping[str, Any],
         persistent: Callable[[Any], Any] | None,
+        budget: Budget,
     ):
         super().__init__(source, encoding="latin1")
-        self._source, self._persistent = source, persistent
+        self._source, self._persistent, self._budget = source, persistent, budget
         self._calls, self._builds, self._values = calls, builds, values
 
     def load(self) -> Any:
-        """Return the object that the pickle ends with. Frames are read through, not ahead."""
+        """Return the object that the pickle ends with."""
         source = self._source
         self.read, self.readline = source.read, source.readline
         self.stack, self.metastack = [], []
@@ -227,52 +193,51 @@ class _Unpickler(pickle._Unpickler):
         full = f"{module}.{name}"
         if not all(part.isidentifier() for part in full.split(".")):
             raise DamagedPickle(f"it is no pickle: it names '{shown(full)}'")
-        if full not in self._calls and _reaches_for_the_system(full):
+        if full not in self._calls and reaches_for_the_system(full):
             raise refused(full)
         return self._values.get(full, Placeholder(full))
 
-    def call(self, function: Any, arguments: Any, keywords: Any = None) -> Any:
-        """Return what our function makes; the placeholder itself where there is none."""
+    def call(self, keywords: dict[str, Any]) -> None:
+        """Call our function for the name on the stack; without one, the placeholder stays."""
+        arguments, function = self.stack.pop(), self.stack[-1]
         if type(function) is not Placeholder or type(arguments) is not tuple:
             raise TypeError
         ours = self._calls.get(function.name)
-        if ours is None:
-            return function
-        return self.run(function.name, ours, *arguments, **(keywords or {}))
+        if ours is not None:
+            self.stack[-1] = self._run(function.name, ours, *arguments, **keywords)
 
-    def run(self, name: str, ours: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        try:
-            return ours(self.budget, *arguments, **keywords)
-        except WeightsError:
-            raise
-        except _ERRORS as error:
-            raise WeightsError(
-                f"refused: it uses {shown(name)} as no file of weights does"
-            ) from error
+    def load_reduce(self) -> None:
+        self.call({})
 
-    def reduce(self) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
-        self.append(self.call(function, arguments))
+    def load_newobj(self) -> None:
+        self.call({})
 
-    def new_with_keywords(self) -> None:
-        keywords = self.stack.pop()
-        arguments, function = self.stack.pop(), self.stack.pop()
-        self.append(self.call(function, arguments, keywords))
+    def load_newobj_ex(self) -> None:
+        self.call(self.stack.pop())
 
     def _instantiate(self, kind: Any, arguments: list[Any]) -> None:  # of INST and OBJ
-        self.append(self.call(kind, tuple(arguments)))
+        self.stack += [kind, tuple(arguments)]
+        self.call({})
 
-    def build(self) -> None:
+    def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is Placeholder:
             return
-        build = self._builds.get(type(target))
-        if build is None:
+        ours = self._builds.get(type(target))
+        if ours is None:
             raise refused(f"the state of {type(target).__name__}")
-        self.run(type(target).__name__, build, target, state)
+        self._run(type(target).__name__, ours, target, state)
+
+    def _run(self, name: str, ours: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return ours(self._budget, *arguments, **keywords)
+        except WeightsError:
+            raise
+        except _ERRORS as error:
+            message = f"refused: it uses {shown(name)} as no file of weights does"
+            raise WeightsError(message) from error
 
     def get_extension(self, code: int) -> None:
-        """Refuse: which names the codes stand for is up to the process that reads."""
         raise refused(f"the extension {code} of copyreg")
 
     def persistent_load(self, identity: Any) -> Any:
@@ -281,13 +246,15 @@ class _Unpickler(pickle._Unpickler):
             raise refused("an object by a persistent id")
         return self._persistent(identity)
 
-    def persistent_line(self) -> None:
+    def load_persid(self) -> None:
         # only in protocol 0, which no file with persistent ids has; any text with a P looks so
         name = shown(self.readline()[:-1].decode())
         raise DamagedPickle(f"it is no pickle: persistent id '{name}'")
 
-    def buffer(self) -> None:
+    def load_next_buffer(self) -> None:
         raise refused("a buffer outside of the file")
+
+    load_readonly_buffer = load_next_buffer
 
     # -- containers: only ours, and only keys whose hash is cheap ------------------------------
 
@@ -298,17 +265,6 @@ class _Unpickler(pickle._Unpickler):
         elif type(target) is not Placeholder:
             raise TypeError
 
-    def add(self) -> None:
-        items, target = self.pop_mark(), self.stack[-1]
-        if type(target) is set:
-            target.update(map(hashable, items))
-        elif type(target) is not Placeholder:
-            raise TypeError
-
-    def frozenset(self) -> None:
-        items = self.pop_mark()
-        self.append(frozenset(map(hashable, items)))
-
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if len(items) % 2:
@@ -318,14 +274,34 @@ class _Unpickler(pickle._Unpickler):
         elif type(target) is not Placeholder:
             raise TypeError
 
-    def set_item(self) -> None:
+    def load_append(self) -> None:
+        self.extend([self.stack.pop()])
+
+    def load_appends(self) -> None:
+        self.extend(self.pop_mark())
+
+    def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self.set_items([key, value])
 
-    def dict(self) -> None:
+    def load_setitems(self) -> None:
+        self.set_items(self.pop_mark())
+
+    def load_dict(self) -> None:
         items = self.pop_mark()
         self.append({})
         self.set_items(items)
+
+    def load_additems(self) -> None:
+        items, target = self.pop_mark(), self.stack[-1]
+        if type(target) is set:
+            target.update(map(hashable, items))
+        elif type(target) is not Placeholder:
+            raise TypeError
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(frozenset(map(hashable, items)))
 
     # -- lengths -------------------------------------------------------------------------------
 
@@ -334,10 +310,16 @@ class _Unpickler(pickle._Unpickler):
             raise WeightsError(f"it has an integer of {count:,} bytes; no weights have that")
         self.append(pickle.decode_long(self.read(count)))
 
-    def bytearray(self) -> None:
+    def load_long1(self) -> None:
+        self.integer(self.read(1)[0])
+
+    def load_long4(self) -> None:
+        self.integer(struct.unpack("<I", self.read(4))[0])
+
+    def load_bytearray8(self) -> None:
         self.append(bytearray(self.read(struct.unpack("<Q", self.read(8))[0])))
 
-    def frame(self) -> None:
+    def load_frame(self) -> None:  # what is in a frame is read as if there were none
         self._source.announced(struct.unpack("<Q", self.read(8))[0])
 
 
@@ -356,34 +338,10 @@ def _of_digits(operation: Callable[[Any], None]) -> Callable[[Any], None]:
     return checked
 
 
-_BASE: dict[int, Callable[[Any], None]] = {**pickle._Unpickler.dispatch}
+# the base class's table, with our methods where they have the same name
 _OPERATIONS: dict[int, Callable[[Any], None]] = {
-    **_BASE,
-    **{
-        code[0]: _of_digits(_BASE[code[0]])
-        for code in (pickle.INT, pickle.LONG, pickle.FLOAT, pickle.PUT, pickle.GET)
-    },
-    **{
-        code[0]: operation
-        for code, operation in {
-            pickle.REDUCE: _Unpickler.reduce,
-            pickle.NEWOBJ: _Unpickler.reduce,
-            pickle.NEWOBJ_EX: _Unpickler.new_with_keywords,
-            pickle.BUILD: _Unpickler.build,
-            pickle.PERSID: _Unpickler.persistent_line,
-            pickle.NEXT_BUFFER: _Unpickler.buffer,
-            pickle.READONLY_BUFFER: _Unpickler.buffer,
-            pickle.APPEND: lambda u: u.extend([u.stack.pop()]),
-            pickle.APPENDS: lambda u: u.extend(u.pop_mark()),
-            pickle.ADDITEMS: _Unpickler.add,
-            pickle.FROZENSET: _Unpickler.frozenset,
-            pickle.SETITEM: _Unpickler.set_item,
-            pickle.SETITEMS: lambda u: u.set_items(u.pop_mark()),
-            pickle.DICT: _Unpickler.dict,
-            pickle.LONG1: lambda u: u.integer(u.read(1)[0]),
-            pickle.LONG4: lambda u: u.integer(struct.unpack("<I", u.read(4))[0]),
-            pickle.BYTEARRAY8: _Unpickler.bytearray,
-            pickle.FRAME: _Unpickler.frame,
-        }.items()
-    },
+    code: getattr(_Unpickler, method.__name__)
+    for code, method in pickle._Unpickler.dispatch.items()
 }
+for _code in (pickle.INT, pickle.LONG, pickle.FLOAT, pickle.PUT, pickle.GET):
+    _OPERATIONS[_code[0]] = _of_digits(_OPERATIONS[_code[0]])

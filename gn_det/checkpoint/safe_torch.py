@@ -39,7 +39,6 @@ _DTYPES = {
     f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
 }
 _STORAGES = {
-    "torch.storage.UntypedStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
     "torch.ByteStorage": torch.uint8,
     "torch.CharStorage": torch.int8,
@@ -52,7 +51,8 @@ _STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.ComplexFloatStorage": torch.complex64,
     "torch.ComplexDoubleStorage": torch.complex128,
-    # of quantized tensors, which are left out: only the length counts
+    # of quantized tensors and rare types, which are left out: only the length counts
+    "torch.storage.UntypedStorage": torch.uint8,
     **{"torch.QInt8Storage": torch.int8, "torch.QUInt8Storage": torch.uint8},
     "torch.QInt32Storage": torch.int32,
 }
@@ -281,8 +281,6 @@ def _tensor(
     requires_grad: bool = False,
     _hooks: object = None,
     metadata: Any = None,
-    *,
-    dtype: torch.dtype | None = None,
 ) -> torch.Tensor | Placeholder:
     if type(storage) is Placeholder:
         return storage
@@ -293,35 +291,16 @@ def _tensor(
     sizes = (offset, *shape, *stride)
     if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in sizes):
         raise ValueError
-    dtype = dtype or storage.dtype
     numel = math.prod(shape)
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride))
-    if numel and last >= len(storage.data) // dtype.itemsize:
+    if numel and last >= len(storage.data) // storage.dtype.itemsize:
         raise WeightsError(
             f"it is damaged: a tensor of shape {shown(shape)} is larger than its data"
         )
-    budget.charge(numel * dtype.itemsize)  # a stride of 0 repeats one element
-    bare = torch.empty(0, dtype=dtype)
+    budget.charge(numel * storage.dtype.itemsize)  # a stride of 0 repeats one element
+    bare = torch.empty(0, dtype=storage.dtype)
     tensor = bare.set_(storage.data.untyped_storage(), offset, tuple(shape), stride)
     return tensor.requires_grad_(requires_grad)
-
-
-def _tensor_of_type(
-    budget: Budget,
-    storage: Any,
-    offset: int,
-    shape: tuple,
-    stride: tuple,
-    requires_grad: bool,
-    hooks: object,
-    dtype: Any,
-    metadata: Any = None,
-) -> torch.Tensor | Placeholder:
-    """Rebuild a tensor whose type has no storage of its own: float8, uint16."""
-    if type(dtype) is not torch.dtype:
-        raise TypeError
-    rest = (requires_grad, hooks, metadata)
-    return _tensor(budget, storage, offset, shape, stride, *rest, dtype=dtype)
 
 
 def _tensor_of_class(
@@ -357,7 +336,6 @@ def _size(_budget: Budget, sizes: tuple) -> torch.Size:
 _TENSORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
 }
 _CALLS: dict[str, Callable[..., Any]] = {
     **_TENSORS,
