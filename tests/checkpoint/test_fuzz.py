@@ -1,6 +1,7 @@
 """Files of weights that a fuzzer made: each is read, or refused in one line, soon."""
 
 import io
+import math
 import pickle
 import pickletools
 import time
@@ -88,6 +89,83 @@ def read(path, data):
 @pytest.mark.parametrize("name", FILES)
 def test_whole_files_are_read(name, tmp_path):
     assert read(tmp_path / "weights", FILES[name])["model"].keys() >= {"w", "b"}
+
+
+NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1) | st.floats() | st.booleans() | st.none()
+LEAVES = NUMBERS | st.complex_numbers() | st.text() | st.binary()
+ARRAY = st.builds(
+    lambda dtype, shape, order: (
+        np.arange(math.prod(shape)).astype(dtype).reshape(shape, order=order)
+    ),
+    st.sampled_from(["<f4", ">f8", "i2", "u1", "?", "c8", "U3"]),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.sampled_from("CF"),
+)
+KEYS = st.text(max_size=5) | st.integers(-9, 9) | st.binary(max_size=5)
+CONTENT = st.recursive(
+    LEAVES | ARRAY,
+    lambda part: (
+        st.lists(part, max_size=4)
+        | st.tuples(part, part)
+        | st.dictionaries(KEYS, part, max_size=4)
+        | st.builds(OrderedDict, st.dictionaries(KEYS, part, max_size=4))
+        | st.sets(KEYS, max_size=4)
+        | st.frozensets(KEYS, max_size=4)
+    ),
+    max_leaves=15,
+)
+
+
+def as_text(item):
+    """Return types, values and layouts as text; NaN is like NaN."""
+    if isinstance(item, np.ndarray):
+        return f"{item.dtype.str}{item.shape}{item.strides}{item.tobytes()}"
+    if isinstance(item, torch.Tensor):
+        return f"{item.dtype}{tuple(item.shape)}{item.stride()}{item.tolist()}"
+    if isinstance(item, dict):
+        entries = [f"{key!r}: {as_text(value)}" for key, value in item.items()]
+        return f"{type(item)}{entries}"
+    if isinstance(item, (set, frozenset)):
+        return f"{type(item)}{sorted(map(repr, item))}"
+    if isinstance(item, (list, tuple)):
+        return f"{type(item)}{[as_text(part) for part in item]}"
+    return f"{type(item)}{item!r}"
+
+
+@lengths
+@pytest.mark.parametrize("protocol", range(6))
+def test_content_is_what_pickle_makes_of_it(protocol, length, tmp_path):
+    @settings(length, max_examples=length.max_examples // 5)
+    @given(content=CONTENT, shared=CONTENT)
+    def check(content, shared):
+        data = pickle.dumps({"a": content, "b": shared, "c": shared}, protocol)
+        assert as_text(read(tmp_path / "weights", data)) == as_text(pickle.loads(data))
+
+    check()
+
+
+def shares(content):
+    """Return whether the two tensors are views of the same numbers."""
+    storages = [content[name].untyped_storage() for name in ("w", "part")]
+    return storages[0].data_ptr() == storages[1].data_ptr()
+
+
+@lengths
+@pytest.mark.parametrize("legacy", [False, True])
+def test_content_is_what_torch_makes_of_it(legacy, length, tmp_path):
+    @settings(length, max_examples=length.max_examples // 5)
+    @given(content=CONTENT, array=ARRAY.filter(lambda a: a.dtype.kind != "U"))
+    def check(content, array):
+        native = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        both = {"content": content, "w": native, "part": native.flatten()[1:]}
+        data = saved(both, _use_new_zipfile_serialization=not legacy)
+        # the file is our own: all of pickle may read it
+        wanted = torch.load(io.BytesIO(data), weights_only=False)
+        got = read(tmp_path / "weights", data)
+        assert as_text(got) == as_text(wanted)
+        assert shares(got) == shares(wanted)
+
+    check()
 
 
 @lengths
