@@ -111,4 +111,4 @@ def _path(place: Any) -> str:
     while place is not None:
         place, key = place
         keys.insert(0, str(key))
-    return shown(".".join(keys))
+    return shown(".".join(filter(None, keys)))  # members of a set have no key

@@ -78,7 +78,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: it holds a {type(content).__name__}, not weights by name.")
     if left_out:
-        logger.warning(f"{path}: left out, as it is no data: {left_out}.")
+        logger.warning(f"{path}: left out, neither tensors nor plain data: {left_out}.")
     return content
 
 

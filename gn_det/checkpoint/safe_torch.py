@@ -307,7 +307,7 @@ def _tensor_of_class(
     budget: Budget, function: Any, _kind: object, arguments: tuple, _state: object
 ) -> torch.Tensor | Placeholder:
     """Rebuild a tensor that has attributes, or a class of its own: as a plain tensor."""
-    if type(function) is not Placeholder:
+    if type(function) is not Placeholder or type(arguments) is not tuple:
         raise TypeError
     rebuild = _TENSORS.get(function.name)
     return function if rebuild is None else rebuild(budget, *arguments)

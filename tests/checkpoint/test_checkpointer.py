@@ -147,7 +147,7 @@ def test_a_checkpoint_of_a_training_with_other_objects(
         rest = Checkpointer(other).load(path)
     assert _same(other, model.state_dict())
     assert caplog.messages[0] == (
-        f"{path}: left out, as it is no data: args (argparse.Namespace), "
+        f"{path}: left out, neither tensors nor plain data: args (argparse.Namespace), "
         "cfg (omegaconf.dictconfig.DictConfig), history (collections.deque)."
     )
     assert rest == ({"epoch": 3, "best_acc1": 70.1} if place == "model" else {})

@@ -26,6 +26,7 @@ def test_looks_into_every_container():
         ((1, [stranger]), "1.0"),
         ({1: {"b": stranger}}, "1.b"),
         ({stranger}, ""),
+        ({"a": [{stranger}]}, "a.0"),
         (OrderedDict(a=stranger), "a"),
         (with_attribute, "_metadata"),
     ):

@@ -260,7 +260,9 @@ def test_other_objects_are_left_out_with_a_line(case, tmp_path, monkeypatch, cap
     np.testing.assert_array_equal(content["w"], weights)
     assert content["epoch"] == 7
     assert set(content) == {"w", "args", "epoch"}
-    assert caplog.messages == [f"weights.pkl: left out, as it is no data: args ({name})."]
+    assert caplog.messages == [
+        f"weights.pkl: left out, neither tensors nor plain data: args ({name})."
+    ]
     assert set(os.listdir()) == before
 
 
@@ -279,7 +281,7 @@ def test_an_object_that_is_there_twice_is_left_out_twice(tmp_path, caplog):
     path.write_bytes(pickle.dumps({"w": np.ones(1), "a": shared, "b": [shared, (shared,)]}))
     load_file(path)
     name = "(argparse.Namespace)"
-    assert f"no data: a {name}, b.0 {name}, b.1.0 {name}." in caplog.text
+    assert f"nor plain data: a {name}, b.0 {name}, b.1.0 {name}." in caplog.text
 
 
 class Net:

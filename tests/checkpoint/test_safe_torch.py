@@ -335,7 +335,7 @@ def test_other_objects_are_left_out_with_a_line(name, legacy, tmp_path, caplog):
     assert_same(read["state_dict"], {"w": weights})
     assert read["best"] == 0.5
     assert set(read) == set(content)
-    assert caplog.messages == [f"{path}: left out, as it is no data: args ({name})."]
+    assert caplog.messages == [f"{path}: left out, neither tensors nor plain data: args ({name})."]
 
 
 def test_a_config_of_omegaconf_is_left_out(legacy, tmp_path, caplog):
@@ -349,7 +349,7 @@ def test_a_config_of_omegaconf_is_left_out(legacy, tmp_path, caplog):
 def test_an_entry_with_another_key_is_left_out(key, legacy, tmp_path, caplog):
     content = {"w": torch.ones(2), "pairs": {key: 1, "b": 2}}
     assert load_file(save(content, tmp_path / "a.pth", legacy))["pairs"] == {"b": 2}
-    assert "left out, as it is no data: pairs (" in caplog.text
+    assert "left out, neither tensors nor plain data: pairs (" in caplog.text
 
 
 def test_tensors_with_attributes_or_a_class_are_plain_tensors(legacy, tmp_path, caplog):
