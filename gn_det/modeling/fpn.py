@@ -3,8 +3,8 @@
 Shapes: N images, C channels, H x W pixels of the level.
 """
 
-import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,35 @@ __all__ = ["FPN", "build_gn_resnet_fpn_backbone", "build_gn_vgg_fpn_backbone"]
 
 
 class FPN(ActivationCheckpointMixin, fpn.FPN):
-    """Detectron2's FPN with the ways to train of ``MODEL.GN.MEMORY``."""
+    """Detectron2's FPN with the ways to train of ``MODEL.GN.MEMORY``.
+
+    Args:
+        weight_standardization: Whether the weights of the pyramid's convolutions are standardized.
+        memory: What is saved for backward in the pyramid, a value of ``MODEL.GN.MEMORY``.
+        channels_last: Whether pyramid and backbone work in PyTorch's channels_last layout.
+        **kwargs: The arguments of Detectron2's class: ``bottom_up``, ``in_features``,
+            ``out_channels``, ``norm``, ``top_block``, ``fuse_type``.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight_standardization: bool = False,
+        memory: str = "standard",
+        channels_last: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if isinstance(self.top_block, LastLevelMaxPool):
+            # Detectron2's pools p5, whatever the last level is
+            self.top_block.in_feature = self._out_features[len(self.in_features) - 1]
+        own_layers = [*self.lateral_convs, *self.output_convs]
+        if weight_standardization:
+            for conv in own_layers:
+                standardize_convs(conv)
+        set_memory(self, memory, own_layers)
+        if channels_last:
+            to_channels_last(self)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return p2 to p6 of a batch of images (N, C, H, W)."""
@@ -117,21 +145,14 @@ def build_gn_vgg_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    top_block = LastLevelMaxPool()
-    last = bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]]
-    top_block.in_feature = f"p{int(math.log2(last.stride))}"  # Detectron2 has p5 only
-    pyramid = FPN(
+    return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=norm_from_cfg(cfg, cfg.MODEL.FPN.NORM),
-        top_block=top_block,
+        top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        weight_standardization=cfg.MODEL.GN.WEIGHT_STANDARDIZATION,
+        memory=cfg.MODEL.GN.MEMORY,
+        channels_last=cfg.MODEL.CHANNELS_LAST,
     )
-    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
-        standardize_convs(pyramid)
-    own_layers = [*pyramid.lateral_convs, *pyramid.output_convs]
-    set_memory(pyramid, cfg.MODEL.GN.MEMORY, own_layers)
-    if cfg.MODEL.CHANNELS_LAST:
-        to_channels_last(pyramid)
-    return pyramid
