@@ -11,7 +11,7 @@ from .debug.nonfinite import NonFiniteError
 from .debug.replay import replay
 from .grad_accum import GradAccumTrainer
 from .hooks.progress import ProgressBar, in_terminal
-from .lazy import finish_lazy, is_lazy, run_lazy
+from .lazy_config import finish_lazy, is_lazy, run_lazy
 from .load_to_evaluate import load_to_evaluate
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain

@@ -4,7 +4,6 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
 from gn_det.config import CfgNode, get_cfg
-from gn_det.modeling.from_keys import cfg_from_keys
 
 __all__ = ["facts_of", "in_lazy_words"]
 
@@ -22,18 +21,8 @@ OF_TRAIN = {
 
 def facts_of(cfg: DictConfig) -> CfgNode:
     """Return what checks and training steps read, under the keys where they read it."""
-    backbone = OmegaConf.select(cfg, "model.backbone")
-    if OmegaConf.select(cfg, "model.backbone.resnets") is None:
-        facts = get_cfg()
-        facts.MODEL.BACKBONE.NAME = "other"  # nothing is known of it
-    else:
-        facts = cfg_from_keys(
-            BACKBONE={"name": backbone.name}, RESNETS=backbone.resnets, GN=backbone.gn
-        )
-        facts.MODEL.PIXEL_MEAN, facts.MODEL.PIXEL_STD = (
-            list(cfg.model[key]) for key in ("pixel_mean", "pixel_std")
-        )
-        facts.INPUT.FORMAT = cfg.model.input_format
+    facts = get_cfg()
+    facts.MODEL.BACKBONE.NAME = "other"  # nothing is known of it
     facts.MODEL.GN.ALLOW_FROZEN_RANDOM = cfg.train.allow_frozen_random
     facts.MODEL.DEVICE = cfg.train.device
     facts.SOLVER.AMP.ENABLED = cfg.train.amp.enabled

@@ -2,10 +2,11 @@
 
 from .box_head import GNFastRCNNConvFCHead
 from .classifier import ImageClassifier
-from .fpn import build_gn_resnet_fpn_backbone, build_gn_vgg_fpn_backbone
+from .fpn import FPN, build_gn_resnet_fpn_backbone, build_gn_vgg_fpn_backbone
 from .mask_head import GNMaskRCNNConvUpsampleHead
 from .norms import NORMS, get_norm, norm_from_cfg
-from .res5_heads import GNRes5ROIHeads
+from .poolers import ROIPooler
+from .res5_heads import GNRes5ROIHeads, build_res5
 from .resnet import build_gn_resnet_backbone, make_resnet_stage
 from .roi_heads import GNStandardROIHeads
 from .rpn_head import GNRPNHead
@@ -18,6 +19,7 @@ from .weight_standardization import (
 )
 
 __all__ = [
+    "FPN",
     "NORMS",
     "GNFastRCNNConvFCHead",
     "GNMaskRCNNConvUpsampleHead",
@@ -25,12 +27,14 @@ __all__ = [
     "GNRes5ROIHeads",
     "GNStandardROIHeads",
     "ImageClassifier",
+    "ROIPooler",
     "StandardizedConv2d",
     "build_gn_inflated_resnet_backbone",
     "build_gn_resnet_backbone",
     "build_gn_resnet_fpn_backbone",
     "build_gn_vgg_backbone",
     "build_gn_vgg_fpn_backbone",
+    "build_res5",
     "fold_weight_standardization",
     "get_norm",
     "make_resnet_stage",

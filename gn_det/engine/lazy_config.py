@@ -36,7 +36,7 @@ from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
 from gn_det.engine.hooks.evaluation import Evaluation
 from gn_det.engine.hooks.preemption import PreemptionHook
 from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
-from gn_det.model_zoo import get_config, lazy_config
+from gn_det.model_zoo import get_config
 
 from .grad_accum import build_grad_accum_trainer
 from .lazy_facts import facts_of, in_lazy_words
@@ -126,8 +126,7 @@ def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
             f"{config_file}: it has no {', '.join(missing)}. A LazyConfig has {', '.join(PARTS)}, "
             "each of them a dict or a LazyCall."
         )
-    defaults = lazy_config(get_config("mask_rcnn_R50_gn_all.yaml")).train
-    defaults.init_checkpoint = ""
+    defaults = get_config("common/train.py").train
     cfg.train = OmegaConf.merge(defaults, cfg.train)
     for word in opts:
         _override(cfg, word)

@@ -82,7 +82,7 @@ lr_multiplier, train = _config.lr_multiplier, _config.train
 
 
 def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):
-    monkeypatch.setattr("gn_det.engine.lazy._evaluate", lambda cfg, facts, model: send())
+    monkeypatch.setattr("gn_det.engine.lazy_config._evaluate", lambda cfg, facts, model: send())
     with pytest.raises(SystemExit, match="75"):
         run_lazy(_args([*words, "train.max_iter=1"], tmp_path))
     assert (tmp_path / "model_final.pth").exists()
