@@ -9,10 +9,10 @@ from torch import nn
 
 from gn_det.layers import GroupNorm
 
-__all__ = ["NORMS", "Norm", "get_norm", "norm_3d_from_cfg", "norm_from_cfg"]
+__all__ = ["NORMS", "NormBuilder", "get_norm", "norm_3d_from_cfg", "norm_from_cfg"]
 
 # what Detectron2's layers take: ``channels -> nn.Module``, or "" for no norm
-Norm = Callable[[int], nn.Module] | str
+NormBuilder = Callable[[int], nn.Module] | str
 
 # "LN" and "IN" are the paper's (section 3.1): statistics over (C, H, W) and over (H, W) of each
 # image, one scale and offset a channel. Detectron2's own "LN" is another thing: a layer norm over

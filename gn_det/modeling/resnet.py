@@ -18,7 +18,7 @@ from gn_det.layers import GroupNorm
 from .activation_checkpointing import set_memory
 from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
 from .channels_last import to_channels_last
-from .norms import Norm, norm_from_cfg
+from .norms import NormBuilder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_BLOCKS", "build_gn_resnet_backbone", "make_resnet_stage"]
@@ -60,7 +60,7 @@ def make_resnet_stage(
     stage: int,
     *,
     depth: int,
-    norm: Norm,
+    norm: NormBuilder,
     stem_out_channels: int = 64,
     res2_out_channels: int | None = None,
     num_groups: int = 1,
@@ -179,7 +179,7 @@ def _resnet_from_cfg(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
 def build_gn_resnet_backbone(
     *,
     depth: int,
-    norm: Norm,
+    norm: NormBuilder,
     out_features: Sequence[str],
     in_channels: int = 3,
     stem_out_channels: int = 64,

@@ -26,7 +26,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
-from .norms import Norm, norm_from_cfg
+from .norms import NormBuilder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_CONVS", "VGG", "build_gn_vgg_backbone", "make_vgg_stages"]
@@ -111,7 +111,7 @@ def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_vgg_stages(
-    depth: int, norm: Norm, base_channels: int, in_channels: int
+    depth: int, norm: NormBuilder, base_channels: int, in_channels: int
 ) -> list[list[Conv2d]]:
     """Build the convolutions of vgg1 to vgg5; see :func:`build_gn_vgg_backbone` for the arguments.
 
@@ -164,7 +164,7 @@ def _vgg_from_cfg(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
 def build_gn_vgg_backbone(
     *,
     depth: int,
-    norm: Norm,
+    norm: NormBuilder,
     out_features: Sequence[str],
     in_channels: int = 3,
     base_channels: int = 64,
