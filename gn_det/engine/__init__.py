@@ -9,21 +9,28 @@ from .arguments import (
 )
 from .debug.nonfinite import NonFiniteError
 from .debug.replay import replay
+from .evaluation_run import (
+    by_dataset,
+    evaluate_only,
+    load_to_evaluate,
+    record_evaluation,
+    verify,
+)
 from .grad_accum import GradAccumTrainer
 from .hooks.progress import ProgressBar, in_terminal
 from .lazy import finish_lazy, is_lazy, run_lazy
-from .load_to_evaluate import load_to_evaluate
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
-from .results import by_dataset, record_evaluation, verify
 from .setup import check_run, has_checkpoint, load_runnable_config, read_config, run, setup
 from .trainer import Trainer
+from .training_run import TrainingRun
 
 __all__ = [
     "GradAccumTrainer",
     "NonFiniteError",
     "ProgressBar",
     "Trainer",
+    "TrainingRun",
     "add_options",
     "argument_parser",
     "autocast",
@@ -31,6 +38,7 @@ __all__ = [
     "check_run",
     "cpu_has_bfloat16",
     "docstring_parser",
+    "evaluate_only",
     "finish_lazy",
     "has_checkpoint",
     "in_terminal",

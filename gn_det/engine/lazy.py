@@ -14,7 +14,6 @@ from functools import partial
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import create_ddp_model, default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
@@ -23,7 +22,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from gn_det.checkpoint import Checkpointer
 from gn_det.config import (
     CfgNode,
     ConfigError,
@@ -31,27 +29,21 @@ from gn_det.config import (
     images_per_micro_batch,
     solver_problems,
 )
-from gn_det.data import check_datasets, check_images, choose_seed, stream_of
-from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
-from gn_det.engine.hooks.evaluation import Evaluation
-from gn_det.engine.hooks.preemption import PreemptionHook
-from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from gn_det.data import check_datasets, check_images, stream_of
+from gn_det.engine.hooks.progress import inference_bar, quiet_inference
 from gn_det.model_zoo import get_config, lazy_config
 
-from .grad_accum import build_grad_accum_trainer
+from .evaluation_run import evaluate_only
 from .lazy_facts import facts_of, in_lazy_words
-from .load_to_evaluate import load_to_evaluate
 from .precision import autocast
-from .results import record_evaluation
 from .setup import (
+    check_output_folder,
     fall_back_to_cpu,
     has_checkpoint,
     is_zoo_name,
-    preserve_config_yaml,
-    refuse_used_folder,
-    write_to_log_file,
+    open_output_folder,
 )
-from .writers import build_writers, writing_period
+from .training_run import TrainingRun
 
 __all__ = ["finish_lazy", "is_lazy", "run_lazy"]
 
@@ -82,26 +74,24 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     if "dataloader" in cfg:
         check_datasets(facts, training=not args.eval_only)
     if not args.eval_only and not args.resume:
-        refuse_used_folder(cfg.train.output_dir, "train.output_dir")
-    with preserve_config_yaml(cfg.train.output_dir, keep=args.eval_only):
-        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
-    write_to_log_file()
+        check_output_folder(cfg.train.output_dir, "train.output_dir")
+    open_output_folder(cfg, args, cfg.train.output_dir)
     model = instantiate(cfg.model).to(cfg.train.device)
+    evaluate = partial(_evaluate, cfg, facts)
+    weights = cfg.train.init_checkpoint
     if args.eval_only:
-        checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts)
-        checkpoint = load_to_evaluate(
-            checkpointer,
-            cfg.train.init_checkpoint,
-            resume=args.resume,
-            key="train.init_checkpoint",
-        )
-        results = _evaluate(cfg, facts, model)
-        if results and comm.is_main_process():
-            record_evaluation(cfg.train.output_dir, results, checkpoint)
-        return results
+        key = "train.init_checkpoint"
+        return evaluate_only(facts, model, evaluate, weights, resume=args.resume, key=key)
     if not (args.resume and has_checkpoint(cfg.train.output_dir)):
         _refuse_frozen_random(cfg, model)
-    return _train(cfg, facts, model, resume=args.resume)
+    cfg.optimizer.params.model = model
+    optimizer, scheduler = instantiate(cfg.optimizer), instantiate(cfg.lr_multiplier)
+    loader = _train_loader(cfg, facts)
+    run = TrainingRun(facts, model, optimizer, scheduler, loader, evaluate, ddp=cfg.train.ddp)
+    run.steps.cfg = None  # the facts do not make the model
+    run.trainer.register_hooks(run.build_hooks(log_period=cfg.train.log_period))
+    run.resume_or_load(weights, resume=args.resume)
+    return run.train()
 
 
 def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
@@ -222,51 +212,6 @@ def _refuse_frozen_random(cfg: DictConfig, model: nn.Module) -> None:
             "...): they would stay random. Set model.backbone.freeze_at=0 and a norm that is not "
             "FrozenBN, or give weights. Set train.allow_frozen_random=True if this is meant."
         )
-
-
-def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> dict | None:
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    data_loader = _train_loader(cfg, facts)
-    device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
-    model = create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
-    trainer = build_grad_accum_trainer(facts, model, data_loader, optimizer)
-    trainer.cfg = None  # the facts do not make the model
-    trainer.seed = choose_seed(cfg.train.seed)
-    checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts, trainer=trainer)
-    checkpoints = Checkpoints.from_cfg(facts, checkpointer, trainer)
-    leave = PreemptionHook(trainer, checkpoints)
-    results: list[dict | None] = [None]
-
-    def evaluate() -> dict | None:
-        with trainer.use_ema_weights(), leave.evaluating():
-            results[0] = _evaluate(cfg, facts, model)
-        return results[0]
-
-    main = comm.is_main_process()
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            checkpoints,
-            leave,
-            Evaluation(cfg.train.eval_period, evaluate, cfg.train.output_dir),
-            BestCheckpoint(checkpoints, cfg.train.best_metric, cfg.train.eval_period),
-            hooks.PeriodicWriter(
-                build_writers(cfg.train.output_dir, cfg.train.max_iter),
-                writing_period(cfg.train.eval_period, cfg.train.log_period),
-            )
-            if main
-            else None,
-            ProgressBar() if main and in_terminal() else None,
-            hooks.CallbackHook(after_train=lambda trainer: leave.restore_handlers()),
-        ]
-    )
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.seek_data(start)
-    trainer.train(start, cfg.train.max_iter)
-    return results[0]
 
 
 def _train_loader(cfg: DictConfig, facts: CfgNode) -> Iterable:

@@ -41,6 +41,8 @@ def facts_of(cfg: DictConfig) -> CfgNode:
     for key, name in OF_TRAIN.items():
         facts.SOLVER[key] = OmegaConf.select(cfg.train, name)
     facts.SOLVER.KEEP_CHECKPOINTS = facts.SOLVER.KEEP_CHECKPOINTS or 0  # None keeps all
+    facts.SEED, facts.OUTPUT_DIR = cfg.train.seed, cfg.train.output_dir
+    facts.TEST.EVAL_PERIOD, facts.SOLVER.BEST_METRIC = cfg.train.eval_period, cfg.train.best_metric
     batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
     facts.SOLVER.IMS_PER_BATCH = batch or comm.get_world_size()
     for split, key in (("train", "TRAIN"), ("test", "TEST")):

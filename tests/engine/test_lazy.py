@@ -149,7 +149,7 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cfg = finish_lazy("mask_rcnn_R50_gn_all.py", ["train.amp.enabled=True"])
     assert (cfg.train.device, cfg.train.amp.dtype) == ("cpu", "bfloat16")
-    assert "no GPU" in caplog.text
+    assert "No GPU found" in caplog.text
 
 
 @pytest.mark.parametrize(

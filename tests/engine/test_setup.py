@@ -42,7 +42,7 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog, has_bfloat16):
     assert cfg.MODEL.DEVICE == "cpu"
     assert cfg.SOLVER.AMP.DTYPE == "bfloat16"
     assert cfg.SOLVER.AMP.ENABLED is (has_bfloat16 is not False)
-    assert "no GPU" in caplog.text
+    assert "No GPU found" in caplog.text
     assert ("in float32" if has_bfloat16 is False else "in bfloat16") in caplog.text
 
 
