@@ -1,61 +1,49 @@
-"""Training and evaluation of LazyConfigs: Python files with model, dataloader, optimizer, ...
+"""Reading a LazyConfig: a Python file with model, dataloader, optimizer, lr_multiplier and train.
 
-They are what Detectron2's tools/lazyconfig_train_net.py runs. Here they get mixed precision on any
-device, the checks of datasets and output folder, and overrides that are checked. A Python config
-is a program: it can do all that its author can think of.
+It is what Detectron2's tools/lazyconfig_train_net.py runs. A Python config is a program: it can do
+all that its author can think of. :mod:`gn_det.engine.lazy_run` trains it.
 """
 
-import argparse
-import difflib
 import os
-from collections.abc import Iterable, Iterator
-from functools import partial
+import re
+from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
+from typing import Any
 
-from detectron2.config import LazyConfig, instantiate
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import create_ddp_model, default_setup, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.config import LazyConfig
 from detectron2.utils import comm
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
-from gn_det.checkpoint import Checkpointer
-from gn_det.config import (
-    CfgNode,
-    ConfigError,
-    UnknownKeyError,
-    images_per_micro_batch,
-    solver_problems,
-)
-from gn_det.data import check_datasets, check_images, choose_seed, stream_of
-from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
-from gn_det.engine.hooks.evaluation import Evaluation
-from gn_det.engine.hooks.preemption import PreemptionHook
-from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg, solver_problems
 from gn_det.model_zoo import get_config
+from gn_det.utils import did_you_mean
 
-from .grad_accum import build_grad_accum_trainer
-from .lazy_facts import facts_of, in_lazy_words
-from .load_to_evaluate import load_to_evaluate
-from .precision import autocast
-from .results import record_evaluation
-from .setup import (
-    fall_back_to_cpu,
-    has_checkpoint,
-    is_zoo_name,
-    preserve_config_yaml,
-    refuse_used_folder,
-    write_to_log_file,
-)
-from .writers import build_writers, writing_period
+from .setup import fall_back_to_cpu, is_zoo_name
 
-__all__ = ["finish_lazy", "is_lazy", "run_lazy"]
+__all__ = ["is_lazy", "key_paths", "load_lazy_config", "settings_of"]
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+# a YAML's key -> the name that a LazyConfig has for it
+NAMES = {
+    "SOLVER.CLIP_GLOBAL_NORM": "train.clip_global_norm",
+    "SOLVER.EMA_DECAY": "train.ema_decay",
+    "SOLVER.IMS_PER_STEP": "train.ims_per_step",
+    "SOLVER.CHECKPOINT_PERIOD": "train.checkpointer.period",
+    "SOLVER.KEEP_CHECKPOINTS": "train.checkpointer.max_to_keep",
+    "SOLVER.ON_SAVE_ERROR": "train.on_save_error",
+    "SOLVER.BEST_METRIC": "train.best_metric",
+    "SOLVER.MAX_ITER": "train.max_iter",
+    "SOLVER.AMP.ENABLED": "train.amp.enabled",
+    "SOLVER.AMP.DTYPE": "train.amp.dtype",
+    "MODEL.DEVICE": "train.device",
+    "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
+    "TEST.EVAL_PERIOD": "train.eval_period",
+    "OUTPUT_DIR": "train.output_dir",
+    "SEED": "train.seed",
+}
 
 
 def is_lazy(config_file: str) -> bool:
@@ -63,61 +51,20 @@ def is_lazy(config_file: str) -> bool:
     return config_file.endswith(".py")
 
 
-def run_lazy(args: argparse.Namespace) -> dict | None:
-    """Train and evaluate, or only evaluate, the LazyConfig of a command line.
-
-    Args:
-        args: of :func:`gn_det.engine.argument_parser`, with ``resume`` and ``eval_only``; its
-            ``opts`` are ``key=value``.
-
-    Returns:
-        The results of the last evaluation; None where there was none.
-
-    Raises:
-        ConfigError, FileNotFoundError: see :func:`finish_lazy`; or datasets, output folder or
-            frozen layers are not as they must be.
-    """
-    cfg = finish_lazy(args.config_file, args.opts)
-    facts = facts_of(cfg)
-    if "dataloader" in cfg:
-        check_datasets(facts, training=not args.eval_only)
-    if not args.eval_only and not args.resume:
-        refuse_used_folder(cfg.train.output_dir, "train.output_dir")
-    with preserve_config_yaml(cfg.train.output_dir, keep=args.eval_only):
-        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
-    write_to_log_file()
-    model = instantiate(cfg.model).to(cfg.train.device)
-    if args.eval_only:
-        checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts)
-        checkpoint = load_to_evaluate(
-            checkpointer,
-            cfg.train.init_checkpoint,
-            resume=args.resume,
-            key="train.init_checkpoint",
-        )
-        results = _evaluate(cfg, facts, model)
-        if results and comm.is_main_process():
-            record_evaluation(cfg.train.output_dir, results, checkpoint)
-        return results
-    if not (args.resume and has_checkpoint(cfg.train.output_dir)):
-        _refuse_frozen_random(cfg, model)
-    return _train(cfg, facts, model, resume=args.resume)
-
-
-def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
+def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
     """Read a LazyConfig and the options of a command line. This runs the file's code.
 
     Args:
-        config_file: a Python file, or the name of one of gn_det's configs with ``.py``.
-        opts: ``["key=value", ...]`` with keys that exist; ``+key=value`` adds one.
+        config_file: A Python file, or the name of one of gn_det's Python configs.
+        opts: The options ``["key=value", ...]`` with keys that exist; ``+key=value`` adds one.
 
     Returns:
-        The config; what ``train`` lacks is filled in. ``train.device`` is "cpu" where there is no
-        GPU.
+        The config; what ``train`` lacks is as in gn_det's ``common/train.py``. ``train.device`` is
+        "cpu" where there is no GPU.
 
     Raises:
-        ConfigError: a syntax error, a missing part, or an option that cannot be.
-        FileNotFoundError: no such file.
+        ConfigError: The file cannot be read or lacks a part, or an option cannot be set.
+        FileNotFoundError: There is no such file.
     """
     cfg = _load(config_file)
     missing = [part for part in PARTS if part not in cfg]
@@ -126,18 +73,18 @@ def finish_lazy(config_file: str, opts: list[str]) -> DictConfig:
             f"{config_file}: it has no {', '.join(missing)}. A LazyConfig has {', '.join(PARTS)}, "
             "each of them a dict or a LazyCall."
         )
-    defaults = get_config("common/train.py").train
-    cfg.train = OmegaConf.merge(defaults, cfg.train)
-    for word in opts:
-        _override(cfg, word)
-    facts = facts_of(cfg)
-    fall_back_to_cpu(facts)
-    cfg.train.device = facts.MODEL.DEVICE
-    cfg.train.amp.enabled, cfg.train.amp.dtype = facts.SOLVER.AMP.ENABLED, facts.SOLVER.AMP.DTYPE
-    if cfg.train.amp.dtype not in ("float16", "bfloat16"):
-        raise ConfigError(f"train.amp.dtype is {cfg.train.amp.dtype!r}, not float16 or bfloat16.")
-    for problem in solver_problems(facts):
-        raise ConfigError(in_lazy_words(problem.message))
+    cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
+    for option in opts:
+        _override(cfg, option)
+    settings = settings_of(cfg)
+    fall_back_to_cpu(settings)
+    amp = settings.SOLVER.AMP
+    cfg.train.device = settings.MODEL.DEVICE
+    cfg.train.amp.enabled, cfg.train.amp.dtype = amp.ENABLED, amp.DTYPE
+    if amp.DTYPE not in ("float16", "bfloat16"):
+        raise ConfigError(f"train.amp.dtype is {amp.DTYPE!r}, not float16 or bfloat16.")
+    for problem in solver_problems(settings):
+        raise ConfigError(_with_lazy_names(problem.message))
     return cfg
 
 
@@ -150,58 +97,68 @@ def _load(config_file: str) -> DictConfig:
         return LazyConfig.load(config_file)
     except SyntaxError as error:
         cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
-        where = f"{cause.filename if error is cause else config_file}:{cause.lineno}"
-        raise ConfigError(f"{where}: it is not Python: {cause.msg}.") from None
+        # Detectron2 says in words which file it is: this one, or one that it imports
+        named = re.match("Config file (.+) has syntax error", str(error))
+        file = named[1] if named else cause.filename
+        raise ConfigError(f"{file}:{cause.lineno}: it is not Python: {cause.msg}.") from None
+    except ImportError as error:
+        raise ConfigError(f"{config_file}: {error}") from error
 
 
-def _override(cfg: DictConfig, word: str) -> None:
+def _override(cfg: DictConfig, option: str) -> None:
     """Set one ``key=value``, in place."""
-    key, equals, _ = word.partition("=")
-    if word.startswith("--"):
+    key, equals, _ = option.partition("=")
+    if option.startswith("--"):
         raise ConfigError(
-            f"Command line: {word} stands where a key=value belongs. Options go before all of them."
+            f"Command line: {option} stands where a key=value belongs. Options go before all of "
+            "them."
         )
     if not equals:
         raise ConfigError(
             f"Command line: options of a Python config are key=value, such as "
-            f"train.max_iter=100, but {word!r} was given."
+            f"train.max_iter=100, but {option!r} was given."
         )
     new, key = key.startswith("+"), key.removeprefix("+")
-    names = list(_flatten(OmegaConf.to_container(cfg)))
-    if key not in names and not new:
-        close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-        meant = f" Was {close[0]} meant?" if close else ""
+    known = list(key_paths(OmegaConf.to_container(cfg)))
+    if key not in known and not new:
         raise UnknownKeyError(
-            f"Command line: there is no key {key}.{meant} +{word} would add it.", key
+            f"Command line: there is no key {key}.{did_you_mean(key, known)} +{option} would add "
+            "it.",
+            key,
         )
     try:
         before = OmegaConf.select(cfg, key)
-        LazyConfig.apply_overrides(cfg, [word])
+        LazyConfig.apply_overrides(cfg, [option])
         after = OmegaConf.select(cfg, key)
     except (OmegaConfBaseException, KeyError, ValueError, SyntaxError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"Command line: {word!r} cannot be set: {reason}") from None
+        raise ConfigError(f"Command line: {option!r} cannot be set: {reason}") from None
     except Exception as error:
-        # hydra, which parses the words where it is installed, has errors of its own
+        # hydra, which parses the options where it is installed, has errors of its own
         if not type(error).__module__.startswith("hydra"):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"Command line: {word!r} cannot be read: {reason}") from None
-    if _other_kind(before, after):
+        raise ConfigError(f"Command line: {option!r} cannot be read: {reason}") from None
+    if _is_other_type(before, after):
         raise ConfigError(
             f"Command line: {key} is {before!r} in the config; {after!r} is of another type."
         )
 
 
-def _flatten(node: dict | list, prefix: str = "") -> Iterator[str]:
-    """Yield the path of each key, of groups as well; list items go by their number."""
+def key_paths(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the path of each key of nested dicts and lists, of groups as well.
+
+    Args:
+        node: A dict or a list; the items of a list go by their number.
+        prefix: The path of the node itself, with a dot at the end.
+    """
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         yield f"{prefix}{key}"
         if isinstance(value, dict | list):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from key_paths(value, f"{prefix}{key}.")
 
 
-def _other_kind(before: object, after: object) -> bool:
+def _is_other_type(before: object, after: object) -> bool:
     if isinstance(before, DictConfig) != isinstance(after, DictConfig):
         return before is not None
     plain = (bool, int, float, str)
@@ -210,106 +167,39 @@ def _other_kind(before: object, after: object) -> bool:
     return type(before) is not type(after) and (type(before), type(after)) != (float, int)
 
 
-def _refuse_frozen_random(cfg: DictConfig, model: nn.Module) -> None:
-    if cfg.train.init_checkpoint or cfg.train.allow_frozen_random:
-        return
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    frozen += [name for name, m in model.named_modules() if isinstance(m, FrozenBatchNorm2d)]
-    if frozen:
-        raise ConfigError(
-            f"train.init_checkpoint is empty and {len(frozen)} layers are frozen ({frozen[0]}, "
-            "...): they would stay random. Set model.backbone.freeze_at=0 and a norm that is not "
-            "FrozenBN, or give weights. Set train.allow_frozen_random=True if this is meant."
-        )
+def settings_of(cfg: DictConfig) -> CfgNode:
+    """Return what a LazyConfig says of solver, run and data, under the keys of a YAML.
 
+    Checks and the set-up of a run read these keys. The model is not among them: it is asked itself.
 
-def _train(cfg: DictConfig, facts: CfgNode, model: nn.Module, resume: bool) -> dict | None:
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    data_loader = _train_loader(cfg, facts)
-    device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
-    model = create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
-    trainer = build_grad_accum_trainer(facts, model, data_loader, optimizer)
-    trainer.cfg = None  # the facts do not make the model
-    trainer.seed = choose_seed(cfg.train.seed)
-    checkpointer = Checkpointer(model, cfg.train.output_dir, cfg=facts, trainer=trainer)
-    checkpoints = Checkpoints.from_cfg(facts, checkpointer, trainer)
-    leave = PreemptionHook(trainer, checkpoints)
-    results: list[dict | None] = [None]
-
-    def evaluate() -> dict | None:
-        with trainer.use_ema_weights(), leave.evaluating():
-            results[0] = _evaluate(cfg, facts, model)
-        return results[0]
-
-    main = comm.is_main_process()
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            checkpoints,
-            leave,
-            Evaluation(cfg.train.eval_period, evaluate, cfg.train.output_dir),
-            BestCheckpoint(checkpoints, cfg.train.best_metric, cfg.train.eval_period),
-            hooks.PeriodicWriter(
-                build_writers(cfg.train.output_dir, cfg.train.max_iter),
-                writing_period(cfg.train.eval_period, cfg.train.log_period),
-            )
-            if main
-            else None,
-            ProgressBar() if main and in_terminal() else None,
-            hooks.CallbackHook(after_train=lambda trainer: leave.restore_handlers()),
-        ]
-    )
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.seek_data(start)
-    trainer.train(start, cfg.train.max_iter)
-    return results[0]
-
-
-def _train_loader(cfg: DictConfig, facts: CfgNode) -> Iterable:
-    """Build the loader of the training data, once every image file is known to be there.
-
-    A loader whose dataset is not of Detectron2's ``get_detection_dataset_dicts`` is not checked:
-    it need not read files. One that is not Detectron2's, or has options of its own, is built as it
-    says; Detectron2's own becomes a stream that a resumed run can enter where it stopped.
+    Args:
+        cfg: A LazyConfig, as :func:`load_lazy_config` returns it.
     """
-    node = cfg.dataloader.train
-    if _target(node.get("dataset")) is get_detection_dataset_dicts:
-        node.dataset._target_ = _dicts_with_images
-    plain = {"_target_", "dataset", "mapper", "total_batch_size", "aspect_ratio_grouping"}
-    if _target(node) is not build_detection_train_loader or set(node) - plain - {"num_workers"}:
-        return instantiate(node)
-    dicts = instantiate(node.dataset)
-    return stream_of(
-        dicts,
-        instantiate(node.mapper),
-        partial(TrainingSampler, len(dicts)),
-        images_per_step=node.total_batch_size,
-        batch_size=images_per_micro_batch(facts, comm.get_world_size()),
-        aspect_ratio_grouping=node.get("aspect_ratio_grouping", True),
-        num_workers=node.get("num_workers", 0),
-    )
+    values = {key: OmegaConf.select(cfg, name) for key, name in NAMES.items()}
+    values["SOLVER.KEEP_CHECKPOINTS"] = values["SOLVER.KEEP_CHECKPOINTS"] or 0  # None keeps all
+    batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+    values["SOLVER.IMS_PER_BATCH"] = batch or comm.get_world_size()
+    for split in ("train", "test"):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
+        names = (names,) if isinstance(names, str) else tuple(names)
+        values[f"DATASETS.{split.upper()}"] = names
+    filter_empty = OmegaConf.select(cfg, "dataloader.train.dataset.filter_empty", default=True)
+    values["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = filter_empty
+    values["MODEL.MASK_ON"] = OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None
+    values["MODEL.BACKBONE.NAME"] = "other"
+    classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    if classes is None:
+        values["MODEL.META_ARCHITECTURE"] = "other"  # its number of classes is not known
+    else:
+        values["MODEL.ROI_HEADS.NUM_CLASSES"] = classes
+    settings = get_cfg()
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        reduce(getitem, groups, settings)[name] = value
+    return settings
 
 
-def _target(node: DictConfig | None) -> object:
-    target = OmegaConf.select(node, "_target_") if node is not None else None
-    return locate(target) if isinstance(target, str) else target
-
-
-def _dicts_with_images(names: str | list[str], **kwargs) -> list[dict]:
-    dicts = get_detection_dataset_dicts(names, **kwargs)
-    check_images(dicts, f"dataloader.train.dataset.names {names}")
-    return dicts
-
-
-def _evaluate(cfg: DictConfig, facts: CfgNode, model: nn.Module) -> dict | None:
-    if "evaluator" not in cfg.dataloader:
-        return None
-    loader = inference_bar(instantiate(cfg.dataloader.test), "test")
-    with autocast(facts), quiet_inference():
-        results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
-    if comm.is_main_process():
-        print_csv_format(results)
-    return results
+def _with_lazy_names(message: str) -> str:
+    for key, name in NAMES.items():
+        message = message.replace(key, name)
+    return message

@@ -2,28 +2,25 @@
 
 import argparse
 import os
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import create_ddp_model, default_setup, hooks
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
+from torch import nn
 
-from gn_det.checkpoint import Checkpointer, PretrainMetadata
-from gn_det.config import ConfigError, check_config, config_folder
+from gn_det.checkpoint import PretrainMetadata
+from gn_det.config import ConfigError, config_folder
 from gn_det.data import (
     build_eval_loader,
     build_train_loader,
     check_labelled_data,
-    choose_seed,
     labelled_split,
 )
-from gn_det.engine.hooks.checkpoints import Checkpoints
-from gn_det.engine.hooks.evaluation import Evaluation
-from gn_det.engine.hooks.preemption import PreemptionHook
-from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import inference_bar, quiet_inference
 from gn_det.engine.hooks.training_error import TrainingError
 from gn_det.evaluation import (
     ClassificationEvaluator,
@@ -32,22 +29,15 @@ from gn_det.evaluation import (
     read_metrics,
 )
 
-from .grad_accum import build_grad_accum_trainer
-from .load_to_evaluate import load_to_evaluate
+from .evaluation_run import evaluate_only
 from .precision import autocast
 from .pretrain_schedule import scheduled, warn_of_schedule
-from .results import record_evaluation
-from .setup import (
-    has_checkpoint,
-    is_zoo_name,
-    load_runnable_config,
-    preserve_config_yaml,
-    refuse_used_folder,
-    write_to_log_file,
-)
-from .writers import build_writers, writing_period
+from .setup import finish_setup, is_zoo_name, load_runnable_config
+from .training_run import TrainingRun
 
 __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
+
+Results = dict[str, dict[str, float]]
 
 
 def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -67,13 +57,8 @@ def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     cfg = setup_pretraining(args)
     if not args.eval_only:
         return train_classifier(cfg, resume=args.resume)
-    model = build_model(cfg)
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
-    checkpoint = load_to_evaluate(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = evaluate_classifier(cfg, model)
-    if comm.is_main_process():
-        record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
-    return results
+    evaluate = partial(evaluate_classifier, cfg)
+    return evaluate_only(cfg, build_model(cfg), evaluate, cfg.MODEL.WEIGHTS, resume=args.resume)
 
 
 def setup_pretraining(args: argparse.Namespace) -> CfgNode:
@@ -85,27 +70,12 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
         ConfigError, FileNotFoundError: see :func:`pretrain`.
     """
     cfg = load_runnable_config(_find(args.config_file), args.opts)
-    training = not args.eval_only
     if cfg.MODEL.META_ARCHITECTURE != "ImageClassifier":
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: this tool trains an "
             "ImageClassifier (configs/pretrain); detectors are trained by tools/train_net.py."
         )
-    check_config(
-        cfg,
-        training=training,
-        num_processes=comm.get_world_size(),
-        weights_loaded=args.resume and has_checkpoint(cfg.OUTPUT_DIR),
-    )
-    check_labelled_data(cfg, training=training)
-    if training and not args.resume:
-        refuse_used_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
-    cfg.freeze()
-    # Detectron2 reads this file again to log it; a name is no path
-    with preserve_config_yaml(cfg.OUTPUT_DIR, keep=not training):
-        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
-    write_to_log_file()
-    return cfg
+    return finish_setup(cfg, args, check_data=check_labelled_data)
 
 
 def _find(config_file: str) -> str:
@@ -129,53 +99,29 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     model = build_model(cfg)
     if cfg.PRETRAIN.RESPONSE_PERCENTILES:
         ResponsePercentiles(model.backbone)  # what it refuses is refused before an epoch
-    optimizer = build_optimizer(cfg_of_run, model)
-    device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
-    model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-    trainer = build_grad_accum_trainer(cfg_of_run, model, loader, optimizer)
-    trainer.seed = choose_seed(cfg.SEED)
-    checkpointer = Checkpointer(
-        model, cfg.OUTPUT_DIR, cfg=cfg, trainer=trainer, gn_det=PretrainMetadata(cfg)
-    )
-    results: dict[str, dict[str, float]] = {}
 
-    max_iter, period = cfg_of_run.SOLVER.MAX_ITER, cfg_of_run.TEST.EVAL_PERIOD
-    checkpoints = Checkpoints.from_cfg(cfg_of_run, checkpointer, trainer)
-    leave = PreemptionHook(trainer, checkpoints)
-
-    def evaluate() -> dict[str, dict[str, float]]:
+    def evaluate(model: nn.Module) -> Results:
         _share_statistics(model)
-        with trainer.use_ema_weights(), leave.evaluating():
-            results.update(evaluate_classifier(cfg, model))
-        return results
+        return evaluate_classifier(cfg, model)
 
-    main = comm.is_main_process()
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=build_lr_scheduler(cfg_of_run, optimizer)),
-            TrainingError(getattr(model, "module", model), period),
-            checkpoints,
-            leave,
-            Evaluation(period, evaluate, cfg.OUTPUT_DIR),
-            hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, max_iter), writing_period(period))
-            if main
-            else None,
-            ProgressBar() if main and in_terminal() else None,
-            hooks.CallbackHook(after_train=lambda trainer: leave.restore_handlers()),
-        ]
+    optimizer = build_optimizer(cfg_of_run, model)
+    scheduler = build_lr_scheduler(cfg_of_run, optimizer)
+    run = TrainingRun(
+        cfg_of_run, model, optimizer, scheduler, loader, evaluate, gn_det=PretrainMetadata(cfg)
     )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.seek_data(start)
-    if main:
+    # a checkpoint has what was counted
+    error = TrainingError(model, cfg_of_run.TEST.EVAL_PERIOD)
+    run.trainer.register_hooks(run.build_hooks(before_saving=[error]))
+    run.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if comm.is_main_process():
         warn_of_schedule(cfg, len(images))
+        solver = cfg_of_run.SOLVER
         print(
-            f"{len(images):,} images, {max_iter:,} iterations, learning rate "
-            f"{cfg_of_run.SOLVER.BASE_LR:g}, steps at {cfg_of_run.SOLVER.STEPS}"
+            f"{len(images):,} images, {solver.MAX_ITER:,} iterations, learning rate "
+            f"{solver.BASE_LR:g}, steps at {solver.STEPS}"
         )
-    trainer.train(start, max_iter)
-    if main:
+    results = run.train()
+    if comm.is_main_process():
         rows = read_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
         results["classification"]["top1_error_median"] = median_of_last(rows)
     return results

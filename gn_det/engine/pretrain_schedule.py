@@ -51,6 +51,7 @@ def scheduled(cfg: CfgNode, num_images: int) -> CfgNode:
     run.SOLVER.MAX_ITER = p.EPOCHS * epoch
     run.SOLVER.STEPS = tuple(step * epoch for step in p.STEPS if step < p.EPOCHS)
     run.TEST.EVAL_PERIOD = p.EVAL_PERIOD * epoch
+    run.SOLVER.BEST_METRIC = ""
     if not _is_set(cfg, "SOLVER.CHECKPOINT_PERIOD"):
         run.SOLVER.CHECKPOINT_PERIOD = run.TEST.EVAL_PERIOD
     return run

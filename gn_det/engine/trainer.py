@@ -4,43 +4,27 @@ import logging
 import os
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
-from detectron2.engine.hooks import (
-    CallbackHook,
-    EvalHook,
-    PeriodicCheckpointer,
-    PeriodicWriter,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import PeriodicWriter, PreciseBN
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from fvcore.nn.precise_bn import get_bn_modules
 
-from gn_det.checkpoint import Checkpointer
-from gn_det.data import (
-    TrainStream,
-    build_train_stream,
-    check_images,
-    check_masks,
-    choose_seed,
-)
-from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
-from gn_det.engine.hooks.evaluation import Evaluation
-from gn_det.engine.hooks.preemption import PreemptionHook
-from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from gn_det.data import TrainStream, build_train_stream, check_images, check_masks
+from gn_det.engine.hooks.progress import inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
-from .grad_accum import build_grad_accum_trainer
+from .evaluation_run import evaluate_only
 from .precision import autocast
-from .results import by_dataset, verify
-from .writers import build_writers, writing_period
+from .training_run import TrainingRun
+from .writers import build_writers
 
 __all__ = ["Trainer"]
 
@@ -58,79 +42,82 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own __init__ ties mixed precision and DistributedDataParallel to GPUs
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = build_grad_accum_trainer(cfg, model, data_loader, optimizer)
-        self._trainer.seed = choose_seed(cfg.SEED)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, cfg=cfg, trainer=weakref.proxy(self)
+        this = weakref.proxy(self)  # no circle, which would hold a GPU's memory
+        self._run = TrainingRun(
+            cfg,
+            model,
+            optimizer,
+            self.scheduler,
+            data_loader,
+            evaluate=lambda model: this.test(cfg, model),
+            trainer=this,
         )
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
+        self._trainer = self._run.steps
+        self.checkpointer = self._run.checkpointer
         self.register_hooks(self.build_hooks())
 
     def train(self) -> dict | None:
         """Train to the end.
 
         Returns:
-            What the last evaluation gave (see :meth:`test`); None where ``TEST.EVAL_PERIOD`` is 0
-            in a process other than the main one.
+            The results of the last evaluation, see :meth:`test`.
 
         Raises:
-            SystemExit: with status 1 where ``TEST.EXPECTED_RESULTS`` is missed.
+            SystemExit: With status 1 where ``TEST.EXPECTED_RESULTS`` is missed; with status 75
+                after a signal.
         """
-        # DefaultTrainer would hold two test sets against the expected results as if they were one
-        TrainerBase.train(self, self.start_iter, self.max_iter)
-        results = getattr(self, "_last_eval_results", None)
-        if results and comm.is_main_process():
-            verify(self.cfg, by_dataset(self.cfg, results))
-        return results
+        return self._run.train()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the latest whole checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
+        """Resume from the latest whole checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
 
-        A run that goes on ends with the weights that it would have had without a stop: on a CPU to
-        the bit.
+        A run that is resumed ends with the weights that it would have had without a stop: on a CPU
+        to the bit.
 
         Args:
-            resume: False: start anew, from ``MODEL.WEIGHTS``.
+            resume: Whether to resume, where there is a checkpoint.
         """
-        super().resume_or_load(resume)
-        self._trainer.seek_data(self.start_iter)
+        self._run.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
 
-    def build_hooks(self) -> list[HookBase | None]:
-        """Return Detectron2's hooks, with ours to save, to leave on a signal and to show a bar."""
-        cfg = self.cfg
-        checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer, self._trainer)
-        leave = PreemptionHook(self._trainer, checkpoints)
+    @classmethod
+    def evaluate_only(cls, cfg: CfgNode, *, resume: bool = False) -> dict | None:
+        """Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``, see :func:`gn_det.engine.evaluate_only`.
 
-        def evaluate() -> dict:
-            with self._trainer.use_ema_weights(), leave.evaluating():
-                self._last_eval_results = self.test(cfg, self.model)
-            return self._last_eval_results
+        Args:
+            cfg: A finished config, as :func:`gn_det.engine.setup` returns it.
+            resume: Whether to take the latest checkpoint of ``OUTPUT_DIR``, where there is one.
 
-        replaced = {
-            PeriodicCheckpointer: [],
-            EvalHook: [
-                checkpoints,
-                leave,
-                Evaluation(cfg.TEST.EVAL_PERIOD, evaluate, cfg.OUTPUT_DIR),
-                BestCheckpoint(checkpoints, cfg.SOLVER.BEST_METRIC, cfg.TEST.EVAL_PERIOD),
-            ],
-        }
-        originals = super().build_hooks()
-        for hook in originals:
-            if isinstance(hook, PeriodicWriter):
-                hook._period = writing_period(cfg.TEST.EVAL_PERIOD, hook._period)
-        hooks = [h for hook in originals for h in replaced.get(type(hook), [hook])]
-        if comm.is_main_process() and in_terminal():
-            hooks.append(ProgressBar())
-        return [*hooks, CallbackHook(after_train=lambda trainer: leave.restore_handlers())]
+        Returns:
+            The results, see :meth:`test`.
+        """
+        model = cls.build_model(cfg)
+        return evaluate_only(cfg, model, partial(cls.test, cfg), cfg.MODEL.WEIGHTS, resume=resume)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Return the hooks of a run, see :meth:`TrainingRun.build_hooks`; the last one writes."""
+        return self._run.build_hooks(
+            before_saving=self._precise_bn(), make_writers=self.build_writers
+        )
+
+    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+        """Add hooks; the one that writes stays the last, so that their numbers are written."""
+        super().register_hooks(hooks)
+        self._hooks.sort(key=lambda hook: isinstance(hook, PeriodicWriter))
+
+    def _precise_bn(self) -> list[HookBase]:
+        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+            return []
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        loader = self.build_train_loader(cfg)  # of its own: the training's stays where it is
+        num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
+        return [PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, num_iter)]
 
     def build_writers(self) -> list[EventWriter]:
         """Write ``metrics.json`` and TensorBoard; print lines where no bar is shown."""

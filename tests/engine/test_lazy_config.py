@@ -1,116 +1,12 @@
-import argparse
-import json
-
 import pytest
-import torch
-from detectron2.config import LazyConfig, instantiate
-from detectron2.data import DatasetCatalog
+from detectron2.config import LazyConfig
 
 from gn_det import model_zoo
-from gn_det.checkpoint import WeightsError
 from gn_det.config import ConfigError, UnknownKeyError
-from gn_det.data import DatasetError
-from gn_det.engine import Trainer, finish_lazy, is_lazy, run_lazy, setup
+from gn_det.engine import is_lazy, load_lazy_config
+from gn_det.engine.lazy_config import settings_of
 
 ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
-
-
-@pytest.fixture
-def words(digits):
-    """Overrides that make the photo digits config train two tiny steps on :func:`digits`."""
-    train, val = digits
-    small = "short_edge_length=[64]"
-    return [
-        f"dataloader.train.dataset.names=[{train}]",
-        f"dataloader.test.dataset.names=[{val}]",
-        "dataloader.train.num_workers=0",
-        "dataloader.test.num_workers=0",
-        "dataloader.train.total_batch_size=2",
-        f"dataloader.train.mapper.augmentations.0.{small}",
-        "dataloader.test.mapper.augmentations.0.short_edge_length=64",
-        "train.max_iter=2",
-        "train.eval_period=0",
-        "train.checkpointer.period=2",
-        "train.seed=1",
-        "train.device=cpu",
-        "train.amp.enabled=False",
-        "model.proposal_generator.pre_nms_topk=[50,50]",
-        "model.proposal_generator.post_nms_topk=[10,10]",
-        "model.roi_heads.batch_size_per_image=8",
-        "model.roi_heads.box_predictor.test_topk_per_image=5",
-    ]
-
-
-def _args(words, folder, config=ZOO, **kwargs):
-    defaults = {"resume": False, "eval_only": False}
-    opts = [*words, f"train.output_dir={folder}"]
-    return argparse.Namespace(config_file=config, opts=opts, **{**defaults, **kwargs})
-
-
-def test_trains_evaluates_and_resumes(words, tmp_path):
-    results = run_lazy(_args(words, tmp_path))
-    assert set(results) == {"bbox", "segm"}
-    names = {p.name for p in tmp_path.glob("*.pth")}
-    assert names == {"model_0000001.pth", "model_best.pth", "model_final.pth"}
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert lines[0]["grad_norm"] > 0  # the clipping of the YAML
-    assert (tmp_path / "inference" / "digits_val" / "coco_instances_results.json").exists()
-    assert "short_edge_length: [64]" in (tmp_path / "config.yaml").read_text()
-
-    weights = str(tmp_path / "model_final.pth")
-    again = run_lazy(_args([*words, f"train.init_checkpoint={weights}"], tmp_path, eval_only=True))
-    assert str(again) == str(results)
-
-    with pytest.raises(ConfigError, match=r"train\.output_dir .* another run.*--resume"):
-        run_lazy(_args(words, tmp_path))
-    run_lazy(_args([*words, "train.max_iter=3"], tmp_path, resume=True))
-    state = torch.load(weights, weights_only=False)
-    assert state["iteration"] == 2
-    assert "bbox/AP" in (tmp_path / "inference" / "metrics.json").read_text()
-    with pytest.raises(ConfigError, match="--resume stands where a key=value belongs"):
-        finish_lazy(ZOO, ["train.max_iter=2", "--resume"])
-
-
-SAME = """
-from gn_det.engine import load_runnable_config
-from gn_det.model_zoo import lazy_config
-
-_config = lazy_config(load_runnable_config("mask_rcnn_R50_gn_all.yaml", {options!r}))
-model, dataloader, optimizer = _config.model, _config.dataloader, _config.optimizer
-lr_multiplier, train = _config.lr_multiplier, _config.train
-"""
-
-
-def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):
-    monkeypatch.setattr("gn_det.engine.lazy_config._evaluate", lambda cfg, facts, model: send())
-    with pytest.raises(SystemExit, match="75"):
-        run_lazy(_args([*words, "train.max_iter=1"], tmp_path))
-    assert (tmp_path / "model_final.pth").exists()
-
-
-def test_same_training_as_the_yaml(digits_options, tmp_path):
-    """After three steps of one seed the weights are the same to the bit, and so are the APs."""
-    options = [*digits_options, "SOLVER.BASE_LR", 0.02, "SOLVER.CLIP_GLOBAL_NORM", 5.0]
-    path = _write(tmp_path / "same.py", SAME.format(options=options))
-    results = run_lazy(_args([], tmp_path / "lazy", path))
-
-    opts = [*options, "OUTPUT_DIR", str(tmp_path / "yaml")]
-    cfg = setup(argparse.Namespace(config_file="mask_rcnn_R50_gn_all.yaml", opts=opts))
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=False)
-    expected = trainer.train()
-
-    ours, theirs = (
-        torch.load(tmp_path / name / "model_final.pth", weights_only=False)["model"]
-        for name in ("lazy", "yaml")
-    )
-    assert list(ours) == list(theirs)
-    for key in ours:
-        assert torch.equal(ours[key], theirs[key]), key
-    start = trainer.build_model(cfg).state_dict()
-    moved = [key for key in theirs if not torch.equal(theirs[key], start[key])]
-    assert len(moved) > 50
-    assert str(results) == str(expected)
 
 
 def test_is_lazy():
@@ -136,7 +32,9 @@ model.roi_heads.num_classes = 3
 
 
 def test_own_file(tmp_path):
-    cfg = finish_lazy(_write(tmp_path / "own.py", OWN), ["optimizer.lr=0.5", "+train.note=mine"])
+    cfg = load_lazy_config(
+        _write(tmp_path / "own.py", OWN), ["optimizer.lr=0.5", "+train.note=mine"]
+    )
     assert (cfg.train.output_dir, cfg.train.max_iter, cfg.train.note) == ("here", 5, "mine")
     assert (cfg.optimizer.lr, cfg.optimizer.params.base_lr) == (0.5, 0.5)
     assert cfg.model.roi_heads.mask_head.num_classes == 3
@@ -147,9 +45,9 @@ def test_own_file(tmp_path):
 
 def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    cfg = finish_lazy("mask_rcnn_R50_gn_all.py", ["train.amp.enabled=True"])
+    cfg = load_lazy_config("mask_rcnn_R50_gn_all.py", ["train.amp.enabled=True"])
     assert (cfg.train.device, cfg.train.amp.dtype) == ("cpu", "bfloat16")
-    assert "no GPU" in caplog.text
+    assert "No GPU found" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -170,82 +68,56 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
 )
 def test_wrong_options(word, error, message):
     with pytest.raises(error, match=message) as caught:
-        finish_lazy(ZOO, [word])
+        load_lazy_config(ZOO, [word])
     assert "\n" not in str(caught.value)
 
 
 def test_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Closest: mask_rcnn_R50_gn_all\.py"):
-        finish_lazy("mask_rcnn_R50_gn_al.py", [])
+        load_lazy_config("mask_rcnn_R50_gn_al.py", [])
     path = _write(tmp_path / "a.py", "train = dict()\nmodel = dict(\n")
     with pytest.raises(ConfigError, match=f"{path}:2: it is not Python"):
-        finish_lazy(path, [])
+        load_lazy_config(path, [])
     path = _write(tmp_path / "b.py", "train = dict()\nmodel = dict()\n")
     with pytest.raises(ConfigError, match="it has no dataloader, optimizer, lr_multiplier"):
-        finish_lazy(path, [])
-
-
-def test_checks_before_any_work(words, tmp_path):
-    frozen = [*words, "model.backbone.freeze_at=2"]
-    for resume in (False, True):  # there is nothing to go on from
-        with pytest.raises(ConfigError, match="train.init_checkpoint is empty and .* are frozen"):
-            run_lazy(_args(frozen, tmp_path / "a", resume=resume))
-    with pytest.raises(DatasetError, match="digits_trai: there is no dataset"):
-        run_lazy(_args([*words, "dataloader.train.dataset.names=[digits_trai]"], tmp_path / "b"))
-    with pytest.raises(DatasetError, match="10 classes"):
-        run_lazy(_args([*words, "model.roi_heads.num_classes=7"], tmp_path / "c"))
-    assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.parametrize("target", [None, "detectron2.data.get_detection_dataset_dicts"])
-def test_missing_image_stops_before_training(words, target, tmp_path):
-    record = {"file_name": str(tmp_path / "gone.png"), "annotations": [{"category_id": 0}]}
-    DatasetCatalog.register("gone", lambda: [record])
-    opts = [*words, "dataloader.train.dataset.names=[gone]"]
-    if target:
-        opts.append(f"dataloader.train.dataset._target_={target}")
-    message = r"train\.dataset\.names \['gone'\]: 1 of 1 images .*\n.*gone\.png"
-    try:
-        with pytest.raises(DatasetError, match=message):
-            run_lazy(_args(opts, tmp_path / "run"))
-    finally:
-        DatasetCatalog.remove("gone")
-
-
-OWN_DATA = """
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
-
-def dicts(**kwargs):
-    records = get_detection_dataset_dicts(**kwargs)
-    return [{"path" if k == "file_name" else k: v for k, v in r.items()} for r in records]
-
-class Mapper(DatasetMapper):
-    def __call__(self, record):
-        return super().__call__({"file_name": record["path"], **record})
-
-dataloader.train.dataset._target_ = dicts
-dataloader.train.mapper._target_ = Mapper
-model.roi_heads.num_classes = 10
-"""
-
-
-def test_a_dataset_of_ones_own_is_left_alone(words, tmp_path):
-    """Detectron2's loader takes any list; what is in the dicts is the mapper's affair."""
-    path = _write(tmp_path / "own.py", OWN + OWN_DATA)
-    run_lazy(_args([*words, "train.max_iter=1"], tmp_path / "run", path))
-    assert (tmp_path / "run" / "model_final.pth").exists()
-
-
-def test_weights_of_another_network(words, tmp_path):
-    """What the file says of itself is held against the config, as for a YAML."""
-    weights = str(tmp_path / "other.pth")
-    state = instantiate(finish_lazy(ZOO, words).model).backbone.bottom_up.state_dict()
-    torch.save({"model": state, "gn_det": {"num_groups": 16}}, weights)
-    args = _args([*words, f"train.init_checkpoint={weights}"], tmp_path / "x", eval_only=True)
-    with pytest.raises(WeightsError, match="trained with 16 groups, but MODEL.GN.NUM_GROUPS is 32"):
-        run_lazy(args)
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "c.py", "train = dict()\n\nfrom .a import model\n")
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'a.py'}:2: it is not Python"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "d.py", "from .missing import model\n")
+    with pytest.raises(ConfigError, match=f"{path}: .*missing.py does not exist"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "e.py", "import no_such_package\n")
+    with pytest.raises(ConfigError, match=f"{path}: No module named 'no_such_package'"):
+        load_lazy_config(path, [])
 
 
 def test_zoo_names_need_no_file():
-    cfg = finish_lazy("mask_rcnn_R101_gn_all.py", [])
+    cfg = load_lazy_config("mask_rcnn_R101_gn_all.py", [])
     assert cfg.model == model_zoo.get_config("mask_rcnn_R101_gn_all.py").model
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_R50_C4_gn", "photo_digits_mask_rcnn_R18_gn_all"])
+def test_the_settings_are_those_of_the_yaml(name):
+    settings, cfg = settings_of(model_zoo.get_config(f"{name}.py")), model_zoo.get_config(name)
+    assert settings.DATASETS == cfg.DATASETS
+    assert settings.DATALOADER.FILTER_EMPTY_ANNOTATIONS == cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    assert (settings.SEED, settings.OUTPUT_DIR) == (cfg.SEED, cfg.OUTPUT_DIR)
+    assert settings.TEST == cfg.TEST
+    assert settings.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    assert settings.MODEL.MASK_ON == cfg.MODEL.MASK_ON
+    # the rest of SOLVER is the schedule, of which a LazyConfig has an object
+    schedule = {
+        *("BASE_LR", "LR_SCHEDULER_NAME", "STEPS", "WARMUP_ITERS", "WEIGHT_DECAY"),
+        *("WEIGHT_DECAY_NORM", "GAMMA"),
+    }
+    ours, theirs = dict(settings.SOLVER), dict(cfg.SOLVER)
+    assert {k for k in theirs if ours[k] != theirs[k]} <= schedule
+
+
+def test_what_the_datasets_must_have():
+    cfg = load_lazy_config(ZOO, ["dataloader.train.dataset.filter_empty=False"])
+    cfg.model.roi_heads.mask_head = None
+    settings = settings_of(cfg)
+    assert settings.DATALOADER.FILTER_EMPTY_ANNOTATIONS is False
+    assert settings.MODEL.MASK_ON is False

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gn_det.config import CfgNode, ConfigError
+from gn_det.engine import Trainer, pretrain, setup
 from gn_det.utils import atomic_write
-
-from .pretrain import pretrain
-from .setup import setup
-from .trainer import Trainer
 
 __all__ = ["RUN", "check_run_folder", "pretrain_or_resume", "settings_of", "train_or_resume"]
 
