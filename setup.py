@@ -14,7 +14,8 @@ def version() -> str:
 
 
 def config_packages() -> list[str]:
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    files = [p for kind in ("yaml", "py") for p in (ROOT / "configs").rglob(f"*.{kind}")]
+    folders = {path.parent.relative_to(ROOT) for path in files}
     return ["gn_det." + ".".join(folder.parts) for folder in sorted(folders)]
 
 

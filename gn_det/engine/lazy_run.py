@@ -7,6 +7,7 @@ and frozen layers.
 import argparse
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
@@ -116,7 +117,7 @@ def _target(node: DictConfig | None) -> object:
     return locate(target) if isinstance(target, str) else target
 
 
-def _dicts_with_images(names: str | list[str], **kwargs) -> list[dict]:
+def _dicts_with_images(names: str | list[str], **kwargs: Any) -> list[dict]:
     dicts = get_detection_dataset_dicts(names, **kwargs)
     check_images(dicts, f"dataloader.train.dataset.names {names}")
     return dicts
