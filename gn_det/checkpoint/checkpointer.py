@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from gn_det.config import check_weights
+from gn_det.modeling import check_weights
 from gn_det.utils.atomic_write import atomic_write
 
 from .convert import convert

@@ -12,7 +12,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 
 from gn_det.checkpoint import Checkpointer, PretrainMetadata
-from gn_det.config import ConfigError, check_config, config_folder
+from gn_det.config import ConfigError, config_folder
 from gn_det.data import (
     build_eval_loader,
     build_train_loader,
@@ -31,6 +31,7 @@ from gn_det.evaluation import (
     median_of_last,
     read_metrics,
 )
+from gn_det.modeling import check_config
 
 from .grad_accum import build_grad_accum_trainer
 from .load_to_evaluate import load_to_evaluate

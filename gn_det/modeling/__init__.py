@@ -1,10 +1,17 @@
-"""What gn_det registers with Detectron2: backbones, FPN, heads, and a classifier on a backbone."""
+"""What gn_det registers with Detectron2 (backbones, FPN, heads, a classifier), and its checks."""
 
 from .box_head import GNFastRCNNConvFCHead
+from .checks import check_config, find_problems
 from .classifier import ImageClassifier
 from .fpn import build_gn_resnet_fpn_backbone, build_gn_vgg_fpn_backbone
 from .mask_head import GNMaskRCNNConvUpsampleHead
-from .norms import NORMS, get_norm, norm_from_cfg
+from .norms import NORMS, Norm, get_norm, norm_from_cfg
+from .pretrain_spec import (
+    PretrainSpec,
+    check_weights,
+    find_published_spec,
+    pretrain_spec_from_cfg,
+)
 from .res5_heads import GNRes5ROIHeads
 from .resnet import build_gn_resnet_backbone, make_resnet_stage
 from .roi_heads import GNStandardROIHeads
@@ -25,15 +32,22 @@ __all__ = [
     "GNRes5ROIHeads",
     "GNStandardROIHeads",
     "ImageClassifier",
+    "Norm",
+    "PretrainSpec",
     "StandardizedConv2d",
     "build_gn_inflated_resnet_backbone",
     "build_gn_resnet_backbone",
     "build_gn_resnet_fpn_backbone",
     "build_gn_vgg_backbone",
     "build_gn_vgg_fpn_backbone",
+    "check_config",
+    "check_weights",
+    "find_problems",
+    "find_published_spec",
     "fold_weight_standardization",
     "get_norm",
     "make_resnet_stage",
     "norm_from_cfg",
+    "pretrain_spec_from_cfg",
     "standardize_convs",
 ]

@@ -3,20 +3,19 @@
 Shapes: N images, C channels, H x W pixels, all of the padded batch.
 """
 
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import ResNet
-from torch import nn
 
 from gn_det.config import ConfigError
-from gn_det.config.network import resnet_problems
-from gn_det.layers import GroupNorm
 
 from .activation_checkpointing import set_memory
 from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import norm_from_cfg, zero_init
 from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_BLOCKS", "build_gn_resnet_backbone", "make_resnet_stage"]
@@ -35,24 +34,23 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
     """Build the blocks of one stage as ``cfg.MODEL.RESNETS`` describes them.
 
     Args:
-        cfg: the keys read are those of ``MODEL.RESNETS`` and ``MODEL.GN``.
-        stage: 2 to 5, for res2 to res5.
+        cfg: A config with our keys; those of ``MODEL.RESNETS`` and ``MODEL.GN`` are read.
+        stage: The number of the stage, 2 to 5 for res2 to res5.
 
     Raises:
-        ConfigError: a depth that is not known, a key that R18 and R34 do not have, or Weight
-            Standardization of deformable convolutions.
+        ConfigError: The depth is unknown, R18 and R34 cannot have the value of a key, or
+            deformable convolutions would be standardized.
     """
     r = cfg.MODEL.RESNETS
-    for problem in resnet_problems(cfg):
-        raise ConfigError(problem.message)
-    basic = r.DEPTH in (18, 34)
+    _check_keys(cfg)
+    basic = r.DEPTH < 50
     width = 2 ** (stage - 2)
     num_blocks = NUM_BLOCKS[r.DEPTH][stage - 2]
     dilation = r.RES5_DILATION if stage == 5 else 1
     first_stride = 1 if stage == 2 or dilation > 1 else 2
     out_channels = r.RES2_OUT_CHANNELS * width
     in_channels = r.STEM_OUT_CHANNELS if stage == 2 else out_channels // 2
-    kwargs = {
+    kwargs: dict[str, Any] = {
         "num_blocks": num_blocks,
         "stride_per_block": [first_stride] + [1] * (num_blocks - 1),
         "in_channels": in_channels,
@@ -74,7 +72,7 @@ def make_resnet_stage(cfg: CfgNode, stage: int) -> list[CNNBlockBase]:
     blocks = ResNet.make_stage(**kwargs)
     if cfg.MODEL.GN.ZERO_INIT_RESIDUAL:
         for block in blocks:
-            _zero_init_last_norm(block)
+            zero_init((block.conv2 if basic else block.conv3).norm)
     for block in blocks:
         if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
             standardize_convs(block)
@@ -91,11 +89,11 @@ def build_gn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     are returned: ``["res4"]`` makes a C4 backbone, res2 to res5 feed an FPN.
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of the image.
+        cfg: A config with our keys.
+        input_shape: The shape of the images; its ``channels`` are read.
 
     Raises:
-        ValueError: see :func:`make_resnet_stage` and :class:`gn_det.layers.GroupNorm`.
+        ValueError: See :func:`make_resnet_stage` and :class:`gn_det.layers.GroupNorm`.
     """
     r = cfg.MODEL.RESNETS
     stem = BasicStem(
@@ -116,8 +114,36 @@ def build_gn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     return backbone
 
 
-def _zero_init_last_norm(block: CNNBlockBase) -> None:
-    """Let a block start as the identity (section 4.1, after Goyal et al. 2017)."""
-    last = block.conv2 if isinstance(block, BasicBlock) else block.conv3
-    if isinstance(last.norm, (GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)):
-        nn.init.zeros_(last.norm.weight)
+def _check_keys(cfg: CfgNode) -> None:
+    r = cfg.MODEL.RESNETS
+    if r.DEPTH not in NUM_BLOCKS:
+        known = ", ".join(map(str, NUM_BLOCKS))
+        raise ConfigError(f"MODEL.RESNETS.DEPTH is {r.DEPTH}; known are {known}.")
+    if r.DEPTH < 50:
+        _check_basic_blocks(r)
+    elif any(r.DEFORM_ON_PER_STAGE) and cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
+        raise ConfigError(
+            "MODEL.GN.WEIGHT_STANDARDIZATION is for plain convolutions, but "
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {r.DEFORM_ON_PER_STAGE}. "
+            "Set one of them to False."
+        )
+
+
+def _check_basic_blocks(r: CfgNode) -> None:
+    wanted = {
+        # 256, the default, is for bottlenecks; fewer than 64 are for studies on small images
+        "RES2_OUT_CHANNELS": min(64, r.RES2_OUT_CHANNELS),
+        "RES5_DILATION": 1,
+        "NUM_GROUPS": 1,
+    }
+    for key, value in wanted.items():
+        if r[key] != value:
+            raise ConfigError(
+                f"MODEL.RESNETS.DEPTH {r.DEPTH} is made of basic blocks and needs "
+                f"MODEL.RESNETS.{key} {value}, got {r[key]}."
+            )
+    if any(r.DEFORM_ON_PER_STAGE):
+        raise ConfigError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE is for bottlenecks (depth 50 and more), "
+            f"but MODEL.RESNETS.DEPTH is {r.DEPTH}."
+        )
