@@ -7,8 +7,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from gn_det.config.checks import OURS_FOR
-
 __all__ = [
     "STOCK_FROZENBN",
     "STOCK_GN",
@@ -21,7 +19,11 @@ __all__ = [
 
 # our registered names and Detectron2's own
 STOCK_NAMES = {
-    **{ours: stock for stock, ours in OURS_FOR.items()},
+    "build_gn_resnet_backbone": "build_resnet_backbone",
+    "build_gn_resnet_fpn_backbone": "build_resnet_fpn_backbone",
+    "GNFastRCNNConvFCHead": "FastRCNNConvFCHead",
+    "GNMaskRCNNConvUpsampleHead": "MaskRCNNConvUpsampleHead",
+    "GNRes5ROIHeads": "Res5ROIHeads",
     "GNRPNHead": "StandardRPNHead",
     "GNStandardROIHeads": "StandardROIHeads",
 }

@@ -168,9 +168,10 @@ def _is_other_type(before: object, after: object) -> bool:
 
 
 def settings_of(cfg: DictConfig) -> CfgNode:
-    """Return what a LazyConfig says of solver, run and data, under the keys of a YAML.
+    """Return what a LazyConfig says of solver, run, data and pixels, under the keys of a YAML.
 
-    Checks and the set-up of a run read these keys. The model is not among them: it is asked itself.
+    Checks and the set-up of a run read these keys. The network is not among them: the model that
+    was built is asked.
 
     Args:
         cfg: A LazyConfig, as :func:`load_lazy_config` returns it.
@@ -186,7 +187,10 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     filter_empty = OmegaConf.select(cfg, "dataloader.train.dataset.filter_empty", default=True)
     values["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = filter_empty
     values["MODEL.MASK_ON"] = OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None
-    values["MODEL.BACKBONE.NAME"] = "other"
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        values[f"MODEL.{key}"] = list(OmegaConf.select(cfg, f"model.{key.lower()}") or [])
+    values["INPUT.FORMAT"] = OmegaConf.select(cfg, "model.input_format") or ""
+    values["MODEL.BACKBONE.NAME"] = "of the Python config"
     classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     if classes is None:
         values["MODEL.META_ARCHITECTURE"] = "other"  # its number of classes is not known

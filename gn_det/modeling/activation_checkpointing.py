@@ -23,23 +23,26 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from gn_det.config.checks import MEMORY_MODES
+from gn_det.config import ConfigError
 
+from .norms import has_statistics, is_norm
 from .weight_standardization import convolve
 
 __all__ = [
     "MEMORY_MODES",
     "ActivationCheckpointMixin",
     "apply_norm_and_activation",
+    "check_memory_mode",
     "checkpoint_conv_chain",
     "recompute",
     "recomputing",
     "set_memory",
     "tag_recomputable",
 ]
+
+MEMORY_MODES = ("standard", "lean", "minimal")
 
 
 def recompute(function: Callable, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -103,28 +106,38 @@ class ActivationCheckpointMixin:
         return self.memory if self.training and torch.is_grad_enabled() else "standard"
 
 
+def check_memory_mode(mode: str) -> None:
+    """Check that ``mode`` is one of :data:`MEMORY_MODES`.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if mode not in MEMORY_MODES:
+        raise ConfigError(f"MODEL.GN.MEMORY is {mode!r}; known are {', '.join(MEMORY_MODES)}.")
+
+
 def set_memory(
     module: ActivationCheckpointMixin, mode: str, parts: Iterable[nn.Module] | None = None
 ) -> None:
-    """Let a module keep what ``mode`` says, as far as its norms allow.
+    """Let a module keep for backward what ``mode`` says, as far as its norms allow.
 
-    One with unfrozen batch norm stays as it is: run twice, it would update its statistics twice.
-    One without GN has nothing to gain from *lean*.
+    A module with a norm that updates statistics stays in standard: run twice, the norm would update
+    them twice. *lean* runs norms twice in place of keeping their input, which pays for those with
+    parameters that are trained: FrozenBN has no need of its input.
 
     Args:
-        module: to be set.
-        mode: one of :data:`MEMORY_MODES`.
-        parts: the layers that the module runs again, where these are not all of its own.
+        module: The module, which is changed in place.
+        mode: One of :data:`MEMORY_MODES`.
+        parts: The layers that the module runs twice; by default all of its own.
 
     Raises:
-        ValueError: an unknown mode.
+        ConfigError: The mode is unknown.
     """
-    if mode not in MEMORY_MODES:
-        raise ValueError(f"MODEL.GN.MEMORY is {mode!r}; known are {', '.join(MEMORY_MODES)}.")
-    layers = [m for part in parts or [module] for m in part.modules()]
-    has_bn = any(isinstance(layer, _BatchNorm) for layer in layers)
-    has_gn = any(isinstance(layer, nn.GroupNorm) for layer in layers)
-    if has_bn or (mode == "lean" and not has_gn):
+    check_memory_mode(mode)
+    norms = [layer for part in parts or [module] for layer in part.modules() if is_norm(layer)]
+    runs_once = any(has_statistics(norm) for norm in norms)
+    gains_by_lean = any(True for norm in norms for _ in norm.parameters())
+    if runs_once or (mode == "lean" and not gains_by_lean):
         mode = "standard"
     module.memory = mode
 

@@ -10,15 +10,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import ResNet
-from torch import nn
 
 from gn_det.config import ConfigError
-from gn_det.layers import GroupNorm
 
 from .activation_checkpointing import set_memory
 from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
 from .channels_last import to_channels_last
-from .norms import NormBuilder, norm_from_cfg
+from .norms import NormBuilder, norm_from_cfg, zero_init
 from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_BLOCKS", "build_gn_resnet_backbone", "make_resnet_stage"]
@@ -142,7 +140,7 @@ def make_resnet_stage(
     blocks = ResNet.make_stage(**kwargs)
     for block in blocks:
         if zero_init_residual:
-            _zero_init_last_norm(block)
+            zero_init((block.conv2 if basic else block.conv3).norm)
         if weight_standardization:
             standardize_convs(block)
         set_memory(block, memory)
@@ -229,10 +227,3 @@ def build_gn_resnet_backbone(
     if channels_last:
         to_channels_last(backbone)
     return backbone
-
-
-def _zero_init_last_norm(block: CNNBlockBase) -> None:
-    """Let a block start as the identity (section 4.1, after Goyal et al. 2017)."""
-    last = block.conv2 if isinstance(block, BasicBlock) else block.conv3
-    if isinstance(last.norm, (GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)):
-        nn.init.zeros_(last.norm.weight)

@@ -1,10 +1,10 @@
 import pytest
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, build_model
+from gn_det.config.network import RESNET_DEPTHS, network_problems, resnet_problems
 
 from gn_det import model_zoo
-from gn_det.config import find_problems
-from gn_det.config.network import RESNET_DEPTHS, network_problems, resnet_problems
+from gn_det.modeling import find_problems
 from gn_det.modeling.resnet import NUM_BLOCKS
 
 R18 = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]

@@ -5,7 +5,8 @@ from detectron2.modeling import BACKBONE_REGISTRY
 
 import gn_det
 from gn_det import model_zoo
-from gn_det.config import ConfigError, Problem, check_config, find_problems
+from gn_det.config import ConfigError, Problem
+from gn_det.modeling import check_config, find_problems
 
 SCRATCH = ["MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", 0]
 R18 = [*SCRATCH, "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from gn_det import model_zoo
-from gn_det.config import PretrainSpec, check_weights, pretrain_spec_from_cfg
-from gn_det.config.known_weights import PUBLISHED_SPECS
+from gn_det.modeling import PretrainSpec, check_weights, pretrain_spec_from_cfg
+from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS
 
 R50_GN = PUBLISHED_SPECS["R-50-GN"]
 
