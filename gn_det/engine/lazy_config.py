@@ -76,7 +76,14 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     for option in opts:
         _override(cfg, option)
+    _check_references(cfg, config_file)
     settings = settings_of(cfg)
+    tests = settings.DATASETS.TEST
+    if len(tests) > 1 and "dataset_name" in cfg.dataloader.get("evaluator", ()):
+        raise ConfigError(
+            f"dataloader.test.dataset.names is {list(tests)}: a LazyConfig evaluates one dataset. "
+            "Name one."
+        )
     fall_back_to_cpu(settings)
     amp = settings.SOLVER.AMP
     cfg.train.device = settings.MODEL.DEVICE
@@ -103,6 +110,15 @@ def _load(config_file: str) -> DictConfig:
         raise ConfigError(f"{file}:{cause.lineno}: it is not Python: {cause.msg}.") from None
     except ImportError as error:
         raise ConfigError(f"{config_file}: {error}") from error
+
+
+def _check_references(cfg: DictConfig, config_file: str) -> None:
+    """Refuse a reference such as ``${model.input_format}`` to what is not there."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{config_file}: {error.full_key}: {reason}") from None
 
 
 def _override(cfg: DictConfig, option: str) -> None:

@@ -72,6 +72,19 @@ def test_wrong_options(word, error, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("dataloader.test.dataset.names=[a,b]", r"names is \['a', 'b'\]: .* evaluates one dataset"),
+        ("dataloader.test.dataset.names=a", r"dataloader\.evaluator\.dataset_name: .*names\.0"),
+    ],
+)
+def test_what_would_fail_after_the_training(word, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_lazy_config(ZOO, [word])
+    assert "\n" not in str(caught.value)
+
+
 def test_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Closest: mask_rcnn_R50_gn_all\.py"):
         load_lazy_config("mask_rcnn_R50_gn_al.py", [])
@@ -89,6 +102,9 @@ def test_wrong_files(tmp_path):
         load_lazy_config(path, [])
     path = _write(tmp_path / "e.py", "import no_such_package\n")
     with pytest.raises(ConfigError, match=f"{path}: No module named 'no_such_package'"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "f.py", OWN + "model.pixel_std = '${model.deviation}'\n")
+    with pytest.raises(ConfigError, match=f"{path}: model.pixel_std: .*'model.deviation' not"):
         load_lazy_config(path, [])
 
 
