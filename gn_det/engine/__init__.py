@@ -9,6 +9,7 @@ from .arguments import (
 )
 from .debug.nonfinite import NonFiniteError
 from .debug.replay import replay
+from .errors import exit_on_error
 from .grad_accum import GradAccumTrainer
 from .hooks.progress import ProgressBar, in_terminal
 from .lazy import finish_lazy, is_lazy, run_lazy
@@ -31,6 +32,7 @@ __all__ = [
     "check_run",
     "cpu_has_bfloat16",
     "docstring_parser",
+    "exit_on_error",
     "finish_lazy",
     "has_checkpoint",
     "in_terminal",
