@@ -9,6 +9,7 @@ from .arguments import (
 )
 from .debug.nonfinite import NonFiniteError
 from .debug.replay import replay
+from .errors import exit_on_error
 from .evaluation_run import (
     by_dataset,
     evaluate_only,
@@ -39,6 +40,7 @@ __all__ = [
     "cpu_has_bfloat16",
     "docstring_parser",
     "evaluate_only",
+    "exit_on_error",
     "finish_lazy",
     "has_checkpoint",
     "in_terminal",

@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from gn_det.checkpoint import resumable
 from gn_det.config import ConfigError, check_config, get_cfg
 from gn_det.data import check_datasets, register_datasets
-from gn_det.engine.distributed.launch import EXPECTED, WHILE_RUNNING, launch
+from gn_det.engine.distributed.launch import launch
 from gn_det.model_zoo import get_config_file, list_configs
 
+from .errors import exit_on_error
 from .precision import cpu_has_bfloat16
 
 __all__ = ["check_run", "load_runnable_config", "read_config", "run", "setup"]
@@ -288,8 +289,5 @@ def run(main: Callable, args: argparse.Namespace) -> object:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if args.num_gpus > 1 and not torch.cuda.is_available():
         logger.warning(f"No GPU found: --num-gpus {args.num_gpus} starts CPU processes.")
-    try:
+    with exit_on_error():
         return launch(main, args)
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, WHILE_RUNNING) else 2) from None

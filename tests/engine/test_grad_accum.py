@@ -191,7 +191,7 @@ def test_only_a_stream_can_be_entered(caplog):
     trainer.seek_data(0)
     assert not caplog.text
     trainer.seek_data(7)
-    assert "another order: list cannot be entered" in caplog.text
+    assert "another order than without the stop: list cannot start" in caplog.text
 
 
 def test_leaving_is_agreed_on_in_a_step():

@@ -21,21 +21,16 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT, _distributed_worker, _find
 from detectron2.utils import comm
 
 from gn_det.config import ConfigError
-from gn_det.engine.debug.nonfinite import NonFiniteError
+from gn_det.engine.errors import EXPECTED, exit_status
 from gn_det.engine.hooks.preemption import EXIT_PREEMPTED
-from gn_det.utils import SaveError
 
 from .heartbeat import watched
 from .network_interface import interface_to
 
-__all__ = ["EXPECTED", "WHILE_RUNNING", "launch"]
+__all__ = ["launch"]
 
 logger = logging.getLogger(__name__)
 
-# errors that are for a person to read, without a stack trace
-EXPECTED = (ConfigError, FileNotFoundError, SaveError, NonFiniteError)
-# those of a run that was right to start; others have status 2
-WHILE_RUNNING = (SaveError, NonFiniteError)
 # seconds that the others have to end by themselves once one has failed
 GRACE = 15.0
 # seconds that rank 0 has to save once another one has left, as it was told to
@@ -235,7 +230,7 @@ def _work(local_rank: int, common: tuple, messages: "mp.SimpleQueue", parent: in
         _distributed_worker(local_rank, *common)
     except EXPECTED as error:
         messages.put(str(error))
-        raise SystemExit(1 if isinstance(error, WHILE_RUNNING) else 2) from None
+        raise SystemExit(exit_status(error)) from None
 
 
 def _leave_without(parent: int) -> None:
