@@ -9,6 +9,7 @@ from .arguments import (
 )
 from .debug.nonfinite import NonFiniteError
 from .debug.replay import replay
+from .distributed.launch import run
 from .errors import exit_on_error
 from .evaluation_run import (
     by_dataset,
@@ -22,7 +23,7 @@ from .hooks.progress import ProgressBar, in_terminal
 from .lazy import finish_lazy, is_lazy, run_lazy
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
-from .setup import check_run, has_checkpoint, load_runnable_config, read_config, run, setup
+from .setup import check_run, has_checkpoint, load_runnable_config, read_config, setup
 from .trainer import Trainer
 from .training_run import TrainingRun
 

@@ -15,9 +15,8 @@ from torch import nn
 
 from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
+from gn_det.engine.hooks.progress import build_writers
 from gn_det.utils import and_more
-
-from .writers import build_writers
 
 __all__ = ["by_dataset", "evaluate_only", "load_to_evaluate", "record_evaluation", "verify"]
 

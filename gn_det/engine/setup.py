@@ -1,4 +1,4 @@
-"""From a command line to a checked config and running processes."""
+"""From a command line to a checked config and an output folder."""
 
 import argparse
 import contextlib
@@ -18,13 +18,11 @@ from omegaconf import DictConfig
 from gn_det.checkpoint import resumable
 from gn_det.config import ConfigError, check_config, get_cfg
 from gn_det.data import check_datasets, register_datasets
-from gn_det.engine.distributed.launch import launch
 from gn_det.model_zoo import get_config_file, list_configs
 
-from .errors import exit_on_error
 from .precision import cpu_has_bfloat16
 
-__all__ = ["check_run", "load_runnable_config", "read_config", "run", "setup"]
+__all__ = ["check_run", "load_runnable_config", "read_config", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -278,16 +276,3 @@ def _quiet_setup(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     events = logging.getLogger("detectron2.utils.events")
     events.addHandler(console)
     events.setLevel(logging.INFO)
-
-
-def run(main: Callable, args: argparse.Namespace) -> object:
-    """Run ``main(args)`` in as many processes as the command line, or torchrun, asks for.
-
-    Expected errors (a wrong config, a missing file or dataset) end the program with their
-    message and status 2, without a stack trace; NaN, and a disk while saving, with status 1.
-    """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if args.num_gpus > 1 and not torch.cuda.is_available():
-        logger.warning(f"No GPU found: --num-gpus {args.num_gpus} starts CPU processes.")
-    with exit_on_error():
-        return launch(main, args)

@@ -18,13 +18,12 @@ from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 
 from gn_det.data import TrainStream, build_train_stream, check_images, check_masks
-from gn_det.engine.hooks.progress import inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
 from .evaluation_run import evaluate_only
 from .precision import autocast
 from .training_run import TrainingRun
-from .writers import build_writers
 
 __all__ = ["Trainer"]
 
