@@ -32,8 +32,8 @@ def main(args: argparse.Namespace) -> int:
     for number, losses in enumerate(report.losses, start=1):
         print(f"micro-batch {number}: " + ", ".join(f"{n} {x:.6g}" for n, x in losses.items()))
     if report.location:
-        number = "" if report.micro_batch is None else f"Micro-batch {report.micro_batch + 1}: "
-        print(f"{number}{report.location}")
+        which = "" if report.micro_batch is None else f"Micro-batch {report.micro_batch + 1}: "
+        print(f"{which}{report.location}")
         return 1
     print("All losses and gradients are finite here.")
     return 0

@@ -92,6 +92,7 @@ def load_to_evaluate(
         )
     checkpoint = checkpointer.resume_or_load(weights, resume=resume)
     report = checkpointer.report
+    assert report is not None  # a file was loaded
     random = [*report.missing, *(name for name, *_ in report.shape_mismatch)]
     if random:
         source = checkpointer.save_dir if resume else weights

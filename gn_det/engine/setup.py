@@ -64,37 +64,44 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
 
 
 def is_zoo_name(config_file: str) -> bool:
-    """Return whether this may stand for one of gn_det's configs, where there is no such file.
+    """Return whether this may name one of gn_det's configs, as there is no such file.
 
     A path into a folder of the user's own is no name: another config would train in its place.
+
+    Args:
+        config_file: The ``--config`` of a command line.
     """
     own = os.path.isfile(config_file)
     return not own and os.path.dirname(config_file) in ("", "configs", "configs/pretrain")
 
 
 def fall_back_to_cpu(cfg: CfgNode) -> None:
-    """Set ``MODEL.DEVICE`` "cpu" where there is no GPU, and a precision that a CPU has."""
+    """Set ``MODEL.DEVICE`` "cpu" where there is no GPU, and a precision that the CPU has.
+
+    Args:
+        cfg: The config, which is changed.
+    """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        _say_once("No GPU found: running on the CPU (MODEL.DEVICE cpu).")
+        _warn_in_main("No GPU found: running on the CPU (MODEL.DEVICE cpu).")
         cfg.MODEL.DEVICE = "cpu"
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":
             _replace_float16(cfg)
 
 
-def _say_once(text: str) -> None:
+def _warn_in_main(message: str) -> None:
     if comm.is_main_process():
-        logger.warning(text)
+        logger.warning(message)
 
 
 def _replace_float16(cfg: CfgNode) -> None:
     if cpu_has_bfloat16() is False:
-        _say_once(
+        _warn_in_main(
             "float16 is for GPUs, and this CPU has no bfloat16: running in float32 "
             "(SOLVER.AMP.ENABLED False)."
         )
         cfg.SOLVER.AMP.ENABLED = False
     else:
-        _say_once("float16 is for GPUs: running in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
+        _warn_in_main("float16 is for GPUs: running in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
 
@@ -262,7 +269,7 @@ def _is_log_file(handler: logging.Handler) -> bool:
 
 
 def _quiet_setup(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
-    # notes of torch's and Detectron2's authors to each other, which a user can do nothing about
+    # notes to torch's and Detectron2's developers, which a user can do nothing about
     warnings.filterwarnings("ignore", module="torch|detectron2|pycocotools")
     logging.getLogger("torch").setLevel(logging.ERROR)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -125,8 +125,8 @@ class Checkpoints(HookBase):
         numbers = {name: checkpoint_iteration(name) for name in os.listdir(folder)}
         known = sorted((n, name) for name, n in numbers.items() if n is not None)
         # a later one, such as a damaged one that was skipped, is not this run's to remove
-        until = known[: [name for _, name in known].index(just_saved) + 1]
-        for _, name in until[: -self.keep]:
+        so_far = known[: [name for _, name in known].index(just_saved) + 1]
+        for _, name in so_far[: -self.keep]:
             os.unlink(os.path.join(folder, name))
 
 
