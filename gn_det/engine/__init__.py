@@ -9,6 +9,8 @@ from .arguments import (
 )
 from .debug.nonfinite import NonFiniteError
 from .debug.replay import replay
+from .distributed.launch import run
+from .errors import exit_on_error
 from .evaluation_run import (
     by_dataset,
     evaluate_only,
@@ -22,7 +24,7 @@ from .lazy_config import is_lazy, load_lazy_config
 from .lazy_run import run_lazy
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
-from .setup import check_run, has_checkpoint, load_runnable_config, read_config, run, setup
+from .setup import check_run, has_checkpoint, load_runnable_config, read_config, setup
 from .trainer import Trainer
 from .training_run import TrainingRun
 
@@ -40,6 +42,7 @@ __all__ = [
     "cpu_has_bfloat16",
     "docstring_parser",
     "evaluate_only",
+    "exit_on_error",
     "has_checkpoint",
     "in_terminal",
     "is_lazy",

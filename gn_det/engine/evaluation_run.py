@@ -15,9 +15,8 @@ from torch import nn
 
 from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
+from gn_det.engine.hooks.progress import build_writers
 from gn_det.utils import and_more
-
-from .writers import build_writers
 
 __all__ = ["by_dataset", "evaluate_only", "load_to_evaluate", "record_evaluation", "verify"]
 
@@ -93,6 +92,7 @@ def load_to_evaluate(
         )
     checkpoint = checkpointer.resume_or_load(weights, resume=resume)
     report = checkpointer.report
+    assert report is not None  # a file was loaded
     random = [*report.missing, *(name for name, *_ in report.shape_mismatch)]
     if random:
         source = checkpointer.save_dir if resume else weights

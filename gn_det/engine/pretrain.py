@@ -3,10 +3,16 @@
 import argparse
 import os
 from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_on_dataset,
+    print_csv_format,
+)
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
@@ -40,40 +46,47 @@ __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classi
 Results = dict[str, dict[str, float]]
 
 
-def pretrain(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Train and evaluate, or only evaluate, what a command line asks for.
+def pretrain(args: argparse.Namespace) -> Results:
+    """Train and evaluate a classifier, or only evaluate it, as a command line asks for.
 
     Args:
-        args: of :func:`gn_det.engine.argument_parser`, with ``resume`` and ``eval_only``.
+        args: The arguments of :func:`gn_det.engine.training_parser`.
 
     Returns:
-        ``{"classification": {"top1_error": ..., "top5_error": ...}}`` in percent, and in the main
-        process after training ``top1_error_median``: of the last five evaluations.
+        ``{"classification": {"top1_error": ..., "top5_error": ...}}`` in percent in the main
+        process, and after a training ``top1_error_median`` of the last five evaluations.
 
     Raises:
-        ConfigError, FileNotFoundError: config, data or output folder are not as they must be.
-        WeightsError: weights that leave a part of what is evaluated random.
+        ConfigError, FileNotFoundError: Config, data or output folder cannot be used.
+        WeightsError: The weights cannot be used, or lack a part of the model to evaluate.
     """
     cfg = setup_pretraining(args)
     if not args.eval_only:
         return train_classifier(cfg, resume=args.resume)
     evaluate = partial(evaluate_classifier, cfg)
-    return evaluate_only(cfg, build_model(cfg), evaluate, cfg.MODEL.WEIGHTS, resume=args.resume)
+    weights = cfg.MODEL.WEIGHTS
+    return evaluate_only(cfg, build_model(cfg), evaluate, weights, resume=args.resume) or {}
 
 
 def setup_pretraining(args: argparse.Namespace) -> CfgNode:
-    """Return the checked, frozen config; as :func:`gn_det.engine.setup` does for detection.
+    """Do what :func:`gn_det.engine.setup` does for a detector.
 
     The names of the configs in ``configs/pretrain`` are known without their folder.
 
+    Args:
+        args: See :func:`pretrain`.
+
+    Returns:
+        The finished, frozen config.
+
     Raises:
-        ConfigError, FileNotFoundError: see :func:`pretrain`.
+        ConfigError, FileNotFoundError: See :func:`pretrain`.
     """
     cfg = load_runnable_config(_find(args.config_file), args.opts)
     if cfg.MODEL.META_ARCHITECTURE != "ImageClassifier":
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: this tool trains an "
-            "ImageClassifier (configs/pretrain); detectors are trained by tools/train_net.py."
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pre-training trains "
+            "an ImageClassifier (configs/pretrain); detectors are trained by tools/train_net.py."
         )
     return finish_setup(cfg, args, check_data=check_labelled_data)
 
@@ -83,12 +96,12 @@ def _find(config_file: str) -> str:
     return str(ours) if is_zoo_name(config_file) and ours.is_file() else config_file
 
 
-def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[str, float]]:
-    """Train ``cfg`` to the end; checkpoints and metrics go to ``OUTPUT_DIR``.
+def train_classifier(cfg: CfgNode, *, resume: bool = False) -> Results:
+    """Train a classifier to the end; checkpoints and metrics go to ``OUTPUT_DIR``.
 
     Args:
-        cfg: a checked config.
-        resume: go on with the run in ``OUTPUT_DIR``.
+        cfg: A config of :func:`setup_pretraining`.
+        resume: Whether to resume the run in ``OUTPUT_DIR``, where there is one.
 
     Returns:
         See :func:`pretrain`.
@@ -98,7 +111,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     cfg_of_run = scheduled(cfg, len(images))
     model = build_model(cfg)
     if cfg.PRETRAIN.RESPONSE_PERCENTILES:
-        ResponsePercentiles(model.backbone)  # what it refuses is refused before an epoch
+        ResponsePercentiles(model.backbone)  # refuses a network before it has trained an epoch
 
     def evaluate(model: nn.Module) -> Results:
         _share_statistics(model)
@@ -109,9 +122,9 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
     run = TrainingRun(
         cfg_of_run, model, optimizer, scheduler, loader, evaluate, gn_det=PretrainMetadata(cfg)
     )
-    # a checkpoint has what was counted
-    error = TrainingError(model, cfg_of_run.TEST.EVAL_PERIOD)
-    run.trainer.register_hooks(run.build_hooks(before_saving=[error]))
+    training_error = TrainingError(model, cfg_of_run.TEST.EVAL_PERIOD)
+    # before saving: a checkpoint has what was counted
+    run.trainer.register_hooks(run.build_hooks(before_saving=[training_error]))
     run.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     if comm.is_main_process():
         warn_of_schedule(cfg, len(images))
@@ -120,25 +133,34 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> dict[str, dict[st
             f"{len(images):,} images, {solver.MAX_ITER:,} iterations, learning rate "
             f"{solver.BASE_LR:g}, steps at {solver.STEPS}"
         )
-    results = run.train()
+    results = run.train() or {}
     if comm.is_main_process():
         rows = read_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
         results["classification"]["top1_error_median"] = median_of_last(rows)
     return results
 
 
-def _share_statistics(model: torch.nn.Module) -> None:
-    """Give all processes the first one's running statistics, which are saved."""
+def _share_statistics(model: nn.Module) -> None:
+    """Give all processes the running statistics of rank 0, which are saved."""
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
-def evaluate_classifier(cfg: CfgNode, model: torch.nn.Module) -> dict[str, dict[str, float]]:
-    """Return the errors of ``model`` on val, in the config's precision."""
-    evaluators = [ClassificationEvaluator()]
+def evaluate_classifier(cfg: CfgNode, model: nn.Module) -> Results:
+    """Evaluate a classifier on val, in the config's precision.
+
+    Args:
+        cfg: A config of :func:`setup_pretraining`.
+        model: The classifier, which may be wrapped.
+
+    Returns:
+        See :func:`pretrain`.
+    """
+    evaluators: list[DatasetEvaluator] = [ClassificationEvaluator()]
     if cfg.PRETRAIN.RESPONSE_PERCENTILES:
-        evaluators.append(ResponsePercentiles(getattr(model, "module", model).backbone))
+        classifier: Any = getattr(model, "module", model)
+        evaluators.append(ResponsePercentiles(classifier.backbone))
     loader = build_eval_loader(cfg, labelled_split(cfg, "val"))
     with autocast(cfg), quiet_inference():
         results = inference_on_dataset(

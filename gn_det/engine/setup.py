@@ -1,4 +1,4 @@
-"""From a command line to a checked config and running processes."""
+"""From a command line to a checked config and an output folder."""
 
 import argparse
 import contextlib
@@ -18,13 +18,12 @@ from omegaconf import DictConfig
 from gn_det.checkpoint import resumable
 from gn_det.config import ConfigError, get_cfg
 from gn_det.data import check_datasets, register_datasets
-from gn_det.engine.distributed.launch import EXPECTED, WHILE_RUNNING, launch
 from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
 
 from .precision import cpu_has_bfloat16
 
-__all__ = ["check_run", "load_runnable_config", "read_config", "run", "setup"]
+__all__ = ["check_run", "load_runnable_config", "read_config", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,37 +65,44 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
 
 
 def is_zoo_name(config_file: str) -> bool:
-    """Return whether this may stand for one of gn_det's configs, where there is no such file.
+    """Return whether this may name one of gn_det's configs, as there is no such file.
 
     A path into a folder of the user's own is no name: another config would train in its place.
+
+    Args:
+        config_file: The ``--config`` of a command line.
     """
     own = os.path.isfile(config_file)
     return not own and os.path.dirname(config_file) in ("", "configs", "configs/pretrain")
 
 
 def fall_back_to_cpu(cfg: CfgNode) -> None:
-    """Set ``MODEL.DEVICE`` "cpu" where there is no GPU, and a precision that a CPU has."""
+    """Set ``MODEL.DEVICE`` "cpu" where there is no GPU, and a precision that the CPU has.
+
+    Args:
+        cfg: The config, which is changed.
+    """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        _say_once("No GPU found: running on the CPU (MODEL.DEVICE cpu).")
+        _warn_in_main("No GPU found: running on the CPU (MODEL.DEVICE cpu).")
         cfg.MODEL.DEVICE = "cpu"
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":
             _replace_float16(cfg)
 
 
-def _say_once(text: str) -> None:
+def _warn_in_main(message: str) -> None:
     if comm.is_main_process():
-        logger.warning(text)
+        logger.warning(message)
 
 
 def _replace_float16(cfg: CfgNode) -> None:
     if cpu_has_bfloat16() is False:
-        _say_once(
+        _warn_in_main(
             "float16 is for GPUs, and this CPU has no bfloat16: running in float32 "
             "(SOLVER.AMP.ENABLED False)."
         )
         cfg.SOLVER.AMP.ENABLED = False
     else:
-        _say_once("float16 is for GPUs: running in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
+        _warn_in_main("float16 is for GPUs: running in bfloat16 (SOLVER.AMP.DTYPE bfloat16).")
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
 
@@ -264,7 +270,7 @@ def _is_log_file(handler: logging.Handler) -> bool:
 
 
 def _quiet_setup(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
-    # notes of torch's and Detectron2's authors to each other, which a user can do nothing about
+    # notes to torch's and Detectron2's developers, which a user can do nothing about
     warnings.filterwarnings("ignore", module="torch|detectron2|pycocotools")
     logging.getLogger("torch").setLevel(logging.ERROR)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -278,19 +284,3 @@ def _quiet_setup(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     events = logging.getLogger("detectron2.utils.events")
     events.addHandler(console)
     events.setLevel(logging.INFO)
-
-
-def run(main: Callable, args: argparse.Namespace) -> object:
-    """Run ``main(args)`` in as many processes as the command line, or torchrun, asks for.
-
-    Expected errors (a wrong config, a missing file or dataset) end the program with their
-    message and status 2, without a stack trace; NaN, and a disk while saving, with status 1.
-    """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if args.num_gpus > 1 and not torch.cuda.is_available():
-        logger.warning(f"No GPU found: --num-gpus {args.num_gpus} starts CPU processes.")
-    try:
-        return launch(main, args)
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, WHILE_RUNNING) else 2) from None

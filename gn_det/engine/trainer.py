@@ -3,10 +3,9 @@
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase
@@ -16,15 +15,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 
-from gn_det.data import TrainStream, build_train_stream, check_images, check_masks
-from gn_det.engine.hooks.progress import inference_bar, quiet_inference
+from gn_det.data import build_train_stream, check_images, check_masks
+from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
 from .evaluation_run import evaluate_only
 from .precision import autocast
 from .training_run import TrainingRun
-from .writers import build_writers
 
 __all__ = ["Trainer"]
 
@@ -32,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Trains and tests a config. Override ``build_*`` as with Detectron2's DefaultTrainer.
+    """Trains and tests a config. Override its methods as those of Detectron2's DefaultTrainer.
 
     Args:
-        cfg: a finished config, as :func:`gn_det.engine.setup` returns it.
+        cfg: A finished config, as :func:`gn_det.engine.setup` returns it.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -47,7 +46,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        this = weakref.proxy(self)  # no circle, which would hold a GPU's memory
+        this = weakref.proxy(self)  # a circle would hold a GPU's memory for longer
         self._run = TrainingRun(
             cfg,
             model,
@@ -115,28 +114,32 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
-        loader = self.build_train_loader(cfg)  # of its own: the training's stays where it is
+        loader = self.build_train_loader(cfg)  # its own: the training's stays where it is
         num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
         return [PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, num_iter)]
 
     def build_writers(self) -> list[EventWriter]:
-        """Write ``metrics.json`` and TensorBoard; print lines where no bar is shown."""
+        """Return the writers of ``metrics.json``, of TensorBoard, and of lines where no bar is."""
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, mapper: Callable | None = None) -> TrainStream:
-        """Build the stream of training images, once every image file is known to be there.
+    def build_train_loader(cls, cfg: CfgNode, mapper: Callable | None = None) -> Iterable:
+        """Check that all image files are there, and return the stream of training images.
 
-        Where masks are RLE, ``INPUT.MASK_FORMAT`` polygon is read as bitmask: it could not be used.
-        A subclass may return another loader of lists, such as Detectron2's: then a run that is
-        resumed gets its images in another order.
+        Where masks are RLE, ``INPUT.MASK_FORMAT`` polygon is read as bitmask. A subclass may return
+        another loader of lists, such as Detectron2's: then a resumed run gets its images in another
+        order.
 
         Args:
-            cfg: a finished config.
-            mapper: a subclass's own in place of Detectron2's ``DatasetMapper``.
+            cfg: A finished config.
+            mapper: A function from a record of the dataset to the input of the model; default:
+                Detectron2's ``DatasetMapper``.
+
+        Returns:
+            A :class:`gn_det.data.TrainStream`.
 
         Raises:
-            gn_det.data.DatasetError: an image is missing, or a mask where ``MODEL.MASK_ON``.
+            gn_det.data.DatasetError: An image is missing, or a mask where ``MODEL.MASK_ON``.
         """
         dicts = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
@@ -150,20 +153,31 @@ class Trainer(DefaultTrainer):
         )
         where = f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}"
         check_images(dicts, where)
-        if cfg.MODEL.MASK_ON and mapper is None:  # a mapper of one's own may make them
+        if cfg.MODEL.MASK_ON and mapper is None:  # a user's mapper may make the masks
             check_masks(dicts, where)
         return build_train_stream(_mask_format_for(cfg, dicts), dicts, mapper)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
-        """Build Detectron2's loader, with a progress bar in a terminal."""
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        """Return Detectron2's loader of a test set, with a progress bar in a terminal.
+
+        Args:
+            cfg: A finished config.
+            dataset_name: The name of the dataset.
+        """
         return inference_bar(build_detection_test_loader(cfg, dataset_name), dataset_name)
 
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, scorer: str = SCORERS[0]
     ) -> DatasetEvaluator:
-        """Build the evaluator of a dataset; its files go to ``OUTPUT_DIR/inference/NAME``."""
+        """Return the evaluator of a dataset; its files go to ``OUTPUT_DIR/inference/NAME``.
+
+        Args:
+            cfg: A finished config.
+            dataset_name: The name of the dataset.
+            scorer: One of :data:`gn_det.evaluation.SCORERS`.
+        """
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(dataset_name, folder, scorer)
 
@@ -171,13 +185,19 @@ class Trainer(DefaultTrainer):
     def test(
         cls,
         cfg: CfgNode,
-        model: torch.nn.Module,
+        model: nn.Module,
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict:
-        """Evaluate ``model`` on ``DATASETS.TEST`` in the config's precision.
+        """Evaluate a model on ``DATASETS.TEST`` in the config's precision.
+
+        Args:
+            cfg: A finished config.
+            model: The model with its weights, which may be wrapped.
+            evaluators: One evaluator for each dataset; default: :meth:`build_evaluator`.
 
         Returns:
-            ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` in percent; by dataset where several.
+            ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` in percent, in the main process. With
+            several datasets, a dict of these by the name of the dataset.
         """
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]

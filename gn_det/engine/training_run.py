@@ -32,11 +32,15 @@ from gn_det.data import choose_seed
 from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
 from gn_det.engine.hooks.evaluation import Evaluation
 from gn_det.engine.hooks.preemption import PreemptionHook
-from gn_det.engine.hooks.progress import ProgressBar, in_terminal
+from gn_det.engine.hooks.progress import (
+    ProgressBar,
+    build_writers,
+    in_terminal,
+    writing_period,
+)
 
 from .evaluation_run import by_dataset, verify
 from .grad_accum import build_grad_accum_trainer
-from .writers import build_writers, writing_period
 
 __all__ = ["TrainingRun"]
 

@@ -13,7 +13,7 @@ STEPS = (
 
 @pytest.fixture(scope="module")
 def alone(train_digits, tmp_path_factory):
-    """The final state of one process with four virtual GPUs."""
+    """The final state of one process that accumulates four micro-batches."""
     return train_digits(tmp_path_factory.mktemp("alone") / "run", *STEPS, flags=["--double"])
 
 
