@@ -22,7 +22,7 @@ from .activation_checkpointing import (
     tag_recomputable,
 )
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .resnet import build_gn_resnet_backbone
 from .vgg import build_gn_vgg_backbone
 from .weight_standardization import convolve, standardize_convs
@@ -34,22 +34,25 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
     """Detectron2's FPN with the ways to train of ``MODEL.GN.MEMORY``.
 
     Args:
+        norm: The norm of the pyramid's convolutions: a callable ``channels -> nn.Module``, or a
+            name; "" for none.
         weight_standardization: Whether the weights of the pyramid's convolutions are standardized.
         memory: What is saved for backward in the pyramid, a value of ``MODEL.GN.MEMORY``.
         channels_last: Whether pyramid and backbone work in PyTorch's channels_last layout.
         **kwargs: The arguments of Detectron2's class: ``bottom_up``, ``in_features``,
-            ``out_channels``, ``norm``, ``top_block``, ``fuse_type``.
+            ``out_channels``, ``top_block``, ``fuse_type``.
     """
 
     def __init__(
         self,
         *,
+        norm: NormBuilder = "",
         weight_standardization: bool = False,
         memory: str = "standard",
         channels_last: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(norm=as_builder(norm), **kwargs)
         if isinstance(self.top_block, LastLevelMaxPool):
             # Detectron2's pools p5, whatever the last level is
             self.top_block.in_feature = self._out_features[len(self.in_features) - 1]

@@ -15,7 +15,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
 __all__ = ["GNHead"]
@@ -26,10 +26,12 @@ class GNHead(ActivationCheckpointMixin):
 
     Args:
         input_shape: of the features of a RoI.
+        conv_norm: The norm of the convolutions: a callable ``channels -> nn.Module``, or a name;
+            "" for none.
         weight_standardization: standardize the weights of the convolutions that a norm follows.
         memory: what is kept for backward, see :mod:`gn_det.modeling.activation_checkpointing`.
         channels_last: work in this layout, see :mod:`gn_det.modeling.channels_last`.
-        **kwargs: Detectron2's own, such as ``conv_dims`` and ``conv_norm``.
+        **kwargs: Detectron2's own, such as ``conv_dims``.
     """
 
     cfg_node: str  # of the head's keys in ``cfg.MODEL``
@@ -49,12 +51,13 @@ class GNHead(ActivationCheckpointMixin):
         self,
         input_shape: ShapeSpec,
         *,
+        conv_norm: NormBuilder = "",
         weight_standardization: bool = False,
         memory: str = "standard",
         channels_last: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape, conv_norm=as_builder(conv_norm), **kwargs)
         if weight_standardization:
             standardize_convs(self)
         set_memory(self, memory)

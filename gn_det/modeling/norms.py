@@ -19,6 +19,8 @@ __all__ = [
     "NORMS",
     "Norm",
     "NormBuilder",
+    "as_builder",
+    "as_builder",
     "get_norm",
     "has_statistics",
     "is_norm",
@@ -27,7 +29,7 @@ __all__ = [
     "zero_init",
 ]
 
-# what Detectron2's layers take: ``channels -> nn.Module``, or "" for no norm
+# A norm as an argument: ``channels -> nn.Module`` as Detectron2's layers take it, or a name.
 NormBuilder = Callable[[int], nn.Module] | str
 
 
@@ -123,6 +125,17 @@ def get_norm(
         return layer
     groups = norm.groups or {"num_groups": num_groups, "channels_per_group": channels_per_group}
     return partial(layer, eps=eps, **groups)
+
+
+def as_builder(norm: NormBuilder) -> NormBuilder:
+    """Return a norm as :func:`get_norm` does, where it is given by its name.
+
+    Detectron2's layers take names as well, but their "LN" is another norm.
+
+    Args:
+        norm: A callable ``channels -> nn.Module``, or a name such as "GN"; "" for no norm.
+    """
+    return get_norm(norm) if isinstance(norm, str) else norm
 
 
 def norm_from_cfg(cfg: CfgNode, name: str, *, clips: bool = False) -> NormBuilder:

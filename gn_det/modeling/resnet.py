@@ -16,7 +16,7 @@ from gn_det.config import ConfigError
 from .activation_checkpointing import set_memory
 from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
 from .channels_last import to_channels_last
-from .norms import NormBuilder, norm_from_cfg, zero_init
+from .norms import NormBuilder, as_builder, norm_from_cfg, zero_init
 from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_BLOCKS", "build_gn_resnet_backbone", "make_resnet_stage"]
@@ -78,7 +78,7 @@ def make_resnet_stage(
         stage: The number of the stage, 2 to 5 for res2 to res5.
         depth: The depth of the network, one of :data:`NUM_BLOCKS`.
         norm: The norm after every convolution: a callable ``channels -> nn.Module``, such as
-            :func:`gn_det.modeling.get_norm` returns, or "" for none.
+            :func:`gn_det.modeling.get_norm` returns, or a name; "" for none.
         stem_out_channels: The channels of the stem.
         res2_out_channels: The channels of res2; res3 to res5 have 2, 4 and 8 times as many. None:
             64 for the basic blocks of R18 and R34, 256 for the bottlenecks of deeper networks.
@@ -123,7 +123,7 @@ def make_resnet_stage(
         "stride_per_block": [first_stride] + [1] * (num_blocks - 1),
         "in_channels": in_channels,
         "out_channels": out_channels,
-        "norm": norm,
+        "norm": as_builder(norm),
     }
     if basic:
         kwargs["block_class"] = BasicBlock
@@ -210,6 +210,7 @@ def build_gn_resnet_backbone(
         ConfigError, ValueError: see :func:`make_resnet_stage` and
             :class:`gn_det.layers.GroupNorm`.
     """
+    norm = as_builder(norm)
     stem = BasicStem(in_channels=in_channels, out_channels=stem_out_channels, norm=norm)
     if weight_standardization:
         standardize_convs(stem)

@@ -26,7 +26,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
-from .norms import NormBuilder, norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_CONVS", "VGG", "build_gn_vgg_backbone", "make_vgg_stages"]
@@ -182,7 +182,7 @@ def build_gn_vgg_backbone(
     Args:
         depth: The depth of the network, one of :data:`NUM_CONVS`.
         norm: The norm after every convolution: a callable ``channels -> nn.Module``, such as
-            :func:`gn_det.modeling.get_norm` returns, or "" for none.
+            :func:`gn_det.modeling.get_norm` returns, or a name; "" for none.
         out_features: The names of the features to return: ``["vgg5"]`` makes a backbone of one
             feature map, of stride 16; see :class:`VGG`.
         in_channels: The channels of the image.
@@ -195,7 +195,7 @@ def build_gn_vgg_backbone(
     Raises:
         ConfigError, ValueError: see :class:`VGG` and :func:`make_vgg_stages`.
     """
-    stages = make_vgg_stages(depth, norm, base_channels, in_channels)
+    stages = make_vgg_stages(depth, as_builder(norm), base_channels, in_channels)
     backbone = VGG(stages, list(out_features), freeze_at)
     if weight_standardization:
         standardize_convs(backbone)
