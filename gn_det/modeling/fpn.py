@@ -118,7 +118,8 @@ def build_gn_vgg_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     top_block = LastLevelMaxPool()
-    last = bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]]
+    shapes = bottom_up.output_shape()
+    last = shapes[cfg.MODEL.FPN.IN_FEATURES[-1]]
     top_block.in_feature = f"p{int(math.log2(last.stride))}"  # Detectron2 has p5 only
     pyramid = FPN(
         bottom_up=bottom_up,

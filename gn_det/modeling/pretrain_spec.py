@@ -227,9 +227,9 @@ def network_of_cfg(model: nn.Module | None, cfg: CfgNode) -> Network | None:
         cfg: A config with gn_det's keys.
     """
     network = model and network_of(model)
-    if network and NORMS.get(network.norm, NORMS["GN"]).groups:
-        if cfg.MODEL[KEYS_OF[network.kind]].NORM == "GN":
-            return dataclasses.replace(network, norm="GN")
+    if network and network.norm in NORMS and NORMS[network.norm].groups:
+        named = cfg.MODEL[KEYS_OF[network.kind]].NORM
+        return dataclasses.replace(network, norm="GN" if named == "GN" else network.norm)
     return network
 
 
