@@ -65,4 +65,4 @@ class RecordingCfg(CfgNode):
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default`` where there is no such key."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401  dict's would not note it

@@ -203,9 +203,10 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     filter_empty = OmegaConf.select(cfg, "dataloader.train.dataset.filter_empty", default=True)
     values["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = filter_empty
     values["MODEL.MASK_ON"] = OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None
-    for key in ("PIXEL_MEAN", "PIXEL_STD"):
-        values[f"MODEL.{key}"] = list(OmegaConf.select(cfg, f"model.{key.lower()}") or [])
-    values["INPUT.FORMAT"] = OmegaConf.select(cfg, "model.input_format") or ""
+    # None where a model of a user's own has no such argument
+    values["MODEL.PIXEL_MEAN"] = OmegaConf.select(cfg, "model.pixel_mean")
+    values["MODEL.PIXEL_STD"] = OmegaConf.select(cfg, "model.pixel_std")
+    values["INPUT.FORMAT"] = OmegaConf.select(cfg, "model.input_format")
     values["MODEL.BACKBONE.NAME"] = "of the Python config"
     classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     if classes is None:

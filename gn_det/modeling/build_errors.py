@@ -1,6 +1,7 @@
 """What keeps a model from being built, in terms of its config: key, cause and remedy."""
 
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -112,6 +113,7 @@ def explain(error: BuildError) -> Problem | None:
         _feature_that_is_not_made,
         _anchors_of_other_levels,
         _names_a_key,
+        _assertion_of_detectron2,
         _value_without_entry,
     )
     messages = (way(error) for way in ways)
@@ -120,12 +122,13 @@ def explain(error: BuildError) -> Problem | None:
 
 def _unexplained(error: BuildError) -> Problem:
     # not refused: another machine, or a process group, may be all that building needs
+    cause = error.cause
+    text = str(cause) or traceback.extract_tb(cause.__traceback__)[-1].line
     last = ", ".join(list(error.read)[-3:])
     return Problem(
         False,
-        f"The model cannot be built here, and its norms and weights are not checked: "
-        f"{type(error.cause).__name__}: {error.cause} ({_place(error.cause)} after {last} were "
-        "read).",
+        "The model cannot be built here, and its norms and weights are not checked: "
+        f"{type(cause).__name__}: {text} ({_place(cause)}; {last} were read last).",
     )
 
 
@@ -182,7 +185,8 @@ def _features_asked(error: BaseException) -> Iterator[list[str]]:
 
 def _anchors_of_other_levels(error: BuildError) -> str | None:
     levels = [key for key in error.read if key.endswith("IN_FEATURES")]
-    if not isinstance(error.cause, AssertionError) or not levels:
+    in_anchors = list(error.read)[-1:] and "ANCHOR_GENERATOR" in list(error.read)[-1]
+    if not isinstance(error.cause, AssertionError) or not levels or not in_anchors:
         return None
     key, names = levels[-1], error.read[levels[-1]]
     for own in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
@@ -207,6 +211,16 @@ def _names_a_key(error: BuildError) -> str | None:
     return f"{text.rstrip('.')}. {', '.join(values)}." if values else None
 
 
+def _assertion_of_detectron2(error: BuildError) -> str | None:
+    text, read = str(error.cause).strip(), list(error.read.items())
+    if not isinstance(error.cause, AssertionError) or not text or not read:
+        return None
+    if not _place(error.cause).startswith("detectron2."):
+        return None
+    key, value = read[-1]
+    return f"Detectron2 cannot build the model: {text} ({key} {value!r} was read last.)"
+
+
 def _value_without_entry(error: BuildError) -> str | None:
     if not isinstance(error.cause, KeyError) or len(error.cause.args) != 1:
         return None
@@ -218,19 +232,12 @@ def _value_without_entry(error: BuildError) -> str | None:
 
 def _variables(error: BaseException) -> Iterator[dict[str, Any]]:
     """Yield the local variables of the functions that the error came through, innermost first."""
-    frames, traceback = [], error.__traceback__
-    while traceback:
-        frames.append(traceback.tb_frame)
-        traceback = traceback.tb_next
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
         yield frame.f_locals
 
 
 def _place(error: BaseException) -> str:
-    traceback = error.__traceback__
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return "the code"
-    module = traceback.tb_frame.f_globals.get("__name__", "?")
-    return f"{module}, line {traceback.tb_lineno}"
+    """Return module and line where an error was raised."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{frame.f_globals.get('__name__', '?')}, line {line}"

@@ -146,10 +146,9 @@ def _replaceable_parts(look: ModelLook) -> Iterator[tuple[str, str, str]]:
         if not isinstance(name, str) or not name:
             continue
         ours = name.replace("build_", "build_gn_", 1) if name.startswith("build_") else f"GN{name}"
-        for registry in registries:
-            if name in registry and ours in registry:
-                if registry.get(name).__module__.startswith("detectron2."):
-                    yield key, name, ours
+        for registry in (r for r in registries if name in r and ours in r):
+            if registry.get(name).__module__.startswith("detectron2."):
+                yield key, name, ours
 
 
 def _value(cfg: CfgNode, key: str) -> str:

@@ -227,9 +227,9 @@ def network_of_cfg(model: nn.Module | None, cfg: CfgNode) -> Network | None:
         cfg: A config with gn_det's keys.
     """
     network = model and network_of(model)
-    if network and NORMS.get(network.norm, NORMS["GN"]).groups:
-        if cfg.MODEL[KEYS_OF[network.kind]].NORM == "GN":
-            return dataclasses.replace(network, norm="GN")
+    if network and network.norm in NORMS and NORMS[network.norm].groups:
+        named = cfg.MODEL[KEYS_OF[network.kind]].NORM
+        return dataclasses.replace(network, norm="GN" if named == "GN" else network.norm)
     return network
 
 
@@ -382,7 +382,7 @@ def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[P
         "MODEL.PIXEL_STD": (cfg.MODEL.PIXEL_STD, spec.pixel_std),
     }
     for key, (have, want) in wanted.items():
-        if want is None or not have:  # a Python config need not have it
+        if want is None or have is None:  # a Python config need not have it
             continue
         same = len(have) == len(want)
         apart = max(abs(a - b) for a, b in zip(have, want)) if same else math.inf
@@ -391,7 +391,7 @@ def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[P
                 apart > _OTHER,
                 f"{weights} was trained with {key} {list(want)}, but it is {list(have)}.",
             )
-    if cfg.INPUT.FORMAT and spec.input_format not in (None, cfg.INPUT.FORMAT):
+    if cfg.INPUT.FORMAT is not None and spec.input_format not in (None, cfg.INPUT.FORMAT):
         yield Problem(
             True,
             f"{weights} was trained on {spec.input_format} images, but INPUT.FORMAT is "

@@ -106,11 +106,16 @@ def make_resnet_stage(
         raise ConfigError(f"MODEL.RESNETS.DEPTH is {depth}; known are {known}.")
     if basic:
         _check_basic_blocks(depth, res2_out_channels, res5_dilation, num_groups)
-    if any(deform_on_per_stage) and (basic or weight_standardization):
-        key = f"MODEL.RESNETS.DEPTH {depth}" if basic else "MODEL.GN.WEIGHT_STANDARDIZATION True"
+    if any(deform_on_per_stage) and basic:
         raise ConfigError(
-            f"{key} is for plain convolutions, but MODEL.RESNETS.DEFORM_ON_PER_STAGE is "
-            f"{list(deform_on_per_stage)}. Change one of them."
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE is for bottlenecks (depth 50 and more), "
+            f"but MODEL.RESNETS.DEPTH is {depth}."
+        )
+    if any(deform_on_per_stage) and weight_standardization:
+        raise ConfigError(
+            "MODEL.GN.WEIGHT_STANDARDIZATION is for plain convolutions, but "
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {list(deform_on_per_stage)}. "
+            "Set one of them to False."
         )
     width = 2 ** (stage - 2)
     num_blocks = NUM_BLOCKS[depth][stage - 2]

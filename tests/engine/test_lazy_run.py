@@ -6,10 +6,11 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
 
-from gn_det.checkpoint import WeightsError
+from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
 from gn_det.data import DatasetError
 from gn_det.engine import Trainer, load_lazy_config, run_lazy, setup
+from gn_det.engine.lazy_config import settings_of
 
 ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
 
@@ -176,3 +177,18 @@ def test_weights_of_another_network(words, tmp_path):
     args = _args([*words, f"train.init_checkpoint={weights}"], tmp_path / "x", eval_only=True)
     with pytest.raises(WeightsError, match="trained with 16 groups, but MODEL.GN.NUM_GROUPS is 32"):
         run_lazy(args)
+
+
+def test_weights_of_other_pixels(words, tmp_path):
+    weights = str(tmp_path / "other.pth")
+    cfg = load_lazy_config(ZOO, words)
+    state = instantiate(cfg.model).state_dict()
+    torch.save({"model": state, "gn_det": {"input_format": "RGB"}}, weights)
+    opts = [*words, f"train.init_checkpoint={weights}"]
+    args = _args(opts, tmp_path / "x", eval_only=True)
+    with pytest.raises(WeightsError, match="trained on RGB images, but INPUT.FORMAT is BGR"):
+        run_lazy(args)
+    # a model of one's own may name no pixels: then there is nothing to compare
+    settings = settings_of(cfg)
+    settings.MODEL.PIXEL_MEAN = settings.MODEL.PIXEL_STD = settings.INPUT.FORMAT = None
+    Checkpointer(instantiate(cfg.model), cfg=settings).load(weights)

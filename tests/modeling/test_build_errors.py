@@ -1,15 +1,20 @@
 import pytest
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, build_model
-from gn_det.config.network import RESNET_DEPTHS, network_problems, resnet_problems
+from torch import nn
 
 from gn_det import model_zoo
 from gn_det.modeling import find_problems
-from gn_det.modeling.resnet import NUM_BLOCKS
+from gn_det.modeling.build_errors import build_or_explain
 
 R18 = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
 RETINANET_LEVELS = ["MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]]
 DEFORMABLE = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]]
+
+
+def _problems(cfg):
+    """Return what keeps the model from being built."""
+    return build_or_explain(cfg)[1]
 
 
 def _cfg(*options):
@@ -52,7 +57,7 @@ def test_name_that_is_not_registered(key, name, hint, training):
         (
             "ROI_HEADS.IN_FEATURES",
             ["p1", "p2", "p7"],
-            "MODEL.ROI_HEADS.IN_FEATURES has p1, p7, but the pyramid on MODEL.FPN.IN_FEATURES "
+            "MODEL.ROI_HEADS.IN_FEATURES has p1, p7, but the backbone "
             "gives p2, p3, p4, p5, p6 only.",
         ),
         (
@@ -72,7 +77,7 @@ def test_name_that_is_not_registered(key, name, hint, training):
 def test_levels_that_do_not_fit(key, value, message):
     cfg = _cfg(f"MODEL.{key}", value)
     cfg.MODEL.DEVICE = "cpu"
-    (problem,) = [p for p in network_problems(cfg) if p.message == message]
+    (problem,) = [p for p in _problems(cfg) if p.message == message]
     assert problem.fatal
     with pytest.raises((AssertionError, KeyError)):  # what it would end in otherwise
         build_model(cfg)
@@ -98,21 +103,21 @@ UP_TO_RES4 = [
 )
 def test_levels_that_fit(options):
     cfg = _cfg(*options, "MODEL.DEVICE", "cpu")
-    assert list(network_problems(cfg)) == []
+    assert _problems(cfg) == []
     build_model(cfg)
 
 
 def test_levels_of_other_networks():
     c4 = model_zoo.get_config("mask_rcnn_R50_C4_gn")
-    assert list(network_problems(c4)) == []
+    assert _problems(c4) == []
     c4.MODEL.RPN.IN_FEATURES = ["res5"]
-    (problem,) = network_problems(c4)
+    (problem,) = _problems(c4)
     assert "MODEL.RPN.IN_FEATURES has res5, but MODEL.RESNETS.OUT_FEATURES" in problem.message
     retinanet = [
         *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.BACKBONE.NAME"),
         *("build_retinanet_resnet_fpn_backbone", "MODEL.RETINANET.IN_FEATURES", ["p3", "p4"]),
     ]
-    (problem,) = network_problems(_cfg(*retinanet))
+    (problem,) = _problems(_cfg(*retinanet))
     assert "SIZES has 5 lists, one a level, but MODEL.RETINANET.IN_FEATURES" in problem.message
 
 
@@ -120,22 +125,25 @@ def test_levels_of_other_networks():
     "options",
     [
         ["MODEL.ROI_MASK_HEAD.NAME", "x", "MODEL.MASK_ON", False],
-        ["MODEL.ROI_BOX_HEAD.NAME", "x", "MODEL.ROI_HEADS.NAME", "GNRes5ROIHeads"],
+        [
+            *("MODEL.ROI_BOX_HEAD.NAME", "x", "MODEL.ROI_HEADS.NAME", "GNRes5ROIHeads"),
+            *("MODEL.ROI_HEADS.IN_FEATURES", ["p4"]),
+        ],
         ["MODEL.ROI_HEADS.NAME", "x", "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
         ["MODEL.RPN.HEAD_NAME", "x", "MODEL.META_ARCHITECTURE", "RetinaNet", *RETINANET_LEVELS],
         ["MODEL.RPN.HEAD_NAME", "x", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
     ],
 )
 def test_name_of_a_part_that_is_not_there(options):
-    assert list(network_problems(_cfg(*options))) == []
+    assert _problems(_cfg(*options)) == []
 
 
 def test_names_of_ones_own(monkeypatch):
-    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Mine", object)
-    assert list(network_problems(_cfg("MODEL.META_ARCHITECTURE", "Mine"))) == []
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Mine", lambda cfg: nn.Linear(1, 1))
+    assert _problems(_cfg("MODEL.META_ARCHITECTURE", "Mine")) == []
     # how it makes a backbone is not known
     own = ["MODEL.META_ARCHITECTURE", "Mine", "MODEL.BACKBONE.NAME", "timm"]
-    assert list(network_problems(_cfg(*own))) == []
+    assert _problems(_cfg(*own)) == []
 
 
 @pytest.mark.parametrize(
@@ -151,7 +159,7 @@ def test_names_of_ones_own(monkeypatch):
 )
 def test_resnet_that_cannot_be_built(options, said):
     cfg = _cfg(*options)
-    (problem,) = resnet_problems(cfg)
+    (problem,) = _problems(cfg)
     assert problem.fatal
     assert said in problem.message
     assert problem in find_problems(cfg)
@@ -161,10 +169,13 @@ def test_resnet_that_cannot_be_built(options, said):
 
 def test_narrow_basic_blocks():
     narrow = [*R18[:3], 32]
-    assert list(network_problems(_cfg(*narrow))) == []
+    assert _problems(_cfg(*narrow)) == []
     stock = _cfg(*narrow, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
-    (problem,) = network_problems(stock)
-    assert "RES2_OUT_CHANNELS 64, got 32." in problem.message
+    (problem,) = _problems(stock)
+    assert problem.message == (
+        "Must set MODEL.RESNETS.RES2_OUT_CHANNELS = 64 for R18/R34. "
+        "MODEL.RESNETS.RES2_OUT_CHANNELS is 32."
+    )
     with pytest.raises(AssertionError):
         _build(stock)
 
@@ -173,15 +184,19 @@ def _build(cfg):
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3))
 
 
-def test_depths_are_those_that_are_built():
-    assert set(RESNET_DEPTHS) == set(NUM_BLOCKS)
-
-
-@pytest.mark.parametrize("name", ["build_gn_vgg_fpn_backbone", "build_gn_inflated_resnet_backbone"])
-def test_other_networks_have_other_depths(name):
-    assert (
-        list(network_problems(_cfg("MODEL.RESNETS.DEPTH", 18, "MODEL.BACKBONE.NAME", name))) == []
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["MODEL.BACKBONE.NAME", "build_gn_vgg_backbone"],
+        [
+            *("MODEL.BACKBONE.NAME", "build_gn_inflated_resnet_backbone"),
+            *("MODEL.RESNETS.OUT_FEATURES", ["res5"]),
+        ],
+    ],
+)
+def test_other_networks_have_other_depths(options):
+    classifier = ["MODEL.META_ARCHITECTURE", "ImageClassifier", "MODEL.RESNETS.DEPTH", 18]
+    assert _problems(_cfg(*classifier, *options)) == []
 
 
 @pytest.mark.parametrize(("mean", "std"), [([], []), ([1.0], [1.0, 1.0]), ([], [1.0] * 3)])

@@ -1,7 +1,8 @@
 import logging
 
 import pytest
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
 
 import gn_det
 from gn_det import model_zoo
@@ -92,35 +93,40 @@ def test_unknown_norm_of_a_part_that_is_not_there():
 @pytest.mark.parametrize(
     ("options", "key", "layer", "channels"),
     [
-        (["MODEL.FPN.OUT_CHANNELS", 100], "FPN", "FPN (MODEL.FPN.OUT_CHANNELS)", 100),
+        (
+            ["MODEL.FPN.OUT_CHANNELS", 100],
+            "FPN",
+            "backbone.fpn_lateral2 (MODEL.FPN.OUT_CHANNELS)",
+            100,
+        ),
         (
             ["MODEL.ROI_BOX_HEAD.CONV_DIM", 100],
             "ROI_BOX_HEAD",
-            "box head (MODEL.ROI_BOX_HEAD.CONV_DIM)",
+            "roi_heads.box_head.conv1 (MODEL.ROI_BOX_HEAD.CONV_DIM)",
             100,
         ),
         (
             ["MODEL.ROI_MASK_HEAD.CONV_DIM", 100],
             "ROI_MASK_HEAD",
-            "mask head (MODEL.ROI_MASK_HEAD.CONV_DIM)",
+            "roi_heads.mask_head.mask_fcn1 (MODEL.ROI_MASK_HEAD.CONV_DIM)",
             100,
         ),
         (
             ["MODEL.RESNETS.STEM_OUT_CHANNELS", 48],
             "RESNETS",
-            "stem (MODEL.RESNETS.STEM_OUT_CHANNELS)",
+            "backbone.bottom_up.stem.conv1 (MODEL.RESNETS.STEM_OUT_CHANNELS)",
             48,
         ),
         (
             ["MODEL.RESNETS.WIDTH_PER_GROUP", 48],
             "RESNETS",
-            "res2 bottleneck (MODEL.RESNETS.WIDTH_PER_GROUP)",
+            "backbone.bottom_up.res2.0.conv1 (MODEL.RESNETS.WIDTH_PER_GROUP)",
             48,
         ),
         (
             ["MODEL.RESNETS.RES2_OUT_CHANNELS", 80],
             "RESNETS",
-            "res2 output (MODEL.RESNETS.RES2_OUT_CHANNELS)",
+            "backbone.bottom_up.res2.0.shortcut (MODEL.RESNETS.RES2_OUT_CHANNELS)",
             80,
         ),
     ],
@@ -158,7 +164,7 @@ def test_no_groups_at_all():
 def test_basic_blocks_have_no_bottleneck():
     width = ["MODEL.RESNETS.WIDTH_PER_GROUP", 48]
     assert _find(*R18, *width) == []
-    assert "res2 bottleneck" in _only(_find(*SCRATCH, *width))
+    assert "res2.0.conv1 (MODEL.RESNETS.WIDTH_PER_GROUP)" in _only(_find(*SCRATCH, *width))
 
 
 def test_box_head_without_convolutions_has_no_norm():
@@ -167,12 +173,19 @@ def test_box_head_without_convolutions_has_no_norm():
 
 
 def test_cascade_heads_have_a_box_head():
-    options = ["MODEL.ROI_BOX_HEAD.CONV_DIM", 100, "MODEL.ROI_HEADS.NAME", "CascadeROIHeads"]
-    assert "box head" in _only(_find(*SCRATCH, *options))
+    cascade = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"]
+    message = _only(_find(*SCRATCH, *cascade))
+    assert message.startswith(
+        "Detectron2 cannot build the model: CascadeROIHeads only support class-agnostic"
+    )
+    cascade += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    assert _find(*SCRATCH, *cascade) == []
+    message = _only(_find(*SCRATCH, *cascade, "MODEL.ROI_BOX_HEAD.CONV_DIM", 100))
+    assert "roi_heads.box_head.0.conv1 (MODEL.ROI_BOX_HEAD.CONV_DIM)" in message
 
 
 @pytest.mark.parametrize(
-    "options", [["MODEL.GN.NUM_GROUPS", 16], ["MODEL.GN.CHANNELS_PER_GROUP", 8]]
+    "options", [["MODEL.GN.NUM_GROUPS", 16], ["MODEL.GN.CHANNELS_PER_GROUP", 16]]
 )
 def test_detectron2s_own_names_ignore_our_keys(options):
     problems = _find(*SCRATCH, *STOCK, *options)
@@ -317,9 +330,32 @@ def test_stride_on_the_other_side():
     assert "Set it to True" in message
 
 
+class Strided(Backbone):
+    """One convolution for each of res2 to res5."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self._out_features = ["res2", "res3", "res4", "res5"]
+        self._out_feature_strides = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+        self._out_feature_channels = dict.fromkeys(self._out_features, 8)
+        for name, stride in self._out_feature_strides.items():
+            self.add_module(name, nn.Conv2d(input_shape.channels, 8, stride, stride))
+
+    def forward(self, x):
+        return {name: self.get_submodule(name)(x) for name in self._out_features}
+
+
+RES2_TO_RES5 = [
+    *("MODEL.RPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+    *("MODEL.ROI_HEADS.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64]]),
+]
+
+
 def test_weights_of_a_backbone_that_is_no_resnet(monkeypatch):
-    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_regnet_backbone", object)
-    options = ["MODEL.BACKBONE.NAME", "build_regnet_backbone", "MODEL.RESNETS.DEPTH", 101]
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_regnet_backbone", Strided)
+    options = ["MODEL.BACKBONE.NAME", "build_regnet_backbone", *RES2_TO_RES5]
+    options += ["MODEL.RESNETS.DEPTH", 101]
     assert _find(*options) == []
 
 
@@ -405,10 +441,12 @@ def test_check_config_says_nothing_of_a_good_one(caplog):
 
 def test_vgg():
     vgg = [*SCRATCH, "MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN"]
+    vgg += ["MODEL.VGG.OUT_FEATURES", ["vgg3", "vgg4", "vgg5", "pool5"]]
+    vgg += ["MODEL.FPN.IN_FEATURES", ["vgg3", "vgg4", "vgg5", "pool5"]]
     assert _find(*vgg) == []
     message = _only(_find(*vgg, "MODEL.VGG.BASE_CHANNELS", 16)[:1])
     assert "MODEL.VGG.NORM is GN, and MODEL.GN.NUM_GROUPS 32 does not divide the 16 " in message
-    assert "vgg1 (MODEL.VGG.BASE_CHANNELS)" in message
+    assert "backbone.bottom_up.vgg1.0 (MODEL.VGG.BASE_CHANNELS)" in message
     assert len(_find(*vgg, "MODEL.VGG.BASE_CHANNELS", 48)) == 1  # 48; 96, 192 and 384 are divided
     assert "MODEL.VGG.NORM is 'XN'" in _only(_find(*vgg, "MODEL.VGG.NORM", "XN"))
     # the ResNet's keys are none of its own
