@@ -32,8 +32,8 @@ def standardize_weight(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     if weight.dim() != 4 or weight.numel() < 2 * weight.shape[0]:
         raise ValueError(
             "Weight Standardization needs a weight of shape (out, in / groups, height, width) with "
-            f"at least two numbers in a filter, got {tuple(weight.shape)}. A depthwise 1x1 "
-            "convolution only scales its channels: do not standardize it."
+            f"two or more numbers in a filter, got {tuple(weight.shape)}. A depthwise 1x1 "
+            "convolution only scales its channels: leave it as it is."
         )
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     std, mean = torch.std_mean(wide, dim=(1, 2, 3), keepdim=True)
