@@ -49,10 +49,10 @@ def _selective(block: BottleneckBlock, x: torch.Tensor) -> torch.Tensor:
 
 WAYS: dict[str, Callable[[BottleneckBlock, torch.Tensor], torch.Tensor]] = {
     "standard": lambda block, x: block(x),
-    "cut": lambda block, x: block.lean_forward(x),
+    "cut": lambda block, x: block.forward_lean(x),
     "selective": _selective,
     "whole": lambda block, x: recompute(block, x),
-    "nested": lambda block, x: recompute(block.lean_forward, x),
+    "nested": lambda block, x: recompute(block.forward_lean, x),
 }
 if not hasattr(checkpointing, "create_selective_checkpoint_contexts"):
     del WAYS["selective"]

@@ -1,4 +1,4 @@
-"""What gn_det registers with Detectron2: backbones, FPN, heads, and a classifier on a backbone."""
+"""The modules that gn_det registers with Detectron2: backbones, FPN, heads, and a classifier."""
 
 from .box_head import GNFastRCNNConvFCHead
 from .classifier import ImageClassifier
