@@ -132,7 +132,7 @@ def test_annotation_with_id_0_is_found_and_warned_of(truth, caplog):
     truth.createIndex()
     found = [detection(1, 1, [10, 10, 40, 40]), detection(2, 2, [20, 20, 50, 50])]
     assert score(truth, found, "bbox")["AP"] == pytest.approx(100)
-    assert "id 0, which pycocotools takes for 'not found'" in caplog.text
+    assert "id 0, which means 'not found' in pycocotools" in caplog.text
     assert score(truth, found, "bbox", "pycocotools")["AP-a"] == 0
 
 
