@@ -81,7 +81,7 @@ def test_a_point_is_written_as_soon_as_it_is_measured(arguments, measured, tmp_p
 def test_resume_refuses_another_set_up(arguments, measured, tmp_path):
     output = ["--output", str(tmp_path / "growth.json")]
     growth.run(arguments(growth, *output, *POINTS))
-    with pytest.raises(ConfigError, match=r"growth.json was measured with repeats 1, and now .* 2"):
+    with pytest.raises(ConfigError, match=r"growth.json was measured with repeats 1, not with 2"):
         growth.run(arguments(growth, *output, *POINTS, "--resume", "--repeats", "2"))
     with pytest.raises(ConfigError, match="was measured with variants"):
         growth.run(arguments(growth, *output, *POINTS, "--resume", "--variants", "stock-*"))
