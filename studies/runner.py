@@ -61,10 +61,7 @@ def _describe(result: dict[str, Any], name: str, first: str) -> str:
     if result["status"] == "not run":
         return "its process ended before it started to train"
     if result["status"] == "failed":
-        return (
-            f"failed: {result['reason']}"
-            if name == first
-            else f"failed for the same reason as {first}"
-        )
+        reason = result["reason"] if name == first else f"the same reason as {first}"
+        return f"failed: {reason}"
     at = f" at iteration {result['iteration']:,}" if "iteration" in result else ""
     return f"{result['status']}{at}, {result['seconds']:.0f} s"

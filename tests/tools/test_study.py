@@ -58,7 +58,7 @@ def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tmp_path, c
     assert _run(file, "--folder", folder, "--jobs", 1, "--output", earlier) == 1
     said = capsys.readouterr().out
     assert said.count("failed: ConfigError") == 1
-    assert "2/2 none_seed2: failed for the same reason as none_seed1" in said
+    assert "2/2 none_seed2: failed: the same reason as none_seed1" in said
     assert "The same command runs them again" in said
     assert [run["status"] for run in json.loads((folder / "wrong.json").read_text())["runs"]] == [
         "failed",
