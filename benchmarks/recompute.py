@@ -3,7 +3,7 @@
 Six bottlenecks of R50's res4 with GN, forward and backward:
 
 standard   no checkpointing
-cut        gn_det's lean mode: checkpoints of pieces that end with a convolution
+cut        gn_det's lean mode: checkpoints of ``norm, ReLU, next convolution``
 selective  PyTorch's selective checkpointing of each block, with a policy that saves the outputs of
            the first two convolutions, as lean mode does (torch 2.4 and newer)
 whole      gn_det's minimal mode: a checkpoint of each block, which saves only its input

@@ -23,7 +23,7 @@ CORNERS = 12  # points of the upper half of a polygon, and of the lower half
 def synthetic_coco(
     images: int = 5000, objects: int = 36_000, detections: int = 500_000, *, seed: int = 0
 ) -> tuple[dict, list[dict]]:
-    """Return the content of an annotation file and of a results file. They depend on the seed only.
+    """Return the content of an annotation file and of a results file. The same seed gives the same.
 
     Annotations have polygons, or RLE for crowds. Detections have boxes and RLE masks. Some are
     objects that were moved, stretched and sometimes given another class; their score is higher
@@ -33,7 +33,7 @@ def synthetic_coco(
     Args:
         images: The number of images. The defaults are the size of COCO val2017.
         objects: The number of objects in all images.
-        detections: The number of detections in all images, which each have the same number.
+        detections: The number of detections in all images, evenly distributed.
         seed: The seed of all random numbers.
 
     Returns:

@@ -10,10 +10,10 @@ only the second one is saved.
 - *minimal* saves the inputs of blocks, FPN and heads, and recomputes everything in between. Heads
   are recomputed layer by layer, as in lean: all layers at once would be the step's memory peak.
 
-The mechanism is PyTorch's ``torch.utils.checkpoint``, without reentrancy. Each checkpointed piece
-ends *with* a convolution: ``norm, ReLU, next convolution``. Recomputation stops as soon as it has
-the tensors that backward needs. The last one is the input of the convolution, so the convolution
-itself does not run twice. Autocast, DDP, nesting and freeing are handled by PyTorch, from version
+The mechanism is PyTorch's ``torch.utils.checkpoint``, without reentrancy. A checkpointed piece of
+lean mode is ``norm, ReLU, next convolution``. Recomputation stops as soon as it has the tensors
+that backward needs. The last of these is the input of the convolution, so the convolution itself
+does not run twice. Autocast, DDP, nesting and freeing are handled by PyTorch, from version
 2.3 on. docs/performance.md compares this with other mechanisms.
 
 Shapes:
