@@ -4,7 +4,7 @@ title: one line
 paper: the figure or table, and what it shows
 published: {METRIC: {VALUE: number}}    # two axes: {METRIC: {VALUE: {VALUE: number}}}
 tool: pretrain                          # or detection
-config: base/FILE.yaml                  # relative to this file, or a name of gn_det's configs
+config: base/FILE.yaml                  # relative to this file, or gn_det://NAME.yaml
 opts: {KEY: VALUE}                      # for every run; "{folder}" is the study's folder
 before: {NAME: {tool: , config: , opts: }}    # runs whose weights the others start from
 vary: {AXIS: {VALUE: {KEY: VALUE}}}     # one or two axes
