@@ -18,7 +18,6 @@ tools/benchmark.py load --repeats 9 --config mask_rcnn_R101_gn_all.yaml
 import argparse
 import logging
 import os
-import sys
 import warnings
 
 from benchmarks import (
@@ -34,8 +33,7 @@ from benchmarks import (
     train,
 )
 from gn_det.cli import estimate
-from gn_det.config import ConfigError
-from gn_det.engine import docstring_parser, output_file
+from gn_det.engine import docstring_parser, exit_on_error, output_file
 
 COMMANDS = {
     "train": train,
@@ -97,11 +95,8 @@ def main() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     logging.getLogger("torch").setLevel(logging.ERROR)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
+    with exit_on_error():
         measure(build_parser().parse_args())
-    except (ConfigError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from benchmarks.whole_run import check_run_folder, settings_of, train_or_resume
 from gn_det.engine import add_options
-from gn_det.engine.whole_run import check_run_folder, settings_of, train_or_resume
 from gn_det.evaluation import read_metrics
 
 from . import records

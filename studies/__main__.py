@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 from gn_det.config import ConfigError
-from gn_det.engine import docstring_parser, output_file
+from gn_det.engine import docstring_parser, exit_on_error, output_file
 from studies import list_studies, load_study, plot, run_study, table, write_page
 
 
@@ -99,10 +99,8 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, stop)
     try:
-        raise SystemExit(execute(build_parser().parse_args()))
-    except (ConfigError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        with exit_on_error():
+            raise SystemExit(execute(build_parser().parse_args()))
     except KeyboardInterrupt:
         print("Stopped. The same command resumes the study.", file=sys.stderr)
         raise SystemExit(130) from None

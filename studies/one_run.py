@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.records import code_version, describe
+from benchmarks.whole_run import RUN, pretrain_or_resume, train_or_resume
 from gn_det.engine import NonFiniteError, has_checkpoint
-from gn_det.engine.whole_run import RUN, pretrain_or_resume, train_or_resume
 from gn_det.utils import atomic_write
 
 __all__ = ["CONSOLE", "RESULT", "run_here", "run_process"]

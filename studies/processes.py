@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from gn_det.engine.whole_run import check_run_folder, settings_of
+from benchmarks.whole_run import check_run_folder, settings_of
 
 from .one_run import CONSOLE, RESULT, run_process
 from .plan import Run

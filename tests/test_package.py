@@ -114,7 +114,7 @@ def test_wheel_carries_the_package_and_the_configs(setup_arguments):
         for path in (ROOT / "gn_det").rglob("*.py")
         if "__pycache__" not in path.parts
     }
-    folders = {"base", "pretrain", "pretrain.base", "studies", "studies.base"}
+    folders = {"base", "pretrain", "pretrain.base", "common", "common.data", "common.models"}
     assert packages == sources | {"gn_det.configs"} | {f"gn_det.configs.{name}" for name in folders}
     assert setup_arguments["package_dir"] == {"gn_det.configs": "configs"}
 

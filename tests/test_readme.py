@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gn_det.config import check_config
 from gn_det.engine import read_config
 from gn_det.model_zoo.table import markdown_table
+from gn_det.modeling import check_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

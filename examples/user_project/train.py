@@ -12,8 +12,7 @@ from pathlib import Path
 import box_head  # noqa: F401  (registers DropoutBoxHead)
 import shapes
 
-from gn_det.checkpoint import Checkpointer
-from gn_det.engine import Trainer, load_to_evaluate, run, setup, training_parser
+from gn_det.engine import Trainer, run, setup, training_parser
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -21,9 +20,7 @@ def main(args: argparse.Namespace) -> dict:
     shapes.register()
     cfg = setup(args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        load_to_evaluate(Checkpointer(model, cfg=cfg), cfg.MODEL.WEIGHTS)
-        return Trainer.test(cfg, model)
+        return Trainer.evaluate_only(cfg, resume=args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -31,23 +31,26 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from gn_det.config.checks import MEMORY_MODES
+from gn_det.config import ConfigError
 
+from .norms import has_statistics, is_norm
 from .weight_standardization import convolve
 
 __all__ = [
     "MEMORY_MODES",
     "ActivationCheckpointMixin",
     "apply_norm_and_activation",
+    "check_memory_mode",
     "checkpoint_conv_chain",
     "recompute",
     "recomputing",
     "set_memory",
     "tag_recomputable",
 ]
+
+MEMORY_MODES = ("standard", "lean", "minimal")
 
 T = TypeVar("T")
 
@@ -128,13 +131,24 @@ class ActivationCheckpointMixin(nn.Module):
         return self.memory if self.training and torch.is_grad_enabled() else "standard"
 
 
+def check_memory_mode(mode: str) -> None:
+    """Check that ``mode`` is one of :data:`MEMORY_MODES`.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if mode not in MEMORY_MODES:
+        raise ConfigError(f"MODEL.GN.MEMORY is {mode!r}; known are {', '.join(MEMORY_MODES)}.")
+
+
 def set_memory(
     module: ActivationCheckpointMixin, mode: str, parts: Iterable[nn.Module] | None = None
 ) -> None:
     """Set the mode of a module, as far as its norms allow.
 
-    A module with unfrozen batch norm stays *standard*: run twice, it would update its statistics
-    twice. A module without GN has nothing to gain from *lean*.
+    A module with a norm that updates statistics stays *standard*: run twice, the norm would update
+    them twice. *lean* recomputes norms in place of saving their outputs, which pays if the norm has
+    parameters that are trained: FrozenBN does not need its input in backward.
 
     Args:
         module: The module whose ``memory`` is set.
@@ -142,14 +156,13 @@ def set_memory(
         parts: The layers that the module recomputes, or None for all of its layers.
 
     Raises:
-        ValueError: The mode is unknown.
+        ConfigError: The mode is unknown.
     """
-    if mode not in MEMORY_MODES:
-        raise ValueError(f"MODEL.GN.MEMORY is {mode!r}; known are {', '.join(MEMORY_MODES)}.")
-    layers = [m for part in parts or [module] for m in part.modules()]
-    has_bn = any(isinstance(layer, _BatchNorm) for layer in layers)
-    has_gn = any(isinstance(layer, nn.GroupNorm) for layer in layers)
-    if has_bn or (mode == "lean" and not has_gn):
+    check_memory_mode(mode)
+    norms = [layer for part in parts or [module] for layer in part.modules() if is_norm(layer)]
+    runs_once = any(has_statistics(norm) for norm in norms)
+    gains_by_lean = any(True for norm in norms for _ in norm.parameters())
+    if runs_once or (mode == "lean" and not gains_by_lean):
         mode = "standard"
     module.memory = mode
 

@@ -6,9 +6,8 @@ Shapes:
     H, W: height and width of the image or of a level
 """
 
-import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,7 @@ from .activation_checkpointing import (
     tag_recomputable,
 )
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .resnet import build_gn_resnet_backbone
 from .vgg import build_gn_vgg_backbone
 from .weight_standardization import convolve, standardize_convs
@@ -35,7 +34,18 @@ __all__ = ["FPN", "build_gn_resnet_fpn_backbone", "build_gn_vgg_fpn_backbone"]
 
 
 class FPN(ActivationCheckpointMixin, fpn.FPN):
-    """Detectron2's FPN with activation checkpointing (``MODEL.GN.MEMORY``)."""
+    """Detectron2's FPN with activation checkpointing (``MODEL.GN.MEMORY``).
+
+    Args:
+        norm: The norm of the pyramid's convolutions: a callable ``channels -> nn.Module``, or a
+            name; "" for none.
+        weight_standardization: Whether the weights of the pyramid's convolutions are standardized.
+        memory: The mode of activation checkpointing of the pyramid, one of
+            :data:`gn_det.modeling.activation_checkpointing.MEMORY_MODES`.
+        channels_last: Whether pyramid and backbone work in channels_last memory format.
+        **kwargs: The arguments of Detectron2's class: ``bottom_up``, ``in_features``,
+            ``out_channels``, ``top_block``, ``fuse_type``.
+    """
 
     if TYPE_CHECKING:
         bottom_up: Backbone
@@ -44,6 +54,27 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         output_convs: list[Conv2d]
         top_block: LastLevelMaxPool | None
         _out_features: list[str]
+
+    def __init__(
+        self,
+        *,
+        norm: NormBuilder = "",
+        weight_standardization: bool = False,
+        memory: str = "standard",
+        channels_last: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(norm=as_builder(norm), **kwargs)
+        if isinstance(self.top_block, LastLevelMaxPool):
+            # Detectron2's class assumes p5
+            self.top_block.in_feature = self._out_features[len(self.in_features) - 1]
+        own_layers = [*self.lateral_convs, *self.output_convs]
+        if weight_standardization:
+            for conv in own_layers:
+                standardize_convs(conv)
+        set_memory(self, memory, own_layers)
+        if channels_last:
+            to_channels_last(self)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return p2 to p6 of a batch of images of shape (N, C, H, W)."""
@@ -134,21 +165,14 @@ def build_gn_vgg_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    top_block = LastLevelMaxPool()
-    last = bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]]
-    top_block.in_feature = f"p{int(math.log2(last.stride))}"  # Detectron2 assumes p5
-    pyramid = FPN(
+    return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=norm_from_cfg(cfg, cfg.MODEL.FPN.NORM),
-        top_block=top_block,
+        top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        weight_standardization=cfg.MODEL.GN.WEIGHT_STANDARDIZATION,
+        memory=cfg.MODEL.GN.MEMORY,
+        channels_last=cfg.MODEL.CHANNELS_LAST,
     )
-    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
-        standardize_convs(pyramid)
-    own_layers = [*pyramid.lateral_convs, *pyramid.output_convs]
-    set_memory(pyramid, cfg.MODEL.GN.MEMORY, own_layers)
-    if cfg.MODEL.CHANNELS_LAST:
-        to_channels_last(pyramid)
-    return pyramid

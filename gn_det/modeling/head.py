@@ -21,7 +21,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
 if TYPE_CHECKING:  # the methods that both of Detectron2's heads have
@@ -37,11 +37,13 @@ class GNHead(ActivationCheckpointMixin, Detectron2Head):
 
     Args:
         input_shape: The shape of a RoI's features.
+        conv_norm: The norm of the convolutions: a callable ``channels -> nn.Module``, or a name;
+            "" for none.
         weight_standardization: Whether the weights of convolutions with a norm are standardized.
         memory: The mode of activation checkpointing, one of
             :data:`gn_det.modeling.activation_checkpointing.MEMORY_MODES`.
         channels_last: Whether the head works in channels_last memory format.
-        **kwargs: The arguments of Detectron2's class, such as ``conv_dims`` and ``conv_norm``.
+        **kwargs: The arguments of Detectron2's class, such as ``conv_dims``.
 
     Attributes:
         cfg_node: The name of the head's node in ``cfg.MODEL``, such as ``"ROI_BOX_HEAD"``.
@@ -56,12 +58,13 @@ class GNHead(ActivationCheckpointMixin, Detectron2Head):
         self,
         input_shape: ShapeSpec,
         *,
+        conv_norm: NormBuilder = "",
         weight_standardization: bool = False,
         memory: str = "standard",
         channels_last: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape, conv_norm=as_builder(conv_norm), **kwargs)
         if weight_standardization:
             standardize_convs(self)
         set_memory(self, memory)

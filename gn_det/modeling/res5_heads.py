@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
@@ -12,7 +12,7 @@ from .channels_last import to_channels_last
 from .poolers import pooler_from_cfg
 from .resnet import make_resnet_stage
 
-__all__ = ["GNRes5ROIHeads"]
+__all__ = ["GNRes5ROIHeads", "build_res5"]
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -35,13 +35,20 @@ class GNRes5ROIHeads(Res5ROIHeads):
         return res5, last.out_channels
 
 
-def build_res5(cfg: CfgNode) -> nn.Sequential:
-    """Build the blocks of res5; see :func:`gn_det.modeling.make_resnet_stage`.
+def _res5_from_cfg(cfg: CfgNode) -> dict[str, Any]:
+    return {**make_resnet_stage.from_config(cfg), "channels_last": cfg.MODEL.CHANNELS_LAST}
+
+
+@configurable(from_config=_res5_from_cfg)
+def build_res5(*, channels_last: bool = False, **stage: Any) -> nn.Sequential:
+    """Build the blocks of res5, from arguments or as ``build_res5(cfg)``.
 
     Args:
-        cfg: A config with our keys.
+        channels_last: Whether the blocks work in channels_last memory format.
+        **stage: The arguments of :func:`gn_det.modeling.make_resnet_stage`, such as ``depth`` and
+            ``norm``.
     """
-    res5 = nn.Sequential(*make_resnet_stage(cfg, stage=5))
-    if cfg.MODEL.CHANNELS_LAST:
+    res5 = nn.Sequential(*make_resnet_stage(5, **stage))
+    if channels_last:
         to_channels_last(res5)
     return res5

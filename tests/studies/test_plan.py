@@ -1,7 +1,8 @@
 import pytest
 
-from gn_det.config import ConfigError, find_problems
+from gn_det.config import ConfigError
 from gn_det.engine import load_runnable_config
+from gn_det.modeling import find_problems
 from studies import list_studies, load_study
 
 
