@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 
 from gn_det.data import DatasetError, json_of, write_coco_json
-from gn_det.data.checks.annotations import is_area
-from gn_det.data.checks.fixes import object_area
+from gn_det.data.checks.fix_annotation import object_area
+from gn_det.data.checks.records import is_area
 
 __all__ = ["completed", "load_truth"]
 

@@ -1,6 +1,15 @@
 """Small helpers that know nothing of gn_det's other parts."""
 
 from .atomic_write import SaveError, atomic_write
+from .open_regular import identify_content, open_regular
 from .text import and_more, closest, did_you_mean
 
-__all__ = ["SaveError", "and_more", "atomic_write", "closest", "did_you_mean"]
+__all__ = [
+    "SaveError",
+    "and_more",
+    "atomic_write",
+    "closest",
+    "did_you_mean",
+    "identify_content",
+    "open_regular",
+]
