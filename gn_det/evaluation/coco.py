@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 
 from gn_det.data import DatasetError
-from gn_det.data.open_file import instead_of, open_regular
+from gn_det.utils import identify_content, open_regular
 
 from .masks import encode_masks, encode_roi_masks
 from .scorers import check_scorer
@@ -167,10 +167,10 @@ def _read_results(path: str) -> object:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
-        what = instead_of(content) or "no text"
+        what = identify_content(content) or "no text"
         raise DatasetError(f"{path} is not JSON: it is {what}.") from None
     except (ValueError, RecursionError) as error:
-        what = instead_of(content)
+        what = identify_content(content)
         raise DatasetError(f"{path} is not JSON: {f'it is {what}.' if what else error}") from None
 
 

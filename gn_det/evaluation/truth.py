@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 
 from gn_det.data import DatasetError, json_of, write_coco_json
-from gn_det.data.checks.annotations import has_mask, is_area
-from gn_det.data.checks.fixes import object_area
+from gn_det.data.checks.fix_annotation import object_area
+from gn_det.data.checks.records import has_mask, is_area
 
 __all__ = ["fill_missing_fields", "load_truth"]
 
