@@ -62,8 +62,8 @@ def score(
     results = _summary(precision, [c["name"] for c in truth.loadCats(sorted(truth.getCatIds()))])
     logger.info(
         f"{iou_type}: {len(detections)} detections on {len(truth.imgs)} images scored in "
-        f"{time.perf_counter() - start:.1f} s; the memory of the process was at most "
-        f"{resident_bytes('VmHWM') / 2**20:.0f} MiB so far"
+        f"{time.perf_counter() - start:.1f} s; peak memory of the process: "
+        f"{resident_bytes('VmHWM') / 2**20:.0f} MiB"
     )
     return results
 
