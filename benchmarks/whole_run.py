@@ -1,4 +1,4 @@
-"""Whole trainings for those that compare them: from the start, or from where one was stopped."""
+"""Whole training runs that can be interrupted and resumed, for benchmarks and studies."""
 
 import argparse
 import json
@@ -17,19 +17,23 @@ Results = dict[str, dict[str, float]]
 
 
 def settings_of(config: str) -> dict[str, Any]:
-    """Return what a config file says now, with its bases; nothing for a name of gn_det's."""
+    """Return the present content of a config file and its bases.
+
+    Args:
+        config: The path of a config file. For the name of a gn_det config the result is empty.
+    """
     return CfgNode.load_yaml_with_base(config) if os.path.isfile(config) else {}
 
 
 def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
-    """Write what is trained in ``folder`` to its ``run.json``, or see that this says the same.
+    """Write the description of a run to ``run.json`` in its folder, or compare it with that file.
 
     Args:
-        folder: of a run; it is made where it is missing.
-        spec: of the run, for JSON. Keys that an older file has not are not compared.
+        folder: The folder of the run. It is created if it is missing.
+        spec: The description of the run, for JSON. Keys that are not in the file are not compared.
 
     Raises:
-        ConfigError: another run is there.
+        ConfigError: The folder holds another run.
     """
     path = Path(folder, RUN)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,21 +51,21 @@ def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
 
 
 def train_or_resume(config: str, opts: list, folder: str) -> Results:
-    """Train a detector in ``folder``, or go on with the run there; returns its last evaluation.
+    """Train a detector, or resume its training, and return the results of the last evaluation.
 
     Args:
-        config: a file, or a name of gn_det's configs.
-        opts: ``[KEY, VALUE, ...]`` without ``OUTPUT_DIR``.
-        folder: of the run.
+        config: The path of a config file, or the name of a gn_det config.
+        opts: The keys to change, ``[KEY, VALUE, ...]`` without ``OUTPUT_DIR``.
+        folder: The folder of the run.
     """
     args = _arguments(config, opts, folder)
     trainer = Trainer(setup(args, verbose=False))
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()  # one that was at its end is evaluated once more, and that is written
+    return trainer.train()  # a finished run is only evaluated again
 
 
 def pretrain_or_resume(config: str, opts: list, folder: str) -> Results:
-    """Do the same for a classifier."""
+    """Pre-train a classifier, or resume it; see :func:`train_or_resume`."""
     return pretrain(_arguments(config, opts, folder))
 
 
@@ -69,6 +73,6 @@ def _arguments(config: str, opts: list, folder: str) -> argparse.Namespace:
     return argparse.Namespace(
         config_file=config,
         opts=[*opts, "OUTPUT_DIR", folder],
-        resume=True,  # where there is nothing to go on with, it begins
+        resume=True,  # without a checkpoint the training starts
         eval_only=False,
     )

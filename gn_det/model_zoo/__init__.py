@@ -1,4 +1,4 @@
-"""Configs by name, from a checkout and from the installed wheel alike, and published numbers."""
+"""Configs and models by name, and their published numbers."""
 
 from .configs import get_config, get_config_file, list_configs
 from .models import get

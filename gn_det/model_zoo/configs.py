@@ -22,12 +22,12 @@ def get_config_file(name: str) -> str:
     """Return the path of the config called ``name``.
 
     Args:
-        name: A name as :func:`list_configs` gives it; ``.yaml`` may be left out. Or the path of a
-            Python config below the folder of configs, such as ``"mask_rcnn_R50_gn_all.py"`` and
+        name: A name of :func:`list_configs`, with or without ``.yaml``, or the path of a Python
+            config in the folder of configs, such as ``"mask_rcnn_R50_gn_all.py"`` or
             ``"common/models/mask_rcnn_fpn.py"``.
 
     Raises:
-        FileNotFoundError: there is no such config; the message names the closest ones.
+        FileNotFoundError: There is no such config. The message names the closest ones.
     """
     filename = name if name.endswith((".yaml", ".py")) else f"{name}.yaml"
     if filename not in [*list_configs(), *_python_configs("**/")]:
@@ -53,23 +53,23 @@ def _there_is_none(filename: str) -> str:
 
 
 def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
-    """Return the finished config called ``name``; see :func:`get_config_file`.
+    """Return the complete config called ``name``.
 
     A name that ends in ``.py`` gives a LazyConfig. This runs the code of that file, which is
     gn_det's own.
 
     Args:
-        name: A name, see :func:`get_config_file`.
-        trained: Whether ``MODEL.WEIGHTS`` is the published model of this config, in place of the
-            backbone that training starts from. For YAML names.
+        name: A name as for :func:`get_config_file`.
+        trained: Whether ``MODEL.WEIGHTS`` becomes the published model of this config, in place of
+            the pre-trained backbone. For YAML configs only.
 
     Raises:
-        FileNotFoundError: there is no such config.
-        gn_det.config.ConfigError: no model of this config was published.
+        FileNotFoundError: There is no such config.
+        gn_det.config.ConfigError: No model of this config was published.
     """
     if name.endswith(".py"):
         if trained:
-            raise ConfigError(f"{name}: trained weights go with the YAML of that name.")
+            raise ConfigError(f"{name}: trained weights belong to the YAML config of that name.")
         return LazyConfig.load(get_config_file(name))
     cfg = get_cfg()
     path = get_config_file(name)
@@ -78,6 +78,6 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
         entry = published(os.path.basename(path))
         if entry is None or entry.weights is None:
             have = ", ".join(e.name for e in zoo().values() if e.weights)
-            raise ConfigError(f"No model of {name} was published. There is one of: {have}.")
+            raise ConfigError(f"No model of {name} was published. There are models of: {have}.")
         cfg.MODEL.WEIGHTS = entry.weights
     return cfg

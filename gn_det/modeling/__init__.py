@@ -1,4 +1,4 @@
-"""What gn_det registers with Detectron2 (backbones, FPN, heads, a classifier), and its checks."""
+"""The modules that gn_det registers with Detectron2 (backbones, FPN, heads), and their checks."""
 
 from .box_head import GNFastRCNNConvFCHead
 from .checks import check_config, find_problems

@@ -128,7 +128,7 @@ def test_copies_of_a_training_step(tiny_cfg, batch, memory, amp, request):
     # takes them in gives channels_last on.
     logits = {("convolution_backward", shape[1:]) for shape in _prediction_shapes()}
     assert set(backward.mixed) == logits | {("threshold_backward", (64, 7, 7))}
-    # the copy for the fully connected layer is one of the things that are made again
+    # the copy for the fully connected layer is recomputed as well
     assert set(backward.copies) == (set() if memory == "standard" else {(16, 64, 7, 7)})
 
 

@@ -1,7 +1,7 @@
 import torch
 
 from gn_det.data import LabelledSplit
-from gn_det.data.pretraining.labelled import InMemory, resize
+from gn_det.data.pretraining.labelled_data import InMemory, resize
 
 
 def test_first_images_are_a_fixed_choice():

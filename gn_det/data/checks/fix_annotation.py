@@ -1,10 +1,11 @@
-"""What ``--fix`` does to one annotation: a remedy for each kind, until nothing is left to mend."""
+"""What ``--fix`` does to one annotation: a fix for each kind of problem, until none is left."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pycocotools import mask as mask_tools
 
-from .annotations import (
+from .records import (
     NUMBERS,
     annotation_problems,
     has_mask,
@@ -15,44 +16,48 @@ from .annotations import (
 __all__ = ["fix_annotation", "object_area"]
 
 Size = tuple[int, int]
-_ROUNDS = 8  # a remedy may uncover the next problem: no box, then a box that reaches out
+_ROUNDS = 8  # a fix may uncover the next problem: no box, then a box outside the image
 
 
-class _Beyond(Exception):
-    """The annotation cannot be mended."""
+class _NotFixable(Exception):
+    """The annotation has to be removed."""
 
 
 def fix_annotation(annotation: dict, size: Size) -> tuple[dict | None, list[str]]:
-    """Mend box, mask and marks of an annotation, in place.
+    """Fix box, mask, area and ``iscrowd`` of an annotation, in place.
 
     Args:
-        annotation: a record, whose ids are good.
-        size: (width, height) of its image.
+        annotation: The record. Its ids are good.
+        size: The size (width, height) of its image in pixels.
 
     Returns:
-        The annotation, None where it has to be removed; and the kinds of what was mended.
+        The annotation, or None where it has to be removed; and the kinds of the problems that were
+        fixed. Of a removed annotation, the last kind is the reason.
     """
-    mended: list[str] = []
+    fixed: list[str] = []
     for _ in range(_ROUNDS):
-        kinds = {kind for kind, _ in annotation_problems(annotation, size)} & _REMEDIES.keys()
+        kinds = {kind for kind, _ in annotation_problems(annotation, size)} & _FIXES.keys()
         if not kinds:
-            return annotation, mended
-        # in the order of _REMEDIES: masks before boxes, which are taken from them
-        kind = next(kind for kind in _REMEDIES if kind in kinds)
-        mended.append(kind)
+            return annotation, fixed
+        # in the order of _FIXES: masks come before boxes, which are computed from them
+        kind = next(kind for kind in _FIXES if kind in kinds)
+        fixed.append(kind)
         try:
-            _REMEDIES[kind](annotation, size)
-        except _Beyond:
-            return None, mended
-    return None, mended
+            _FIXES[kind](annotation, size)
+        except _NotFixable:
+            return None, fixed
+    return None, fixed
 
 
 def object_area(annotation: dict, size: Size) -> float:
-    """Return the pixels of an annotation's mask, as pycocotools counts a detection's; else its box.
+    """Return the area of an annotation's mask, as pycocotools counts it; without one, of its box.
 
     Args:
-        annotation: with a mask or box in which nothing is wrong.
-        size: (width, height) of its image.
+        annotation: An annotation whose mask or box has no problem.
+        size: The size (width, height) of its image in pixels.
+
+    Returns:
+        The area in pixels.
     """
     if not has_mask(annotation):
         return annotation["bbox"][2] * annotation["bbox"][3]
@@ -63,13 +68,13 @@ def object_area(annotation: dict, size: Size) -> float:
 
 
 def _remove(annotation: dict, size: Size) -> None:
-    raise _Beyond
+    raise _NotFixable
 
 
 def _box_of_mask(annotation: dict, size: Size) -> None:
     mask = annotation["segmentation"] if has_mask(annotation) else []
     if not mask or mask_problems(mask, size):
-        raise _Beyond
+        raise _NotFixable
     if isinstance(mask, dict):
         annotation["bbox"] = [float(v) for v in mask_tools.toBbox(_encoded(mask))]
     else:
@@ -97,10 +102,10 @@ def _polygons_as_list(annotation: dict, size: Size) -> None:
     annotation["segmentation"] = [annotation["segmentation"]]
 
 
-def _mend_polygons(annotation: dict, size: Size) -> None:
+def _fix_polygons(annotation: dict, size: Size) -> None:
     mask = annotation["segmentation"]
     if isinstance(mask, dict):  # an RLE that covers nothing
-        raise _Beyond
+        raise _NotFixable
     polygons = []
     for polygon in mask:
         if polygon_problem(polygon, size) == "polygon-values" and isinstance(polygon, list):
@@ -110,9 +115,9 @@ def _mend_polygons(annotation: dict, size: Size) -> None:
         if polygon_problem(polygon, size) is None:
             polygons.append(polygon)
     if not polygons:
-        raise _Beyond
+        raise _NotFixable
     annotation["segmentation"] = polygons
-    annotation.pop("area", None)  # no longer right
+    annotation.pop("area", None)  # it was the area of the old polygons
 
 
 def _drop_mask(annotation: dict, size: Size) -> None:
@@ -122,7 +127,7 @@ def _drop_mask(annotation: dict, size: Size) -> None:
 def _plain_crowd(annotation: dict, size: Size) -> None:
     meant = {"0": 0, "1": 1, "false": 0, "true": 1}.get(str(annotation["iscrowd"]).strip().lower())
     if meant is None and annotation["iscrowd"] is not None:
-        raise _Beyond
+        raise _NotFixable
     annotation["iscrowd"] = meant or 0
 
 
@@ -141,7 +146,7 @@ def _encoded(rle: dict) -> dict:
 
 
 def _as_numbers(values: list) -> list | None:
-    """Return the numbers that texts stand for; None where one does not."""
+    """Return the values as numbers, texts such as "1.5" included; None where one is no number."""
     numbers: list[Any] = []
     for value in values:
         if isinstance(value, str) and len(value) < 40:
@@ -155,7 +160,7 @@ def _as_numbers(values: list) -> list | None:
     return numbers
 
 
-_REMEDIES = {
+_FIXES: dict[str, Callable[[dict, Size], None]] = {
     "ignore": _remove,
     "rle-size": _remove,
     "rle-counts": _remove,
@@ -166,7 +171,7 @@ _REMEDIES = {
             *("polygon-values", "polygon-odd", "polygon-points", "polygon-nan"),
             *("polygon-away", "polygon-outside", "mask-empty"),
         ),
-        _mend_polygons,
+        _fix_polygons,
     ),
     "box-format": _box_as_numbers,
     **dict.fromkeys(("box-missing", "box-nan", "box-negative", "box-away"), _box_of_mask),

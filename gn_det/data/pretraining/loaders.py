@@ -1,4 +1,4 @@
-"""Loaders of labelled images: an endless one for training, which can start at any step."""
+"""Loaders of labelled images: an endless one for training, and one for evaluation."""
 
 from collections.abc import Iterator
 
@@ -12,19 +12,23 @@ from gn_det.config import images_per_micro_batch
 from gn_det.data.stream import SeededDataset, TrainStream
 from gn_det.data.worker_watch import WorkerWatch
 
-from .labelled import LabelledSplit
+from .labelled_data import LabelledSplit
 
 __all__ = ["EvalLoader", "build_eval_loader", "build_train_loader"]
 
 
 def build_train_loader(cfg: CfgNode, split: LabelledSplit) -> TrainStream:
-    """Return a stream of micro-batches as dicts of tensors: every image once, and so on.
+    """Return an endless stream of micro-batches, each a dict of tensors.
 
-    Each time through the images is in another random order. ``SOLVER.IMS_PER_BATCH`` and
-    ``IMS_PER_STEP`` as in detection.
+    Each epoch has every image once, in a new random order. ``SOLVER.IMS_PER_BATCH`` and
+    ``SOLVER.IMS_PER_STEP`` mean the same as in detection.
+
+    Args:
+        cfg: A config with gn_det's keys.
+        split: The training data.
 
     Raises:
-        ConfigError: a batch that cannot be shared.
+        ConfigError: The batch cannot be divided among the processes.
     """
     world_size = comm.get_world_size()
     return TrainStream(
@@ -42,12 +46,12 @@ def build_train_loader(cfg: CfgNode, split: LabelledSplit) -> TrainStream:
 
 
 class EvalLoader:
-    """Batches of each image once, as dicts of tensors, shared by all processes.
+    """Batches of every image once, as dicts of tensors. The processes share the images.
 
     Args:
-        split: of the data.
-        batch_size: images in a batch of this process.
-        num_workers: processes that load images; 0 loads them in this one.
+        split: The data.
+        batch_size: The number of images in a batch of this process.
+        num_workers: The number of processes that load images; 0 loads them in this process.
     """
 
     def __init__(self, split: LabelledSplit, batch_size: int, num_workers: int = 0):
@@ -61,22 +65,28 @@ class EvalLoader:
         )
 
     def __len__(self) -> int:
-        """Return the number of batches."""
+        """Return the number of batches of this process."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield batches.
+        """Yield the batches of this process.
 
-        Raises, as it goes on:
-            DatasetError, MapperError, WorkerDied: they name the image, see :class:`WorkerWatch`.
+        Raises:
+            DatasetError, MapperError, WorkerDied: An image failed. The message names it, see
+                :class:`WorkerWatch`.
         """
         return self._watch.batches(iter(self._loader))
 
 
 def build_eval_loader(cfg: CfgNode, split: LabelledSplit) -> EvalLoader:
-    """Return a loader of each image once, in batches of a process's share of IMS_PER_BATCH.
+    """Return a loader of every image once.
 
-    Where this is less than 32 they have 32: what small batches of training are for does not matter.
+    A batch has a process's share of ``SOLVER.IMS_PER_BATCH``, but at least 32 images: small batches
+    of training save memory, which evaluation does not need.
+
+    Args:
+        cfg: A config with gn_det's keys.
+        split: The data.
     """
     batch_size = max(32, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
     return EvalLoader(split, batch_size, cfg.DATALOADER.NUM_WORKERS)

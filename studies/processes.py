@@ -1,4 +1,4 @@
-"""Runs of a study, several at once, each in its own process: what is done is not done again."""
+"""Several runs of a study at once, each in its own process. Finished runs are not repeated."""
 
 import json
 import multiprocessing
@@ -14,31 +14,31 @@ from benchmarks.whole_run import check_run_folder, settings_of
 from .one_run import CONSOLE, RESULT, run_process
 from .plan import Run
 
-__all__ = ["carry_out", "result_of"]
+__all__ = ["result_of", "run_all"]
 
-GRACE = 30.0  # seconds for a run that is asked to leave, to save before
+GRACE = 30.0  # seconds that a stopped run has to save a checkpoint
 
 
-def carry_out(
+def run_all(
     runs: Sequence[Run],
     folder: Path,
     jobs: int,
-    told: Callable[[Run, dict[str, Any]], None] = lambda run, result: None,
+    on_end: Callable[[Run, dict[str, Any]], None] = lambda run, result: None,
     before: Sequence[Run] = (),
 ) -> None:
-    """Train all ``runs`` that are not done yet, ``jobs`` at once; none of them ends the others.
+    """Train all runs that are not finished, several at once. A failed run does not stop others.
 
-    What a run prints goes to ``console.txt`` in its folder. One that was stopped goes on.
+    The output of a run goes to ``console.txt`` in its folder. An interrupted run is resumed.
 
     Args:
-        runs: see :class:`studies.plan.Run`.
-        folder: of the study; each run gets one below it.
-        jobs: processes at a time.
-        told: is called with each run that has ended, and with how (:func:`result_of`).
-        before: the runs that these start from; with other ones they would be other runs.
+        runs: The runs.
+        folder: The folder of the study, with a folder for each run.
+        jobs: The number of processes at a time.
+        on_end: A function that is called with each run at its end, and its :func:`result_of`.
+        before: The runs whose weights these runs start from. They belong to the set-up of a run.
 
     Raises:
-        ConfigError: a folder holds a run with other options.
+        ConfigError: A folder holds a run with other options.
     """
     others = {"before": {run.name: _spec(run) for run in before}} if before else {}
     for run in runs:
@@ -46,7 +46,7 @@ def carry_out(
     waiting = []
     for run in runs:
         if (folder / run.name / RESULT).exists():
-            told(run, result_of(folder / run.name))
+            on_end(run, result_of(folder / run.name))
         else:
             waiting.append(run)
     waiting.reverse()
@@ -59,35 +59,38 @@ def carry_out(
             connection.wait([process.sentinel for process in running])
             for process in [p for p in running if not p.is_alive()]:
                 run = running.pop(process)
-                told(run, result_of(folder / run.name))
+                on_end(run, result_of(folder / run.name))
     finally:
         _stop(list(running))
 
 
 def result_of(folder: Path) -> dict[str, Any]:
-    """Return how a run ended: ``status`` "done", "diverged" or "failed", and what goes with it.
+    """Return the result of a run: ``status`` "done", "diverged", "failed" or "not run", and more.
 
-    A run without a result has failed, or was stopped: its ``reason`` is the last line it printed.
-    One that was never started is "not run".
+    A run that was started but has no result has failed or was stopped. Its ``reason`` is the last
+    line of its output.
+
+    Args:
+        folder: The folder of the run.
     """
     if (folder / RESULT).exists():
         return json.loads((folder / RESULT).read_text())
     console = folder / CONSOLE
     if not console.exists():
         return {"status": "not run"}
-    said = [line.strip() for line in console.read_text(errors="replace").split("\n")]
-    return {"status": "failed", "reason": next(filter(None, reversed(said)), "it said nothing")}
+    lines = [line.strip() for line in console.read_text(errors="replace").split("\n")]
+    return {"status": "failed", "reason": next(filter(None, reversed(lines)), "no output")}
 
 
 def _spec(run: Run) -> dict[str, Any]:
     spec = {key: value for key, value in asdict(run).items() if key not in ("name", "cell")}
-    # a file may be changed between two starts
+    # a file may change before a run is resumed
     settings = settings_of(run.config)
     return {**spec, "settings": settings} if settings else spec
 
 
 def _start(folder: Path) -> BaseProcess:
-    # forked from a server that has imported everything, which takes longer than a quick run
+    # forked from a server with all imports, which take longer than a quick run
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([run_process.__module__])
     process = context.Process(target=run_process, args=(str(folder),), name=folder.name)
@@ -96,7 +99,7 @@ def _start(folder: Path) -> BaseProcess:
 
 
 def _stop(processes: list[BaseProcess]) -> None:
-    """End what is left: a training saves and leaves when it is asked to."""
+    """Stop the processes: on SIGTERM a training saves a checkpoint and exits."""
     for process in processes:
         process.terminate()
     for process in processes:

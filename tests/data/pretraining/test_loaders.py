@@ -58,10 +58,10 @@ def test_a_run_that_goes_on_gets_what_would_have_come(start):
 
 def test_processes_and_micro_batches_share_an_epoch(monkeypatch):
     split = _numbers(8)
-    monkeypatch.setattr("gn_det.data.pretraining.loader.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("gn_det.data.pretraining.loaders.comm.get_world_size", lambda: 2)
     shares = []
     for rank in (0, 1):
-        monkeypatch.setattr("gn_det.data.pretraining.loader.comm.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("gn_det.data.pretraining.loaders.comm.get_rank", lambda rank=rank: rank)
         loader = build_train_loader(_cfg("SOLVER.IMS_PER_STEP", 1), split)
         shares.append(_labels(loader, 4))  # two steps of two micro-batches
         assert all(len(labels) == 1 for labels in shares[-1])

@@ -1,6 +1,6 @@
 import pytest
 
-from gn_det.data.checks.ids import id_problem, whole
+from gn_det.data.checks.records import id_problem, whole
 
 
 @pytest.mark.parametrize(

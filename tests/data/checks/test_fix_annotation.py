@@ -2,19 +2,19 @@
 
 import pytest
 
-from gn_det.data.checks.fixes import fix_annotation
+from gn_det.data.checks.fix_annotation import fix_annotation
 
 SIZE = (64, 48)
 SQUARE = [[10, 10, 30, 10, 30, 20, 10, 20]]
 GOOD = {"bbox": [10, 10, 20, 10], "segmentation": SQUARE, "area": 200, "iscrowd": 0}
 
 
-def mended(**changes):
+def fixed(**changes):
     return fix_annotation({**GOOD, **changes}, SIZE)
 
 
 def test_good_one_is_left():
-    assert mended() == (GOOD, [])
+    assert fixed() == (GOOD, [])
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_good_one_is_left():
         ({"iscrowd": None}, "iscrowd", 0, ["crowd-value"]),
     ],
 )
-def test_mended(changes, key, value, kinds):
-    annotation, done = mended(**changes)
+def test_fixed(changes, key, value, kinds):
+    annotation, done = fixed(**changes)
     assert annotation[key] == value
     assert done[: len(kinds)] == kinds
 
@@ -61,7 +61,7 @@ def test_mended(changes, key, value, kinds):
     ],
 )
 def test_removed(changes, kind):
-    annotation, kinds = mended(**changes)
+    annotation, kinds = fixed(**changes)
     assert annotation is None
     assert kinds[-1] == kind
 
@@ -71,6 +71,6 @@ def test_box_and_area_of_an_rle(key):
     # columns 2 and 3, rows 3 to 7
     runs = [2 * 48 + 3, 5, 43, 5]
     rle = {"size": [48, 64], "counts": [*runs, 48 * 64 - sum(runs)]}
-    annotation, kinds = mended(segmentation=rle, **{key: None})
+    annotation, kinds = fixed(segmentation=rle, **{key: None})
     assert annotation[key] == {"bbox": [2, 3, 2, 5], "area": 10}[key]
     assert len(kinds) == 1
