@@ -31,7 +31,7 @@ def get_config_file(name: str) -> str:
     """
     filename = name if name.endswith((".yaml", ".py")) else f"{name}.yaml"
     if filename not in [*list_configs(), *_python_configs("**/")]:
-        raise FileNotFoundError(_there_is_none(filename))
+        raise FileNotFoundError(_there_is_none(name, filename))
     return str(config_folder() / filename)
 
 
@@ -40,7 +40,7 @@ def _python_configs(folders: str = "") -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.glob(f"{folders}*.py"))
 
 
-def _there_is_none(filename: str) -> str:
+def _there_is_none(name: str, filename: str) -> str:
     if filename.removesuffix(".py") + ".yaml" in list_configs():
         return (
             f"gn_det has no file {filename}: this config is a YAML alone. Train the YAML, or write "
@@ -49,7 +49,7 @@ def _there_is_none(filename: str) -> str:
         )
     names = [*list_configs(), *_python_configs()]
     close = closest(filename, names, count=3) or names
-    return f"gn_det has no config {filename!r}. Closest: {', '.join(close)}."
+    return f"gn_det has no config {name!r}. Closest: {', '.join(close)}."
 
 
 def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
