@@ -187,11 +187,14 @@ def name_of_norms(layers: Iterable[nn.Module]) -> str:
     trained = [layer for layer in layers if not isinstance(layer, FrozenBatchNorm2d)] or layers
     if not trained:
         return ""
-    fixed_groups_first = sorted(NORMS, key=lambda name: not NORMS[name].groups)
-    for name in fixed_groups_first:
+    kind = type(trained[0])
+    own_class_first = sorted(
+        NORMS, key=lambda n: (kind not in (NORMS[n].layer, NORMS[n].layer_3d), not NORMS[n].groups)
+    )
+    for name in own_class_first:
         if all(_is_of(NORMS[name], layer) for layer in trained):
             return name
-    return type(trained[0]).__name__
+    return kind.__name__
 
 
 def _is_of(norm: Norm, layer: nn.Module) -> bool:
