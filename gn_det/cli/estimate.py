@@ -1,6 +1,6 @@
-"""Memory of a training step in each mode of ``MODEL.GN.MEMORY``, told without training.
+"""Estimate the memory of a training step in each mode of ``MODEL.GN.MEMORY``, without training.
 
-How it is told, and what is left out: gn_det/engine/memory_estimate.py.
+gn_det/engine/memory_estimate.py says how, and what is left out.
 """
 
 import argparse
@@ -27,8 +27,9 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([\d.]+)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     try:
-        return int(float(match[1]) * UNITS[match[2].upper()])
-    except (TypeError, ValueError):
+        number, unit = match.groups() if match else ("", "")
+        return int(float(number) * UNITS[unit.upper()])
+    except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 8GiB or 500MiB") from None
 
 
@@ -40,18 +41,18 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
+    """Add the options of the command."""
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, or a name")
     parser.add_argument(
         "--size",
         type=_size,
         metavar="HxW",
-        help="of an image; default: the largest of INPUT.MIN_SIZE_TRAIN x INPUT.MAX_SIZE_TRAIN",
+        help="size of an image; default: the largest of INPUT.MIN_SIZE_TRAIN x INPUT.MAX_SIZE_TRAIN",
     )
     parser.add_argument(
         "--images",
         type=int,
-        help="in one forward pass of a process; default: SOLVER.IMS_PER_STEP, or where that is 0 "
+        help="images in one forward pass of a process; default: SOLVER.IMS_PER_STEP, or where that is 0 "
         "SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE",
     )
     parser.add_argument("--budget", type=parse_bytes, help="say which mode fits in, such as 8GiB")
@@ -91,10 +92,10 @@ def table(record: dict) -> str:
     ]
     size = f"{record['images']} x {record['height']}x{record['width']}"
     lines = [
-        f"{record['config']}, images {size} in one pass of a process, MiB",
+        f"{record['config']}, images {size} in one forward pass of a process, MiB",
         tabulate(rows, headers),
-        "saved: kept for backward. peak: activations and gradients. total: parameters, momentum "
-        "and peak; the context of a GPU and workspaces of libraries come on top.",
+        "saved: saved for backward. peak: activations and gradients. total: parameters, momentum "
+        "and peak, without the context of a GPU and the workspaces of libraries.",
     ]
     if budget:
         fitting = [mode for mode, b in record["modes"].items() if b["total"] <= budget]

@@ -19,6 +19,7 @@ __all__ = [
     "NORMS",
     "Norm",
     "get_norm",
+    "groups_of",
     "has_statistics",
     "is_norm",
     "name_of_norms",
@@ -117,8 +118,8 @@ def get_norm(
         raise ValueError(f"{name} is for images; for clips there are {others}.")
     if norm.groups is None:
         return layer
-    groups = norm.groups or {"num_groups": num_groups, "channels_per_group": channels_per_group}
-    return partial(layer, eps=eps, **groups)
+    given = {"num_groups": num_groups, "channels_per_group": channels_per_group}
+    return partial(layer, eps=eps, **(norm.groups or given))
 
 
 def norm_from_cfg(
@@ -202,6 +203,14 @@ def _is_of(norm: Norm, layer: nn.Module) -> bool:
         return False
     if norm.groups is None:
         return True
-    groups = layer.num_groups
-    have = {"num_groups": groups, "channels_per_group": layer.num_channels // groups}
-    return norm.groups.items() <= have.items()
+    return norm.groups.items() <= groups_of(layer).items()
+
+
+def groups_of(layer: nn.Module) -> dict[str, int]:
+    """Return ``num_groups`` and ``channels_per_group`` of a norm that has groups.
+
+    Args:
+        layer: A norm with the attributes of ``nn.GroupNorm``.
+    """
+    channels, groups = int(layer.num_channels), int(layer.num_groups)  # type: ignore[arg-type]
+    return {"num_groups": groups, "channels_per_group": channels // groups}
