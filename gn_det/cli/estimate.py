@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=_size,
         metavar="HxW",
-        help="size of an image; default: the largest of INPUT.MIN_SIZE_TRAIN x INPUT.MAX_SIZE_TRAIN",
+        help="size of an image; default: the largest INPUT.MIN_SIZE_TRAIN x INPUT.MAX_SIZE_TRAIN",
     )
     parser.add_argument(
         "--images",
         type=int,
-        help="images in one forward pass of a process; default: SOLVER.IMS_PER_STEP, or where that is 0 "
-        "SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE",
+        help="images in one forward pass of a process; default: SOLVER.IMS_PER_STEP, or where "
+        "that is 0 SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE",
     )
     parser.add_argument("--budget", type=parse_bytes, help="say which mode fits in, such as 8GiB")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")

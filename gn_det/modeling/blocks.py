@@ -5,6 +5,7 @@ Shapes: N images, C channels, H x W pixels; C and H x W change with the layer.
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import resnet
 
 from .activation_checkpointing import ActivationCheckpointMixin, recompute
@@ -21,9 +22,8 @@ class RecomputingBlock(ActivationCheckpointMixin):
         mode = self.active_mode()
         if mode == "lean":
             return self.lean_forward(x)
-        if mode == "minimal":
-            return recompute(super().forward, x)
-        return super().forward(x)
+        forward = super().forward  # type: ignore[misc]  # Detectron2's block is the other base
+        return recompute(forward, x) if mode == "minimal" else forward(x)
 
     def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
         """Do the same work and keep less."""
@@ -44,6 +44,10 @@ class BasicStem(RecomputingBlock, resnet.BasicStem):
 
 class Residual(RecomputingBlock):
     """What blocks of two and of three convolutions share."""
+
+    conv1: Conv2d
+    conv2: Conv2d
+    shortcut: Conv2d | None
 
     def _second(self, inner: torch.Tensor) -> torch.Tensor:
         """Take the first convolution's output to the second's."""

@@ -17,18 +17,21 @@ class ImageClassifier(nn.Module):
     """Backbone, global average pooling, linear classifier.
 
     Args:
-        backbone: with one feature map.
-        num_classes: of the data.
-        pixel_mean: subtracted from the images, in the order of their channels.
-        pixel_std: divided by.
+        backbone: A backbone with one feature map.
+        num_classes: The number of classes.
+        pixel_mean: The mean of each channel, in the order of the images' channels.
+        pixel_std: What each channel is divided by.
 
     Attributes:
-        seen, hits: images in training so far, and those whose largest logit was the label's; for a
-            look at the training error, by who sets them back.
+        seen, hits: The number of images in training so far, and of those whose largest logit was
+            the label's. Whoever reports the training error sets them back.
 
     Raises:
-        ConfigError: a backbone with several feature maps.
+        ConfigError: The backbone has several feature maps.
     """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     @configurable
     def __init__(

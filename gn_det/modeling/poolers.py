@@ -50,6 +50,8 @@ class ROIPooler(poolers.ROIPooler):
         **kwargs: Detectron2's ``canonical_box_size`` and ``canonical_level``.
     """
 
+    level_poolers: Any  # a ModuleList of ROIAlign
+
     def __init__(
         self,
         output_size: int | tuple[int, int],
@@ -70,8 +72,8 @@ class ROIPooler(poolers.ROIPooler):
         """Return (R, C, P, P), the RoIs of all images one after the other.
 
         Args:
-            x: (N, C, H, W) of each level.
-            box_lists: boxes of each of the N images, in its pixels; there may be none.
+            x: The features (N, C, H, W) of each level.
+            box_lists: The boxes of each of the N images, in its pixels. There may be none.
         """
         if not (self.aligns and box_lists and x[0].device.type == "cpu") or _is_traced():
             return super().forward(x, box_lists)
@@ -90,8 +92,8 @@ def pooler_from_cfg(node: CfgNode, features: Sequence[ShapeSpec]) -> ROIPooler |
     """Build the pooler of a head, None where it has none.
 
     Args:
-        node: the head's keys, such as ``cfg.MODEL.ROI_BOX_HEAD``.
-        features: the levels; their strides count.
+        node: The keys of the head, such as ``cfg.MODEL.ROI_BOX_HEAD``.
+        features: The shapes of the levels; their strides are read.
     """
     if not node.POOLER_TYPE:
         return None

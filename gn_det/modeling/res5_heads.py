@@ -31,7 +31,7 @@ class GNRes5ROIHeads(Res5ROIHeads):
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
         # Detectron2's hook for this very purpose; it returns res5 and its output channels
         res5 = build_res5(cfg)
-        return res5, res5[-1].out_channels
+        return res5, int(res5[-1].out_channels)  # type: ignore[arg-type]  # a block's
 
 
 def build_res5(cfg: CfgNode) -> nn.Sequential:

@@ -46,12 +46,12 @@ class VGG(ActivationCheckpointMixin, Backbone):
     (``vgg5`` is the paper's conv5_3); ``pool5`` is the pooled ``vgg5``, of stride 32.
 
     Args:
-        stages: the layers of vgg1, vgg2 and so on. What no feature needs is dropped.
-        out_features: the features to be returned.
-        freeze_at: stages at the beginning that are not trained.
+        stages: The layers of vgg1, vgg2 and so on. What no feature needs is dropped.
+        out_features: The names of the features to be returned.
+        freeze_at: The number of stages at the beginning that are not trained.
 
     Raises:
-        ConfigError: a feature that there is not.
+        ConfigError: There is no such feature.
     """
 
     def __init__(
@@ -114,12 +114,12 @@ def make_vgg_stages(cfg: CfgNode, in_channels: int) -> list[list[Conv2d]]:
     Without a norm they have a bias. He's initialization, as in the paper.
 
     Args:
-        cfg: the keys read are those of ``MODEL.VGG`` and ``MODEL.GN``.
-        in_channels: of the image.
+        cfg: A config with our keys; those of ``MODEL.VGG`` and ``MODEL.GN`` are read.
+        in_channels: The number of channels of the images.
 
     Raises:
-        ConfigError: a depth that is not known.
-        ValueError: see :class:`gn_det.layers.GroupNorm`.
+        ConfigError: The depth is unknown.
+        ValueError: See :class:`gn_det.layers.GroupNorm`.
     """
     v = cfg.MODEL.VGG
     if v.DEPTH not in NUM_CONVS:
@@ -155,11 +155,11 @@ def build_gn_vgg_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> VGG:
     one feature map, of stride 16.
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of the image.
+        cfg: A config with our keys.
+        input_shape: The shape of the images; its ``channels`` are read.
 
     Raises:
-        ConfigError, ValueError: see :class:`VGG` and :func:`make_vgg_stages`.
+        ConfigError, ValueError: See :class:`VGG` and :func:`make_vgg_stages`.
     """
     backbone = VGG(
         make_vgg_stages(cfg, input_shape.channels),
