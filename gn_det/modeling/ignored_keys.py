@@ -24,6 +24,8 @@ from .weight_standardization import StandardizedConv2d
 
 __all__ = ["ignored_keys"]
 
+GROUPS_AND_EPS = " with MODEL.GN's groups and eps"
+
 
 def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
     """Yield the keys that the model ignores.
@@ -43,7 +45,9 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
             obey_there = {n for n, layer in there.items() if _as_asked(other, layer, key)}
             norms[key] = names - obey_there
             if obey_there:
-                asked = f"{key} {_value(cfg, key)} with MODEL.GN's groups and eps"
+                name_of_norm = _value(cfg, key)
+                has_groups = NORMS[name_of_norm].groups is not None
+                asked = f"{key} {name_of_norm}{GROUPS_AND_EPS if has_groups else ''}"
                 yield _use_ours(name_key, name, asked, ours)
         for asked, layers in _obeying(other).items():
             if layers - obeying[asked]:

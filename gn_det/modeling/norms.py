@@ -22,6 +22,7 @@ __all__ = [
     "as_builder",
     "as_builder",
     "get_norm",
+    "groups_of",
     "has_statistics",
     "is_norm",
     "name_of_norms",
@@ -123,8 +124,8 @@ def get_norm(
         raise ValueError(f"{name} is for images; for clips there are {others}.")
     if norm.groups is None:
         return layer
-    groups = norm.groups or {"num_groups": num_groups, "channels_per_group": channels_per_group}
-    return partial(layer, eps=eps, **groups)
+    given = {"num_groups": num_groups, "channels_per_group": channels_per_group}
+    return partial(layer, eps=eps, **(norm.groups or given))
 
 
 def as_builder(norm: NormBuilder) -> NormBuilder:
@@ -202,11 +203,14 @@ def name_of_norms(layers: Iterable[nn.Module]) -> str:
     trained = [layer for layer in layers if not isinstance(layer, FrozenBatchNorm2d)] or layers
     if not trained:
         return ""
-    fixed_groups_first = sorted(NORMS, key=lambda name: not NORMS[name].groups)
-    for name in fixed_groups_first:
+    kind = type(trained[0])
+    own_class_first = sorted(
+        NORMS, key=lambda n: (kind not in (NORMS[n].layer, NORMS[n].layer_3d), not NORMS[n].groups)
+    )
+    for name in own_class_first:
         if all(_is_of(NORMS[name], layer) for layer in trained):
             return name
-    return type(trained[0]).__name__
+    return kind.__name__
 
 
 def _is_of(norm: Norm, layer: nn.Module) -> bool:
@@ -214,6 +218,14 @@ def _is_of(norm: Norm, layer: nn.Module) -> bool:
         return False
     if norm.groups is None:
         return True
-    groups = layer.num_groups
-    have = {"num_groups": groups, "channels_per_group": layer.num_channels // groups}
-    return norm.groups.items() <= have.items()
+    return norm.groups.items() <= groups_of(layer).items()
+
+
+def groups_of(layer: nn.Module) -> dict[str, int]:
+    """Return ``num_groups`` and ``channels_per_group`` of a norm that has groups.
+
+    Args:
+        layer: A norm with the attributes of ``nn.GroupNorm``.
+    """
+    channels, groups = int(layer.num_channels), int(layer.num_groups)  # type: ignore[arg-type]
+    return {"num_groups": groups, "channels_per_group": channels // groups}

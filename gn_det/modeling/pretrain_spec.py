@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
-from detectron2.layers import CNNBlockBase
+from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock, ResNet
 from torch import nn
 
 from gn_det.config import Problem
 
 from .inspect import meta_backbone
-from .norms import NORMS, is_norm, name_of_norms
+from .norms import NORMS, groups_of, is_norm, name_of_norms
 from .resnet import NUM_BLOCKS
 from .vgg import NUM_CONVS, VGG
 from .weight_standardization import StandardizedConv2d
@@ -145,7 +145,8 @@ def network_of(model: nn.Module) -> Network | None:
     layers = [layer for block in blocks for layer in block.modules()]
     norms = [layer for layer in layers if is_norm(layer)]
     if any(isinstance(module, VGG) for module in model.modules()):
-        kind, depth = "VGG", _depth(NUM_CONVS, [len(list(stage)) for stage in blocks])
+        stages = [len(list(stage.children())) for stage in blocks]
+        kind, depth = "VGG", _depth(NUM_CONVS, stages)
     elif any(isinstance(module, ResNet) for module in model.modules()):
         in_3d = any(isinstance(layer, nn.Conv3d) for layer in layers)
         kind = "3D ResNet" if in_3d else "ResNet"
@@ -205,11 +206,12 @@ def _depth(known: Mapping[int, Sequence[int]], stages: list[int]) -> int | None:
 def _groups(name: str, norms: list[nn.Module]) -> dict[str, int]:
     if name not in NORMS or NORMS[name].groups is None:
         return {}
-    counts = {norm.num_groups for norm in norms if hasattr(norm, "num_groups")}
-    sizes = {n.num_channels // n.num_groups for n in norms if hasattr(n, "num_groups")}
-    if len(counts) == 1 and name != "IN":
-        return {"num_groups": counts.pop()}
-    return {"channels_per_group": sizes.pop()} if len(sizes) == 1 else {}
+    groups = [groups_of(norm) for norm in norms if not isinstance(norm, FrozenBatchNorm2d)]
+    keys = ["num_groups", "channels_per_group"]
+    for key in reversed(keys) if name == "IN" else keys:
+        if len({found[key] for found in groups}) == 1:
+            return {key: groups[0][key]}
+    return {}
 
 
 def _stride_in_1x1(blocks: list[nn.Module]) -> bool | None:
@@ -226,7 +228,7 @@ def network_of_cfg(model: nn.Module | None, cfg: CfgNode) -> Network | None:
         model: The model or backbone of ``cfg``; None where it cannot be built.
         cfg: A config with gn_det's keys.
     """
-    network = model and network_of(model)
+    network = network_of(model) if model is not None else None
     if network and network.norm in NORMS and NORMS[network.norm].groups:
         named = cfg.MODEL[KEYS_OF[network.kind]].NORM
         return dataclasses.replace(network, norm="GN" if named == "GN" else network.norm)
@@ -255,7 +257,8 @@ def pretrain_spec_from_cfg(cfg: CfgNode) -> PretrainSpec:
         norm="BN" if network.norm in BN_NAMES else network.norm,  # with statistics, all of them
         stride_in_1x1=network.stride_in_1x1,
         weight_standardization=network.weight_standardization,
-        **network.groups,
+        num_groups=network.groups.get("num_groups"),
+        channels_per_group=network.groups.get("channels_per_group"),
     )
 
 

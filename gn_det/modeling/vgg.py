@@ -48,12 +48,12 @@ class VGG(ActivationCheckpointMixin, Backbone):
     (``vgg5`` is the paper's conv5_3); ``pool5`` is the pooled ``vgg5``, of stride 32.
 
     Args:
-        stages: the layers of vgg1, vgg2 and so on. What no feature needs is dropped.
-        out_features: the features to be returned.
-        freeze_at: stages at the beginning that are not trained.
+        stages: The layers of vgg1, vgg2 and so on. What no feature needs is dropped.
+        out_features: The names of the features to be returned.
+        freeze_at: The number of stages at the beginning that are not trained.
 
     Raises:
-        ConfigError: a feature that there is not.
+        ConfigError: There is no such feature.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ def make_vgg_stages(
     Without a norm they have a bias. He's initialization, as in the paper.
 
     Raises:
-        ConfigError: an unknown depth.
-        ValueError: see :class:`gn_det.layers.GroupNorm`.
+        ConfigError: The depth is unknown.
+        ValueError: See :class:`gn_det.layers.GroupNorm`.
     """
     if depth not in NUM_CONVS:
         raise ConfigError(f"MODEL.VGG.DEPTH is {depth}; known are {sorted(NUM_CONVS)}.")

@@ -370,6 +370,13 @@ def test_batch_norm_at_few_images(images, processes, each):
     assert _find(*options, num_processes=processes, training=False) == []
 
 
+@pytest.mark.parametrize("norm", ["GN", "FrozenBN", "LN", "IN", ""])
+def test_micro_batches_make_no_difference_without_batch_statistics(norm):
+    options = ["MODEL.WEIGHTS", "output/model_final.pth", *_all_norms(norm)]
+    options += ["SOLVER.IMS_PER_BATCH", 32, "SOLVER.IMS_PER_STEP", 8]
+    assert _find(*options, num_processes=2) == []
+
+
 def test_batch_norm_at_enough_images():
     options = [*SCRATCH, "MODEL.RESNETS.NORM"]
     assert _find(*options, "BN", "SOLVER.IMS_PER_BATCH", 8) == []
