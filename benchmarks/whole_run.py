@@ -1,4 +1,4 @@
-"""Whole trainings for those that compare them: from the start, or from where one was stopped."""
+"""Whole trainings, to be compared: each starts, or is resumed where it was stopped."""
 
 import argparse
 import json
@@ -17,19 +17,23 @@ Results = dict[str, dict[str, float]]
 
 
 def settings_of(config: str) -> dict[str, Any]:
-    """Return what a config file says now, with its bases; nothing for a name of gn_det's."""
+    """Return the keys of a config file and its bases as they are now.
+
+    Args:
+        config: A file; or the name of one of gn_det's configs, which has no keys here.
+    """
     return CfgNode.load_yaml_with_base(config) if os.path.isfile(config) else {}
 
 
 def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
-    """Write what is trained in ``folder`` to its ``run.json``, or see that this says the same.
+    """Write what is trained in a folder to its ``run.json``, or check that this says the same.
 
     Args:
-        folder: of a run; it is made where it is missing.
-        spec: of the run, for JSON. Keys that an older file has not are not compared.
+        folder: The folder of a run; it is made where it is missing.
+        spec: The description of the run, for JSON. Keys that an older file lacks are not compared.
 
     Raises:
-        ConfigError: another run is there.
+        ConfigError: The folder holds another run.
     """
     path = Path(folder, RUN)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,21 +51,33 @@ def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
 
 
 def train_or_resume(config: str, opts: list, folder: str) -> Results:
-    """Train a detector in ``folder``, or go on with the run there; returns its last evaluation.
+    """Train a detector in a folder, or resume the run there.
 
     Args:
-        config: a file, or a name of gn_det's configs.
-        opts: ``[KEY, VALUE, ...]`` without ``OUTPUT_DIR``.
-        folder: of the run.
+        config: A file, or the name of one of gn_det's configs.
+        opts: The options ``[KEY, VALUE, ...]`` without ``OUTPUT_DIR``.
+        folder: The output folder of the run.
+
+    Returns:
+        The results of the last evaluation.
     """
     args = _arguments(config, opts, folder)
     trainer = Trainer(setup(args, verbose=False))
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()  # one that was at its end is evaluated once more, and that is written
+    return trainer.train() or {}  # a run that was at its end is evaluated again, and recorded
 
 
 def pretrain_or_resume(config: str, opts: list, folder: str) -> Results:
-    """Do the same for a classifier."""
+    """Train a classifier in a folder, or resume the run there.
+
+    Args:
+        config: See :func:`train_or_resume`.
+        opts: See :func:`train_or_resume`.
+        folder: See :func:`train_or_resume`.
+
+    Returns:
+        The results of the last evaluation.
+    """
     return pretrain(_arguments(config, opts, folder))
 
 
@@ -69,6 +85,6 @@ def _arguments(config: str, opts: list, folder: str) -> argparse.Namespace:
     return argparse.Namespace(
         config_file=config,
         opts=[*opts, "OUTPUT_DIR", folder],
-        resume=True,  # where there is nothing to go on with, it begins
+        resume=True,  # where there is no checkpoint, the run starts
         eval_only=False,
     )
