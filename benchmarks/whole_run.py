@@ -1,4 +1,4 @@
-"""Whole training runs that can be interrupted and resumed, for benchmarks and studies."""
+"""Whole trainings that can be stopped and resumed, for benchmarks and studies."""
 
 import argparse
 import json
@@ -17,20 +17,20 @@ Results = dict[str, dict[str, float]]
 
 
 def settings_of(config: str) -> dict[str, Any]:
-    """Return the present content of a config file and its bases.
+    """Return the keys of a config file and its bases as they are now.
 
     Args:
-        config: The path of a config file. For the name of a gn_det config the result is empty.
+        config: A file; or the name of one of gn_det's configs, which has no keys here.
     """
     return CfgNode.load_yaml_with_base(config) if os.path.isfile(config) else {}
 
 
 def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
-    """Write the description of a run to ``run.json`` in its folder, or compare it with that file.
+    """Write what is trained in a folder to its ``run.json``, or check that this says the same.
 
     Args:
-        folder: The folder of the run. It is created if it is missing.
-        spec: The description of the run, for JSON. Keys that are not in the file are not compared.
+        folder: The folder of a run. It is created if it is missing.
+        spec: The description of the run, for JSON. Keys that an older file lacks are not compared.
 
     Raises:
         ConfigError: The folder holds another run.
@@ -51,21 +51,33 @@ def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
 
 
 def train_or_resume(config: str, opts: list, folder: str) -> Results:
-    """Train a detector, or resume its training, and return the results of the last evaluation.
+    """Train a detector in a folder, or resume the run there.
 
     Args:
-        config: The path of a config file, or the name of a gn_det config.
-        opts: The keys to change, ``[KEY, VALUE, ...]`` without ``OUTPUT_DIR``.
-        folder: The folder of the run.
+        config: A file, or the name of one of gn_det's configs.
+        opts: The options ``[KEY, VALUE, ...]`` without ``OUTPUT_DIR``.
+        folder: The output folder of the run.
+
+    Returns:
+        The results of the last evaluation.
     """
     args = _arguments(config, opts, folder)
     trainer = Trainer(setup(args, verbose=False))
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()  # a finished run is only evaluated again
+    return trainer.train() or {}  # a finished run is only evaluated again
 
 
 def pretrain_or_resume(config: str, opts: list, folder: str) -> Results:
-    """Pre-train a classifier, or resume it; see :func:`train_or_resume`."""
+    """Train a classifier in a folder, or resume the run there.
+
+    Args:
+        config: See :func:`train_or_resume`.
+        opts: See :func:`train_or_resume`.
+        folder: See :func:`train_or_resume`.
+
+    Returns:
+        The results of the last evaluation.
+    """
     return pretrain(_arguments(config, opts, folder))
 
 
@@ -73,6 +85,6 @@ def _arguments(config: str, opts: list, folder: str) -> argparse.Namespace:
     return argparse.Namespace(
         config_file=config,
         opts=[*opts, "OUTPUT_DIR", folder],
-        resume=True,  # without a checkpoint the training starts
+        resume=True,  # without a checkpoint the run starts
         eval_only=False,
     )

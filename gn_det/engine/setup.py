@@ -253,7 +253,7 @@ def preserve_config_yaml(folder: str, *, keep: bool) -> Iterator[None]:
 
 
 def _log_to_file() -> None:
-    """Let gn_det's messages stand in ``OUTPUT_DIR/log.txt`` too, where Detectron2 writes."""
+    """Write gn_det's messages to Detectron2's ``OUTPUT_DIR/log.txt`` too."""
     ours = logging.getLogger("gn_det")
     ours.setLevel(logging.INFO)
     before = [h for h in ours.handlers if _is_log_file(h)]

@@ -1,8 +1,8 @@
 """The set-up of a training, in one place: detectors, Python configs and pre-training share it.
 
-A caller builds what is its own: the model, its optimizer, the learning rate's schedule and the
-data. All that follows is here: processes, precision and gradient accumulation, the hooks and their
-order, resuming, training, and what a user reads at the end::
+A caller builds the model, its optimizer, the schedule of the learning rate and the data, in this
+order. All that follows is here: DistributedDataParallel, precision and gradient accumulation, the
+hooks and their order, resuming, training, evaluating, and the last line that a user reads::
 
     run = TrainingRun(cfg, model, optimizer, scheduler, loader, evaluate)
     run.trainer.register_hooks(run.build_hooks())
@@ -121,29 +121,29 @@ class TrainingRun:
             log_period: The number of iterations from one writing to the next, where evaluations
                 are not nearer to each other.
         """
-        cfg, main = self._cfg, comm.is_main_process()
+        cfg = self._cfg
         period = cfg.TEST.EVAL_PERIOD
-        hooks = [
-            # times a step, without what the hooks below do
+        hooks: list[HookBase] = [
+            # first, to time the step without the work of the other hooks
             IterationTimer(),
-            # a checkpoint holds the schedule as it is after the step
+            # before saving: a checkpoint holds the schedule as it is after the step
             LRScheduler(scheduler=self._scheduler),
             *before_saving,
             self._checkpoints,
-            # behind the checkpoint of this step, which need not be saved twice; before the
-            # evaluation, for which the time left after a signal may be too short
+            # after saving, which need not be repeated where a checkpoint is due; before evaluating,
+            # which may take longer than the time that is left after a signal
             self._preemption,
-            # behind the checkpoint: a run that is killed in an evaluation begins with that one
+            # after saving: a run that is killed in an evaluation is resumed with that one
             Evaluation(period, self._evaluate_now, cfg.OUTPUT_DIR),
-            # reads what was just evaluated
+            # after evaluating: it reads the result
             BestCheckpoint(self._checkpoints, cfg.SOLVER.BEST_METRIC, period),
         ]
-        if main and in_terminal():
-            # behind the evaluation of a resumed run, which has a bar of its own
-            hooks.append(ProgressBar())
-        if main:
-            # last, so that the numbers of all other hooks are written
+        if comm.is_main_process():
+            if in_terminal():
+                # after evaluating: a resumed run may do so first, with a bar of its own
+                hooks.append(ProgressBar())
             make = make_writers or partial(build_writers, cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
+            # last: it writes the numbers of all other hooks
             hooks.append(PeriodicWriter(make(), writing_period(period, log_period)))
         return hooks
 
@@ -170,7 +170,7 @@ class TrainingRun:
         """
         self.checkpointer.resume_or_load(weights, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
-            self.trainer.start_iter = self.trainer.iter + 1  # it has the last one that was done
+            self.trainer.start_iter = self.trainer.iter + 1  # iter is the last one that was done
         self.steps.seek_data(self.trainer.start_iter)
 
     def train(self) -> dict | None:
@@ -186,10 +186,10 @@ class TrainingRun:
         """
         trainer = self.trainer
         try:
-            # the loop itself: a subclass may have a ``train`` of its own that calls this one
+            # not trainer.train(): that of gn_det.engine.Trainer calls this method
             TrainerBase.train(trainer, trainer.start_iter, trainer.max_iter)
         finally:
-            # not by a hook: a signal may come in what any hook does at the end
+            # not by a hook: a signal may come while any hook works at the end
             self._preemption.restore_handlers()
         if comm.is_main_process():
             folder = self._cfg.OUTPUT_DIR

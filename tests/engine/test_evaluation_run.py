@@ -9,6 +9,7 @@ from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
 from gn_det.engine import (
     by_dataset,
+    evaluate_only,
     load_runnable_config,
     load_to_evaluate,
     record_evaluation,
@@ -42,6 +43,38 @@ def test_a_part_would_be_random(tmp_path):
     torch.save({"model": part}, path)
     with pytest.raises(WeightsError, match=r"part\.pth: .* for 1\.weight and 1 more, .* random"):
         load_to_evaluate(Checkpointer(_model()), str(path))
+
+
+def test_evaluate_only(tmp_path, whole):
+    cfg = results_cfg(tmp_path, "a", expected=[["bbox", "AP", 40.0, 0.1]])
+    model, seen = _model(), []
+
+    def evaluate(model):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return RESULTS
+
+    assert evaluate_only(cfg, model, evaluate, whole) == RESULTS
+    saved = torch.load(whole, weights_only=True)["model"]
+    assert all(torch.equal(value, saved[name]) for name, value in seen[0].items())
+    row = json.loads((tmp_path / "inference" / "metrics.json").read_text())
+    assert (row["iteration"], row["bbox/AP"]) == (7, 40.0)
+
+    Checkpointer(model, str(tmp_path)).save("model_0000009", iteration=9)
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 50.0, 0.1]]
+    with pytest.raises(SystemExit, match="1"):  # once it is on record
+        evaluate_only(cfg, model, evaluate, "", resume=True)
+    rows = (tmp_path / "inference" / "metrics.json").read_text().splitlines()
+    assert json.loads(rows[-1])["iteration"] == 9
+
+    with pytest.raises(ConfigError, match="nothing to evaluate: --weights is empty"):
+        evaluate_only(cfg, model, evaluate, "", key="--weights")
+    assert len(seen) == 2
+
+
+def test_an_evaluation_without_results_is_not_recorded(tmp_path, whole):
+    cfg = results_cfg(tmp_path, "a")
+    assert evaluate_only(cfg, _model(), lambda model: None, whole) is None
+    assert not (tmp_path / "inference").exists()
 
 
 @pytest.mark.parametrize("resume", [True, False])

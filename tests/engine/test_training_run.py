@@ -1,9 +1,12 @@
 """The order of a run: what is saved, evaluated and written, by a Trainer of a tiny network."""
 
 import contextlib
+import gc
 import io
 import itertools
 import json
+import signal
+import weakref
 
 import pytest
 import torch
@@ -163,6 +166,42 @@ def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path):
     trained(Falls, tmp_path, "TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 7)
     best = torch.load(tmp_path / "model_best.pth", weights_only=True)
     assert best["iteration"] == 3
+
+
+def test_the_handlers_of_signals_are_restored(tmp_path):
+    class Fails(TinyTrainer):
+        def test(self, cfg, model):
+            raise ZeroDivisionError
+
+    before = signal.getsignal(signal.SIGTERM)
+    trained(TinyTrainer, tmp_path / "good", "SOLVER.MAX_ITER", 2)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(ZeroDivisionError):
+        trained(Fails, tmp_path / "bad", "SOLVER.MAX_ITER", 2)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_checkpoints_have_the_keys_of_earlier_ones(tmp_path):
+    """So that a run of an earlier version can be resumed."""
+    trained(TinyTrainer, tmp_path, "SOLVER.MAX_ITER", 2, "SOLVER.EMA_DECAY", 0.5)
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert set(state) == {"model", "trainer", "iteration"}
+    assert set(state["trainer"]) == {"iteration", "hooks", "_trainer"}
+    assert set(state["trainer"]["hooks"]) == {"LRScheduler"}
+    steps = state["trainer"]["_trainer"]
+    assert set(steps) == {"iteration", "optimizer", "grad_scaler", "seed", "average"}
+    assert set(steps["average"]) == {"applied", "other"}
+
+
+def test_a_trainer_that_is_gone_holds_no_memory(tmp_path):
+    trainer, _ = trained(TinyTrainer, tmp_path, "SOLVER.MAX_ITER", 2)
+    model = weakref.ref(trainer.model)
+    gc.disable()  # a circle would wait for the collector, with the memory of a GPU
+    try:
+        del trainer
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("precise", [True, False])

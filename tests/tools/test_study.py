@@ -124,6 +124,6 @@ def test_a_signal_stops_it_and_its_runs_save(long_study, tmp_path):
     assert process.returncode == 130
     assert "Stopped. The same command resumes the study." in error
     log = (run / "log.txt").read_text()
-    left = int(re.search(r"Asked to leave .*: stopped after iteration (\d+)", log)[1])
+    left = int(re.search(r"Stopped by a signal after iteration (\d+)", log)[1])
     last = (run / "last_checkpoint").read_text()
     assert torch.load(run / last, weights_only=True)["iteration"] == left

@@ -26,16 +26,14 @@ class Evaluation(EvalHook):
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict | None], folder: str):
-        def timed() -> dict | None:
-            start = time.perf_counter()
-            results = evaluate()
-            if results:
-                seconds = time.perf_counter() - start
-                self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
-            return results
-
-        super().__init__(period, timed)
+        super().__init__(period, evaluate)
         self._metrics = Path(folder, "metrics.json")
+
+    def _do_eval(self) -> None:
+        start = time.perf_counter()
+        super()._do_eval()
+        seconds = time.perf_counter() - start
+        self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
 
     def before_train(self) -> None:
         """Evaluate, where the evaluation after the last step is missing."""
