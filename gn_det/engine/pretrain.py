@@ -89,7 +89,7 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.META_ARCHITECTURE != "ImageClassifier":
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: this tool trains an "
-            "ImageClassifier (configs/pretrain); detectors are trained by tools/train_net.py."
+            "ImageClassifier (configs/pretrain); detectors are trained by gn-det train."
         )
     check_config(
         cfg,

@@ -143,7 +143,7 @@ def _save(steps: "GradAccumTrainer", model: nn.Module, step: Step) -> str:
         save_step(path, steps.cfg, model, step)
     except (SaveError, OSError) as error:
         return f"The step is not saved: {error}"
-    return f"See it again by: tools/replay.py {path}"
+    return f"See it again by: gn-det replay {path}"
 
 
 def _talks_to_others(model: nn.Module) -> bool:

@@ -64,7 +64,7 @@ def test_detector(fail, tmp_path, mode, fast_bfloat16):
     )
     assert ("Micro-batch 1 of 2, virtual GPU 0." in lines[1]) is (mode == "lean")
     assert len(re.findall(r"photo_digits_v1/train/\d+\.png", lines[2])) == (1 + (mode != "lean"))
-    assert lines[3] == f"See it again by: tools/replay.py {tmp_path / FILE}"
+    assert lines[3] == f"See it again by: gn-det replay {tmp_path / FILE}"
     assert lines[4].startswith("SOLVER.WARMUP_ITERS is 0 and the learning rate 0.02")
     step, finding = replay(tmp_path / FILE)
     assert finding.place in message
