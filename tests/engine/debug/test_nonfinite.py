@@ -90,7 +90,7 @@ def test_classifier(tmp_path):
         *("MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "SOLVER.IMS_PER_BATCH", "2"),
         *("SOLVER.AMP.ENABLED", "False", "OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"),
     ]
-    config = Path(__file__).parents[2] / "configs" / "pretrain" / "resnet50_gn.yaml"
+    config = Path(__file__).parents[3] / "configs" / "pretrain" / "resnet50_gn.yaml"
     cfg = load_runnable_config(str(config), opts)
     model = build_model(cfg)
     batch = {

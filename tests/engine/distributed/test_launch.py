@@ -236,7 +236,7 @@ def torchrun(digits_command, free_port, folder, *keys, options=()):
     start += ["--master-port", str(free_port)]
     return subprocess.run(
         [*start, *options, *script],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         timeout=200,
