@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gn_det.config import check_config
 from gn_det.engine import read_config
 from gn_det.model_zoo.table import markdown_table
+from gn_det.modeling import check_config
 from gn_det_command import list_commands
 
 ROOT = Path(__file__).parents[1]

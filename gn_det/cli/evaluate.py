@@ -18,7 +18,6 @@ import torch
 from detectron2.utils import comm
 
 import gn_det
-from gn_det.checkpoint import Checkpointer
 from gn_det.checkpoint.files import is_url, parse_path
 from gn_det.config import ConfigError
 from gn_det.config.expected import expected_problems
@@ -27,10 +26,9 @@ from gn_det.engine import (
     add_options,
     argument_parser,
     by_dataset,
-    load_to_evaluate,
+    evaluate_only,
     output_file,
     read_config,
-    record_evaluation,
     run,
     setup,
     verify,
@@ -101,14 +99,15 @@ def evaluate_weights(args: argparse.Namespace) -> None:
     if args.dataset:
         args.opts += ["DATASETS.TEST", repr((args.dataset,))]
     cfg = setup(args)
-    model = Trainer.build_model(cfg)
-    checkpoint = load_to_evaluate(Checkpointer(model, cfg=cfg), cfg.MODEL.WEIGHTS)
     evaluators = [Trainer.build_evaluator(cfg, name, args.scorer) for name in cfg.DATASETS.TEST]
-    results = Trainer.test(cfg, model, evaluators)
-    if comm.is_main_process():
-        report(args, by_dataset(cfg, results))
-        record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
-        verify(cfg, by_dataset(cfg, results))
+
+    def evaluate(model: torch.nn.Module) -> dict:
+        results = Trainer.test(cfg, model, evaluators)
+        if comm.is_main_process():
+            report(args, by_dataset(cfg, results))
+        return results
+
+    evaluate_only(cfg, Trainer.build_model(cfg), evaluate, args.weights, key="--weights")
 
 
 def report(args: argparse.Namespace, results: dict) -> None:

@@ -27,13 +27,13 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         The exit status: 1 where a number is not finite, else 0.
     """
-    step, finding = replay(args.file)
+    step, report = replay(args.file)
     print(f"iteration {step.iteration}, seed {step.seed}, loss scale {step.scale:g}")
-    for gpu, losses in zip(step.micro_batch_ids, finding.losses):
-        print(f"virtual GPU {gpu}: " + ", ".join(f"{n} {x:.6g}" for n, x in losses.items()))
-    if finding.place:
-        number = "" if finding.batch is None else f"Micro-batch {finding.batch + 1}: "
-        print(f"{number}{finding.place}")
+    for number, losses in enumerate(report.losses, start=1):
+        print(f"micro-batch {number}: " + ", ".join(f"{n} {x:.6g}" for n, x in losses.items()))
+    if report.location:
+        which = "" if report.micro_batch is None else f"Micro-batch {report.micro_batch + 1}: "
+        print(f"{which}{report.location}")
         return 1
     print("All losses and gradients are finite here.")
     return 0

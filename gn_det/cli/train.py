@@ -9,21 +9,7 @@ gn-det train --config mask_rcnn_R50_gn_all.py model.roi_heads.num_classes=3
 
 import argparse
 
-from detectron2.utils import comm
-
-from gn_det.checkpoint import Checkpointer
-from gn_det.engine import (
-    Trainer,
-    by_dataset,
-    is_lazy,
-    load_to_evaluate,
-    record_evaluation,
-    run,
-    run_lazy,
-    setup,
-    training_parser,
-    verify,
-)
+from gn_det.engine import Trainer, is_lazy, run, run_lazy, setup, training_parser
 
 __all__ = ["build_parser", "main", "train"]
 
@@ -51,14 +37,7 @@ def train(args: argparse.Namespace) -> dict | None:
         return run_lazy(args)
     cfg = setup(args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
-        checkpoint = load_to_evaluate(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
-        if comm.is_main_process():
-            record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
-            verify(cfg, by_dataset(cfg, results))
-        return results
+        return Trainer.evaluate_only(cfg, resume=args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -67,7 +67,7 @@ R50 = ["--config", "mask_rcnn_R50_gn_all.yaml"]
 def trained(command):
     done = command("train", *R50, last=["MODEL.DEVICE", "cuda"])
     if not torch.cuda.is_available():
-        assert "There is no GPU: going on on the CPU" in done.stdout + done.stderr
+        assert "No GPU found: running on the CPU" in done.stdout + done.stderr
     return command.folder / "output"
 
 

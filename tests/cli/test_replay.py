@@ -45,11 +45,11 @@ def test_step_of_a_classifier(tmp_path, broken):
     assert "iteration 4, seed 7, loss scale 1" in done.stdout, done.stderr
     if broken:
         assert done.returncode == 1
-        assert "virtual GPU 0: loss_cls nan" in done.stdout
+        assert "micro-batch 1: loss_cls nan" in done.stdout
         assert "Micro-batch 1: backbone.stem.conv1" in done.stdout
         return
     assert done.returncode == 0
-    assert "virtual GPU 0: loss_cls 1" in done.stdout
+    assert "micro-batch 1: loss_cls 1" in done.stdout
     assert "All losses and gradients are finite here." in done.stdout
 
 

@@ -138,7 +138,9 @@ def test_died_takes_errors_from_anywhere():
     made = stream(dict, 2)
     iter(made)
     error = RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly")
-    assert "images exited unexpectedly (pid 1, 2). It had not begun" in str(made.worker_died(error))
+    assert "images exited unexpectedly (pid 1, 2). It had not started" in str(
+        made.worker_died(error)
+    )
     for other in (RuntimeError("out of memory"), ValueError("DataLoader worker (pid 1) exited")):
         assert made.worker_died(other) is None
 
