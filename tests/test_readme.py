@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gn_det.config import check_config
+from gn_det import check_config
 from gn_det.engine import read_config
 from gn_det.model_zoo.table import markdown_table
 
