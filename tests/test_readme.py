@@ -1,13 +1,15 @@
 """What the README and the pages of docs/ say is so."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from gn_det import check_config
 from gn_det.engine import read_config
 from gn_det.model_zoo.table import markdown_table
+from gn_det.modeling import check_config
+from gn_det_command import list_commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -69,6 +71,17 @@ def test_the_readme_has_the_words_that_users_search_for(word):
 
 def test_performance_begins_with_what_to_set():
     assert re.findall(r"^## (.+)$", text_of("docs/performance.md"), re.M)[0] == "What to set"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_subcommands_and_their_options_exist(page):
+    pattern = r"(?:^    |`)gn-det ([a-z][a-z-]*)((?:\\\n|[^\n`#])*)"
+    for name, words in re.findall(pattern, (ROOT / page).read_text(), re.M):
+        assert name in list_commands(), f"gn-det {name}"
+        parser = import_module(f"gn_det.cli.{name.replace('-', '_')}").build_parser()
+        for option in re.findall(r"(?<!\S)--[\w-]+", words):
+            known = re.search(rf"{option}(?![\w-])", parser.format_help())
+            assert known, f"gn-det {name} {option}"
 
 
 @pytest.mark.usefixtures("forget")

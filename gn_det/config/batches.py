@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
-from .errors import ConfigError
-from .weights import Problem
+from .errors import ConfigError, Problem
 
 __all__ = ["batch_problems", "images_per_micro_batch"]
 

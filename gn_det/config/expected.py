@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
-from .weights import Problem
+from .errors import Problem
 
 __all__ = ["expected_problems"]
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import detectron2
 
-import gn_det
-
 from .errors import ConfigError
 
 __all__ = ["config_folder", "resolve"]
@@ -18,7 +16,7 @@ def config_folder() -> Path:
     Raises:
         FileNotFoundError: neither is there.
     """
-    package = Path(gn_det.__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "base").is_dir():
             return folder

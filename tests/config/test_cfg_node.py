@@ -245,7 +245,7 @@ def test_missing_file(cfg, tmp_path):
 
 
 def test_python_config_is_no_yaml(cfg):
-    with pytest.raises(ConfigError, match=r"x\.py: this is a Python config.*train_net\.py"):
+    with pytest.raises(ConfigError, match=r"x\.py: this is a Python config.*gn-det train"):
         cfg.merge_from_file("x.py")
 
 
