@@ -14,7 +14,7 @@ The mechanism is PyTorch's ``torch.utils.checkpoint``, without reentrancy. A che
 lean mode is ``norm, ReLU, next convolution``. Recomputation stops as soon as it has the tensors
 that backward needs. The last of these is the input of the convolution, so the convolution itself
 does not run twice. Autocast, DDP, nesting and freeing are handled by PyTorch, from version
-2.3 on. docs/performance.md compares this with other mechanisms.
+2.3 on. docs/notes/training_step.md compares this with other mechanisms.
 
 Shapes:
     R: RoIs

@@ -3,7 +3,8 @@
 In this format the C numbers of a pixel are neighbors in memory, which the matrix units of CPUs
 (AMX, AVX512) and GPUs (tensor cores) need. If the input or the weight of a convolution is
 channels_last, so is its output, and norms, ReLU, pooling and interpolation keep the format. Only
-the input of a part of the model is copied. docs/performance.md lists the copies that remain.
+the input of a part of the model is copied. docs/notes/mixed_precision.md lists the copies that
+remain.
 
 Shapes:
     N: images or RoIs
