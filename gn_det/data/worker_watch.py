@@ -24,7 +24,7 @@ _DIED = re.compile(
     r"(is killed by signal: [^.]+|exited unexpectedly(?: with exit code \d+)?)"
 )
 _LIKELY_CAUSES = {
-    "Segmentation fault": "The file is probably damaged: tools/check_dataset.py finds such files.",
+    "Segmentation fault": "The file is probably damaged: gn-det check-dataset finds such files.",
     "Bus error": "There was too little shared memory: make /dev/shm larger.",
     "Killed": "The system was probably out of memory: lower DATALOADER.NUM_WORKERS.",
 }
@@ -140,7 +140,7 @@ class WorkerWatch:
             return DatasetError(what if name in what else f"{name}: {what}")
         if isinstance(error, _UNREADABLE):
             return DatasetError(
-                f"{name} cannot be read: {what}. tools/check_dataset.py finds all such images."
+                f"{name} cannot be read: {what}. gn-det check-dataset finds all such images."
             )
         return MapperError(f"{name}: the mapper failed with {type(error).__name__}: {what}")
 

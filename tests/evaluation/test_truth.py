@@ -152,7 +152,7 @@ def test_each_process_converts_and_the_main_one_writes(dicts, tmp_path, monkeypa
 
 def test_dicts_that_cannot_be_converted(dicts):
     MetadataCatalog.pop("truth_dicts")
-    with pytest.raises(DatasetError, match="truth_dicts: it cannot be brought into COCO's format"):
+    with pytest.raises(DatasetError, match="truth_dicts: it cannot be converted to COCO's format"):
         COCOEvaluator("truth_dicts")
 
 

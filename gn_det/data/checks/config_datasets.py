@@ -88,7 +88,7 @@ def check_images(dicts: list[dict], where: str) -> None:
     """Check that every image file exists, and read some of them as a training does.
 
     Each folder is listed once, and at most :data:`SAMPLE` images are read.
-    ``tools/check_dataset.py`` reads all images.
+    ``gn-det check-dataset`` reads all images.
 
     Args:
         dicts: Detectron2's dataset dicts.
@@ -154,7 +154,7 @@ def _has_mask(annotation: dict) -> bool:
 
 
 _ADVICE = (
-    "tools/check_dataset.py NAME_OR_JSON shows all that is wrong, and with --fix OUT.json writes a "
+    "gn-det check-dataset NAME_OR_JSON shows all that is wrong, and with --fix OUT.json writes a "
     "fixed copy."
 )
 
