@@ -93,7 +93,7 @@ def test_a_record_without_a_name_goes_by_its_number():
     ("number", "how", "hint"),
     [
         (signal.SIGKILL, "is killed by signal: Killed", "lower DATALOADER.NUM_WORKERS"),
-        (signal.SIGSEGV, "is killed by signal: Segmentation fault", "check_dataset.py"),
+        (signal.SIGSEGV, "is killed by signal: Segmentation fault", "gn-det check-dataset"),
     ],
 )
 def test_a_worker_that_dies_names_its_image(number, how, hint):
