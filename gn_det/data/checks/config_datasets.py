@@ -281,7 +281,10 @@ def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Itera
         if part not in node:
             return
         node = node[part]
-    message = f"it has {len(classes)} classes ({and_more(classes, 5)}), but {key} is {node}. Set {key} {len(classes)}."
+    message = (
+        f"it has {len(classes)} classes ({and_more(classes, 5)}), but {key} is {node}. "
+        f"Set {key} {len(classes)}."
+    )
     if node < len(classes):
         yield message
     elif node > len(classes):  # such a model trains, with outputs that no object uses
