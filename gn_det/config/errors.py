@@ -1,6 +1,21 @@
-"""Errors of a config: always for a person to read."""
+"""What is wrong with a config: errors and problems, always for a person to read."""
 
-__all__ = ["ConfigError", "UnknownKeyError"]
+from dataclasses import dataclass
+
+__all__ = ["ConfigError", "Problem", "UnknownKeyError"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a config.
+
+    Attributes:
+        fatal: Whether the config is refused; otherwise this is a warning.
+        message: The keys, the cause and the remedy, in one line.
+    """
+
+    fatal: bool
+    message: str
 
 
 class ConfigError(ValueError):

@@ -1,7 +1,8 @@
-"""Small helpers that know nothing of gn_det's other parts."""
+"""Small helpers that use no other part of gn_det."""
 
 from .atomic_write import SaveError, atomic_write
 from .open_regular import identify_content, open_regular
+from .resident_memory import resident_bytes
 from .text import and_more, closest, did_you_mean
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "did_you_mean",
     "identify_content",
     "open_regular",
+    "resident_bytes",
 ]

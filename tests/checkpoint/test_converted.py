@@ -7,8 +7,8 @@ from gn_det.checkpoint.converted import (
     resnet_depth,
     resnet_norm,
 )
-from gn_det.config import PretrainSpec
-from gn_det.config.known_weights import PUBLISHED_SPECS
+from gn_det.modeling import PretrainSpec
+from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS
 
 
 def _names(blocks, convs):
