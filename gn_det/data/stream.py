@@ -2,8 +2,8 @@
 
 The place of an image in the stream decides which image it is, how it is augmented and which
 micro-batch it belongs to. Each step has V micro-batches, one for each of V slots. Slot v gets the
-places v, v + V, v + 2V, ..., like GPU v of V GPUs with Detectron2. So neither the number of
-processes nor a stop and resume changes the micro-batches.
+places v, v + V, v + 2V, ..., like GPU v of V GPUs with Detectron2. The micro-batches do not depend
+on the number of processes, and a resumed run gets those of a run that was never stopped.
 """
 
 from collections import deque

@@ -240,7 +240,7 @@ def test_missing_file(cfg, tmp_path):
     missing = str(tmp_path / "missing.yaml")
     with pytest.raises(FileNotFoundError, match=missing):
         cfg.merge_from_file(missing)
-    with pytest.raises(ConfigError, match=f"{tmp_path}: this is a folder"):
+    with pytest.raises(ConfigError, match=f"{tmp_path}: it is a folder"):
         cfg.merge_from_file(str(tmp_path))
 
 

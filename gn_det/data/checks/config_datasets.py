@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from gn_det.data.catalog import json_of, layout_hint
 from gn_det.data.errors import DatasetError
 from gn_det.data.formats import DICT_FIELDS, write_coco_json
+from gn_det.utils import and_more
 
 from .coco_json import CheckedJson, check_json, compare_classes
 from .images import check_images_of, missing_files
@@ -280,9 +281,9 @@ def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Itera
         if part not in node:
             return
         node = node[part]
-    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
     message = (
-        f"it has {len(classes)} classes ({shown}), but {key} is {node}. Set {key} {len(classes)}."
+        f"it has {len(classes)} classes ({and_more(classes, 5)}), but {key} is {node}. "
+        f"Set {key} {len(classes)}."
     )
     if node < len(classes):
         yield message

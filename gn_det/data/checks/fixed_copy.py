@@ -178,7 +178,7 @@ class _FixedCopy:
         automatically.
 
         Args:
-            what: "image" or "class".
+            what: The kind of records, "image" or "class".
             records: The records by place.
             key: The key that says whether two records are the same.
         """

@@ -13,6 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extensi
 
 from gn_det.data.checks.images import check_image, check_images_of
 from gn_det.data.errors import DatasetError
+from gn_det.utils import and_more
 
 from .labelled_data import LabelledSplit, root_places
 from .transforms import eval_transform, resize_to, train_transform
@@ -139,9 +140,9 @@ def _depth_problem(image: Image.Image) -> str | None:
 
 
 def _some(names: set[str]) -> str:
-    """Return ``3 classes (a, b, c)``."""
-    shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} class{'' if len(names) == 1 else 'es'}" + (f" ({shown})" if names else "")
+    """Return ``5 classes (a, b, c and 2 more)``."""
+    shown = f" ({and_more(sorted(names), 3)})" if names else ""
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'}{shown}"
 
 
 def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:

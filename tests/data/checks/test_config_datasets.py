@@ -114,6 +114,8 @@ def test_missing_coco_says_variable_and_layout(monkeypatch, tmp_path):
 def test_too_few_classes_are_refused(coco):
     with pytest.raises(DatasetError, match=r"5 classes \(c0, .*NUM_CLASSES is 4. Set .* 5\."):
         check_datasets(cfg_for(coco(classes=5), num_classes=4))
+    with pytest.raises(DatasetError, match=r"\(c0, c1, c2, c3, c4 and 2 more\), but"):
+        check_datasets(cfg_for(coco("checks_seven", classes=7), num_classes=4))
 
 
 def test_too_many_classes_are_warned_of(coco, caplog):
