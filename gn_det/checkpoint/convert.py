@@ -23,8 +23,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from gn_det.config import check_weights, get_cfg
-from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone
+from gn_det.config import get_cfg
+from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
+from gn_det.modeling.pretrain_spec import resnet_depth
 from gn_det.modeling.vgg import NUM_CONVS
 from gn_det.utils import and_more, atomic_write
 
@@ -32,7 +33,6 @@ from .converted import (
     Converted,
     metadata_from_dict,
     metadata_to_dict,
-    resnet_depth,
     resnet_norm,
 )
 from .errors import WeightsError

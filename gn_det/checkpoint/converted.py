@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from gn_det.config import PretrainSpec, pretrain_spec_from_cfg
+from gn_det.modeling import PretrainSpec, pretrain_spec_from_cfg
 
 from .errors import WeightsError
 
@@ -18,19 +18,8 @@ __all__ = [
     "PretrainMetadata",
     "metadata_from_dict",
     "metadata_to_dict",
-    "resnet_depth",
     "resnet_norm",
 ]
-
-# (blocks of res2 to res5, convolutions of a block) -> depth
-_DEPTHS: dict[tuple[tuple[int, ...], int], int] = {
-    ((2, 2, 2, 2), 2): 18,
-    ((3, 4, 6, 3), 2): 34,
-    ((3, 4, 6, 3), 3): 50,
-    ((3, 4, 23, 3), 3): 101,
-    ((3, 8, 36, 3), 3): 152,
-}
-_BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.conv(\d)\.weight$")
 
 
 @dataclass
@@ -80,23 +69,6 @@ class PretrainMetadata:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: the checkpointer has compared it with the config already."""
-
-
-def resnet_depth(names: list[str]) -> int | None:
-    """Return the depth of the ResNet with these parameters; None where it is no usual one.
-
-    Args:
-        names: The names of the parameters.
-    """
-    blocks = [0, 0, 0, 0]
-    convs = 0
-    for name in names:
-        found = _BLOCK.search(name)
-        if found:
-            stage, block, conv = map(int, found.groups())
-            blocks[stage - 2] = max(blocks[stage - 2], block + 1)
-            convs = max(convs, conv)
-    return _DEPTHS.get(((*blocks,), convs))
 
 
 def resnet_norm(names: list[str]) -> str | None:

@@ -22,8 +22,7 @@ from gn_det.checkpoint import (
 )
 from gn_det.checkpoint.convert import backbone_alone, reference_backbone
 from gn_det.checkpoint.safe_content import Placeholder
-from gn_det.config import PretrainSpec
-from gn_det.modeling import StandardizedConv2d
+from gn_det.modeling import PretrainSpec, StandardizedConv2d
 
 STATE = {"res2.0.conv1.weight": torch.arange(6.0).view(2, 3), "stem.conv1.weight": torch.ones(1)}
 KNOWN = PretrainSpec(50, "GN", False, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "RGB", None, False)

@@ -6,11 +6,11 @@ from gn_det.checkpoint import Converted, PretrainMetadata, WeightsError, convert
 from gn_det.checkpoint.converted import (
     metadata_from_dict,
     metadata_to_dict,
-    resnet_depth,
     resnet_norm,
 )
-from gn_det.config import PretrainSpec, check_weights, config_folder
-from gn_det.config.known_weights import PUBLISHED_SPECS
+from gn_det.config import config_folder
+from gn_det.modeling import PretrainSpec, check_weights
+from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS, resnet_depth
 
 
 def _names(blocks, convs):

@@ -6,7 +6,7 @@ from torch import nn
 
 from gn_det.checkpoint import Converted, WeightsError
 from gn_det.checkpoint.matching import check_compatible, is_predictor, match
-from gn_det.config import PretrainSpec
+from gn_det.modeling import PretrainSpec
 
 
 class _Model(nn.Module):

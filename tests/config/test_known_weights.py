@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from gn_det.config.known_weights import PUBLISHED_SPECS, find_published_spec
+from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS, find_published_spec
 
 
 @pytest.mark.parametrize(

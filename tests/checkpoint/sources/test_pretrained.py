@@ -119,16 +119,19 @@ FRCNN_STD = ["MODEL.PIXEL_STD", [57.375, 57.12, 58.395]]
         (["MODEL.RESNETS.DEPTH", 34], "is a ResNet-18, but MODEL.RESNETS.DEPTH is 34"),
         (["MODEL.GN.WEIGHT_STANDARDIZATION", True], "without Weight Standardization"),
         (
-            ["MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN"],
+            [
+                *("MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN"),
+                *("MODEL.VGG.OUT_FEATURES", ["vgg3", "vgg4", "vgg5", "pool5"]),
+                *("MODEL.FPN.IN_FEATURES", ["vgg3", "vgg4", "vgg5", "pool5"]),
+            ],
             "is a ResNet, but MODEL.BACKBONE.NAME build_gn_vgg_fpn_backbone is a VGG",
         ),
     ],
 )
-def test_a_detector_that_differs_is_refused(trained, tiny_cfg, options, words):
+def test_a_detector_that_differs_is_refused(trained, tiny_cfg, meta_model, options, words):
     path, _ = trained("resnet50_gn", *R18)
     cfg = tiny_cfg(*options)
-    with torch.device("meta"):
-        checkpointer = Checkpointer(torch.nn.Linear(1, 1), cfg=cfg)
+    checkpointer = Checkpointer(meta_model(cfg), cfg=cfg)
     with pytest.raises(WeightsError, match=words):
         checkpointer.load(path)
 
