@@ -108,8 +108,7 @@ def _frozen_random_layers(look: ModelLook) -> Iterator[Problem]:
         )
     covered = tuple(f"{name}." for name in blocks_of(look.model)) if m.WEIGHTS else ()
     frozen = {name for name, norm in look.norms.items() if issubclass(norm.kind, FrozenBatchNorm2d)}
-    random = {name for name in frozen if not name.startswith(covered)} if covered else frozen
-    keys = look.keys_of(random, ["FrozenBN"])
+    keys = look.keys_of([name for name in frozen if not name.startswith(covered)], ["FrozenBN"])
     if keys:
         have = f"{m.WEIGHTS} is of a backbone alone" if m.WEIGHTS else "is empty"
         yield Problem(

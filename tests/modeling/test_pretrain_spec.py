@@ -4,7 +4,7 @@ import pytest
 
 from gn_det import model_zoo
 from gn_det.modeling import PretrainSpec, check_weights, pretrain_spec_from_cfg
-from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS
+from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS, find_published_spec, resnet_depth
 
 R50_GN = PUBLISHED_SPECS["R-50-GN"]
 
@@ -150,3 +150,75 @@ def test_of_an_unknown_backbone_the_preprocessing_alone():
         pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0), input_format="BGR"
     )
     assert check_weights(cfg, R50_GN) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("catalog://ImageNetPretrained/FAIR/R-50-GN", "R-50-GN"),
+        (
+            "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47261647/R-50-GN.pkl",
+            "R-50-GN",
+        ),
+        ("/weights/R-101-GN.pkl", "R-101-GN"),
+        ("R-50-GN.pkl", "R-50-GN"),
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "MSRA/R-50"),
+        ("detectron2://ImageNetPretrained/MSRA/R-101.pkl", "MSRA/R-101"),
+        ("detectron2://ImageNetPretrained/torchvision/R-50.pkl", "torchvision/R-50"),
+        ("detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl", "FAIR/X-101-32x8d"),
+    ],
+)
+def test_published(path, name):
+    assert find_published_spec(path) == (name, PUBLISHED_SPECS[name])
+
+
+@pytest.mark.parametrize("path", ["", "output/model_final.pth", "my-R-50-GN.pkl", "R-50.pkl"])
+def test_not_published(path):
+    assert find_published_spec(path) is None
+
+
+def test_published_specs_are_consistent():
+    mean = {"BGR": (103.530, 116.280, 123.675), "RGB": (123.675, 116.280, 103.530)}
+    std = {"BGR": (57.375, 57.120, 58.395), "RGB": (58.395, 57.120, 57.375)}
+    for name, weights in PUBLISHED_SPECS.items():
+        assert str(weights.depth) in name
+        assert weights.norm == ("GN" if name.endswith("GN") else "BN")
+        assert weights.pixel_mean == mean[weights.input_format]
+        assert weights.pixel_std in ((1.0, 1.0, 1.0), std[weights.input_format])
+        # only the first ResNets, by MSRA, have the stride on the 1x1
+        assert weights.stride_in_1x1 == name.startswith("MSRA/")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PUBLISHED_SPECS["R-50-GN"].depth = 18
+
+
+def _names(blocks, convs):
+    return [
+        f"backbone.res{stage + 2}.{block}.conv{conv + 1}.weight"
+        for stage, count in enumerate(blocks)
+        for block in range(count)
+        for conv in range(convs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "convs", "depth"),
+    [
+        ((2, 2, 2, 2), 2, 18),
+        ((3, 4, 6, 3), 2, 34),
+        ((3, 4, 6, 3), 3, 50),
+        ((3, 4, 23, 3), 3, 101),
+        ((3, 8, 36, 3), 3, 152),
+        ((3, 4, 6), 3, None),
+        ((), 3, None),
+    ],
+)
+def test_depth(blocks, convs, depth):
+    assert resnet_depth(_names(blocks, convs)) == depth
+
+
+@pytest.mark.parametrize(
+    ("blocks", "convs", "depth"),
+    [((3, 4, 6), 3, 50), ((3, 4), 3, None), ((3, 4), 2, 34), ((2,), 2, 18), ((2, 3), 2, None)],
+)
+def test_depth_without_the_last_stages(blocks, convs, depth):
+    assert resnet_depth(_names(blocks, convs), whole=False) == depth
