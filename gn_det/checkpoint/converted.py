@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gn_det.modeling import PretrainSpec
-from gn_det.modeling.pretrain_spec import resnet_depth
+from gn_det.modeling.network import resnet_depth
 
 from .errors import WeightsError
 

@@ -230,8 +230,9 @@ def _value_that_gn_det_refuses(error: BuildError) -> str | None:
     if not isinstance(error.cause, ValueError) or not _place(error.cause).startswith("gn_det."):
         return None
     key = _last_norm_key(error)
-    named = key is not None and error.read[key] in str(error.cause)
-    return f"{key} is {error.read[key]}: {error.cause}" if named else str(error.cause)
+    if key is not None and error.read[key] in str(error.cause):
+        return f"{key} is {error.read[key]}: {error.cause}"
+    return str(error.cause)
 
 
 def _value_without_entry(error: BuildError) -> str | None:

@@ -19,8 +19,10 @@ from .activation_checkpointing import check_memory_mode
 from .build_errors import build_or_explain
 from .ignored_keys import ignored_keys
 from .inspect import ModelLook
+from .network import blocks_of, network_of_cfg
 from .norms import NORMS
-from .pretrain_spec import blocks_of, find_published_spec, misfits, network_of_cfg
+from .pretrain_spec import find_published_spec
+from .weights_fit import misfits
 
 __all__ = ["check_config", "find_problems"]
 
