@@ -28,7 +28,10 @@ def facts_of(cfg: DictConfig) -> CfgNode:
         facts.MODEL.BACKBONE.NAME = "other"  # nothing is known of it
     else:
         facts = cfg_from_keys(
-            BACKBONE={"name": backbone.name}, RESNETS=backbone.resnets, GN=backbone.gn
+            BACKBONE={"name": backbone.name},
+            RESNETS=backbone.resnets,
+            GN=backbone.gn,
+            FPN=backbone.get("fpn") or {},
         )
         facts.MODEL.PIXEL_MEAN, facts.MODEL.PIXEL_STD = (
             list(cfg.model[key]) for key in ("pixel_mean", "pixel_std")

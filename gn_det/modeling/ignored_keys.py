@@ -36,6 +36,7 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
     """
     norms = _norms_not_as_asked(look)
     obeying = _obeying(look)
+    unheeded = {asked for asked, layers in obeying.items() if not layers}
     for name_key, name, ours in _replaceable_parts(look) if norms or obeying else ():
         other = look.with_changes({name_key: ours})
         if other is None:
@@ -51,7 +52,10 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
                 yield _use_ours(name_key, name, asked, ours)
         for asked, layers in _obeying(other).items():
             if layers - obeying[asked]:
+                unheeded.discard(asked)
                 yield _use_ours(name_key, name, asked, ours)
+    for asked in sorted(unheeded):
+        yield Problem(False, f"{asked} is set, but no part of this model obeys it.")
     for key, names in norms.items():
         for layer in [norm for norm in look.norms.values() if norm.name in names][:1]:
             yield _without_replacement(look, key, _value(cfg, key), layer)
