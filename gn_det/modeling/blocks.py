@@ -1,4 +1,4 @@
-"""Detectron2's ResNet stem and blocks, with the ways to train of ``MODEL.GN.MEMORY``.
+"""Detectron2's ResNet stem and blocks, which obey ``MODEL.GN.MEMORY``.
 
 Shapes: N images, C channels, H x W pixels; C and H x W change with the layer.
 """
@@ -65,7 +65,7 @@ class BottleneckBlock(Residual, resnet.BottleneckBlock):
     def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the input and the outputs of the first two convolutions, as much as FrozenBN.
 
-        The third would be twice to four times their size, and is cheap to run again.
+        The third output would be two to four times their size, and is cheap to recompute.
         """
         inner = recompute(self._second, convolve(self.conv1, x))
         return recompute(self._third, inner, x)
@@ -80,7 +80,7 @@ class BasicBlock(Residual, resnet.BasicBlock):
     def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the input and the outputs of both convolutions: FrozenBN has no need of the last.
 
-        To run that 3x3 convolution again would cost a sixth of the training time.
+        To recompute that 3x3 convolution would cost a sixth of the training time.
         """
         inner = recompute(self._second, convolve(self.conv1, x))
         return recompute(self._last, inner, x)
@@ -90,7 +90,7 @@ class BasicBlock(Residual, resnet.BasicBlock):
 
 
 class DeformBottleneckBlock(RecomputingBlock, resnet.DeformBottleneckBlock):
-    """Bottlenecks with a deformable convolution, which holds its norm inside: no lean way."""
+    """Bottlenecks with a deformable convolution, which holds its norm inside: lean is standard."""
 
     def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
         """Train as in ``standard``."""

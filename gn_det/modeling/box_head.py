@@ -18,7 +18,7 @@ class GNFastRCNNConvFCHead(GNHead, FastRCNNConvFCHead):
     cfg_node = "ROI_BOX_HEAD"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the layers; what is kept for backward follows ``MODEL.GN.MEMORY``."""
+        """Run the layers; ``MODEL.GN.MEMORY`` says what is kept for backward."""
         if self.active_mode() == "standard":
             return super().forward(x)
         # up to and with the first fully connected layer; what follows is small

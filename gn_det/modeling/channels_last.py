@@ -24,8 +24,8 @@ def to_channels_last(module: nn.Module) -> None:
     copied once, at the entry. Deformable convolutions, which know one layout, stay as they are.
 
     Args:
-        module: a backbone, head or other part whose input is a tensor, perhaps with others that
-            are none. To call it again changes nothing.
+        module: A backbone, head or other part. Its inputs are tensors, or others, which stay as
+            they are. A second call changes nothing.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):

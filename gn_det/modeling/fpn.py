@@ -31,7 +31,7 @@ __all__ = ["FPN", "build_gn_resnet_fpn_backbone", "build_gn_vgg_fpn_backbone"]
 
 
 class FPN(ActivationCheckpointMixin, fpn.FPN):
-    """Detectron2's FPN with the ways to train of ``MODEL.GN.MEMORY``."""
+    """Detectron2's FPN, which obeys ``MODEL.GN.MEMORY``."""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return p2 to p6 of a batch of images (N, C, H, W)."""
@@ -58,9 +58,9 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         )
 
     def _lean_pyramid(self, *features: torch.Tensor) -> list[torch.Tensor]:
-        """Keep what the convolutions give; the RPN head makes the norms of the outputs again.
+        """Keep what the convolutions give; the RPN head recomputes the norms of the outputs.
 
-        Of the output convolutions those of the small levels, a quarter of the work, run again.
+        The output convolutions of the small levels, a quarter of the work, are recomputed too.
         """
         laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
         outputs = recompute(self._top_down, *laterals)
@@ -70,9 +70,10 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         ]
 
     def _top_down(self, *laterals: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Take lateral convolutions to output convolutions, lowest resolution first.
+        """Return the outputs of the levels before their norms, lowest resolution first.
 
-        The norms of the former are in between, those of the latter are yet to come.
+        Args:
+            laterals: The lateral convolutions of the levels, without their norms.
         """
         outputs, above = [], None
         for lateral_conv, output_conv, x in zip(self.lateral_convs, self.output_convs, laterals):
@@ -96,22 +97,22 @@ def build_gn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     pyramid ends at res4 (``MODEL.FPN.IN_FEATURES`` and ``MODEL.RESNETS.OUT_FEATURES``).
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of the image.
+        cfg: A config with our keys.
+        input_shape: The shape of the images; its ``channels`` are read.
     """
     return _build_fpn(cfg, build_gn_resnet_backbone(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_gn_vgg_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build the same on :func:`gn_det.modeling.build_gn_vgg_backbone`.
+    """Build Detectron2's FPN on :func:`gn_det.modeling.build_gn_vgg_backbone`.
 
-    With ``MODEL.FPN.IN_FEATURES`` vgg3, vgg4, vgg5 and pool5 (``MODEL.VGG.OUT_FEATURES`` likewise)
-    the features have the strides of a ResNet's p2 to p6.
+    With ``MODEL.FPN.IN_FEATURES`` and ``MODEL.VGG.OUT_FEATURES`` vgg3, vgg4, vgg5 and pool5 the
+    features have the strides of a ResNet's p2 to p6.
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of the image.
+        cfg: A config with our keys.
+        input_shape: The shape of the images; its ``channels`` are read.
     """
     return _build_fpn(cfg, build_gn_vgg_backbone(cfg, input_shape))
 

@@ -20,7 +20,7 @@ class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
     cfg_node = "ROI_MASK_HEAD"
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits of RoI features; what is kept follows ``MODEL.GN.MEMORY``."""
+        """Return the logits of RoI features; ``MODEL.GN.MEMORY`` says what is kept."""
         if self.active_mode() == "standard":
             return super().layers(x)
         return self.forward_checkpointed(list(self)[len(self.conv_norm_relus) :], x)

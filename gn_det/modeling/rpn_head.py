@@ -1,4 +1,4 @@
-"""RPN head with the ways to train of ``MODEL.GN.MEMORY``."""
+"""RPN head that obeys ``MODEL.GN.MEMORY``."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
     """Detectron2's RPN head; the paper's models have no norm in it either.
 
     Args:
-        memory: what is kept for backward, see :mod:`gn_det.modeling.activation_checkpointing`.
-        channels_last: work in this layout, see :mod:`gn_det.modeling.channels_last`.
-        **kwargs: Detectron2's own.
+        memory: The mode of :mod:`gn_det.modeling.activation_checkpointing`.
+        channels_last: Whether to work in this layout, see :mod:`gn_det.modeling.channels_last`.
+        **kwargs: The arguments of Detectron2's class.
 
     Input: features (N, C, H, W) of each level. Output: lists of (N, A, H, W) objectness logits and
     (N, 4A, H, W) anchor deltas, for A anchors a position.
@@ -48,8 +48,8 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return logits and deltas of each level.
 
-        Of a lean FPN's outputs nothing is kept for backward: its norms make them again. A minimal
-        one's are kept, and the 3x3 convolution on them is run again.
+        The outputs of a lean FPN are not kept for backward: its norms are recomputed. Those of a
+        minimal FPN are kept, and the 3x3 convolution on them is recomputed.
         """
         if self.active_mode() == "minimal":
             logits, deltas = zip(*(recompute(self._level, x) for x in features))

@@ -44,8 +44,8 @@ def convolve(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
     """Return the convolution of a layer alone, without the norm and activation that it holds.
 
     Args:
-        conv: one of Detectron2's ``Conv2d``, standardized or not.
-        x: (N, C, H, W), N may be 0.
+        conv: One of Detectron2's ``Conv2d``, standardized or not.
+        x: The features (N, C, H, W), N may be 0.
     """
     standardized = isinstance(conv, StandardizedConv2d)
     weight = standardize_weight(conv.weight) if standardized else conv.weight
@@ -56,7 +56,10 @@ def standardize_convs(model: nn.Module) -> None:
     """Turn each ``Conv2d`` of ``model`` that a norm follows into a :class:`StandardizedConv2d`.
 
     In place, by class: parameters, names and all references to the layers stay. Layers of a
-    subclass of ``Conv2d`` have a forward of their own and are left alone.
+    subclass of ``Conv2d`` have a forward of their own and stay as they are.
+
+    Args:
+        model: A model or a part of one.
     """
     for module in model.modules():
         if type(module) is Conv2d and module.norm is not None:
@@ -71,9 +74,9 @@ def fold_weight_standardization(model: nn.Module) -> None:
     one for ``MODEL.GN.WEIGHT_STANDARDIZATION False``; load it into a model that is built so.
     ``torch.jit.script`` needs a model folded; ``torch.jit.trace`` does not.
 
-    It cannot be undone: mean and std of the filters are gone. Who trains on trains a plain GN
-    model, whose weights nothing keeps standardized, at other step sizes (the weights have another
-    scale) and with a momentum that belongs to other weights. To go on training, fold a copy.
+    It cannot be undone: mean and std of the filters are gone. Further training would train a plain
+    GN model, whose weights nothing keeps standardized, at other step sizes (the weights have
+    another scale) and with a momentum that belongs to other weights. To train further, fold a copy.
     """
     for module in model.modules():
         if type(module) is StandardizedConv2d:
