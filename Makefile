@@ -29,9 +29,10 @@ test: venv ## run the tests
 soak: venv ## run the tests that take minutes to hours
 	$(RUN) -m pytest -m soak $(ARGS)
 
-lint: venv ## check style and format
+lint: venv ## check style, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: venv ## sort the imports and format
 	$(RUN) -m ruff check --select I --fix .
@@ -42,5 +43,5 @@ wheel: venv ## build dist/*.whl
 	$(RUN) -m build --no-isolation --outdir dist .
 
 clean: ## remove what was built and cached; VENV, output/ and datasets/ stay
-	rm -rf build dist gn_det.egg-info .pytest_cache .ruff_cache .hypothesis
-	find examples gn_det tests tools -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf build dist __pycache__ gn_det.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find benchmarks examples gn_det studies tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -14,7 +14,8 @@ def version() -> str:
 
 
 def config_packages() -> list[str]:
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    files = [path for ending in ("yaml", "py") for path in (ROOT / "configs").rglob(f"*.{ending}")]
+    folders = {path.parent.relative_to(ROOT) for path in files}
     return ["gn_det." + ".".join(folder.parts) for folder in sorted(folders)]
 
 
@@ -27,8 +28,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["gn_det", "gn_det.*"]) + config_packages(),
+    py_modules=["gn_det_command"],  # the command, which must not import gn_det to list commands
     package_dir={"gn_det.configs": "configs"},
     package_data={"": ["*.yaml", "*.json"]},
+    entry_points={"console_scripts": ["gn-det = gn_det_command:main"]},
     # detectron2, torch and torchvision are left out on purpose: pip would replace the user's own
     # build of them, and Detectron2 is not on PyPI. gn_det/__init__.py says how to get it. OpenCV,
     # for the pictures, is left out as well: it comes under several names that exclude each other.

@@ -1,6 +1,8 @@
 """Group Normalization (Wu & He, ECCV 2018) for Detectron2."""
 
+import importlib
 import warnings
+from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -25,3 +27,15 @@ with warnings.catch_warnings():
     from .modeling import check_config
 
 __all__ = ["__version__", "add_gn_config", "check_config", "get_cfg"]
+
+_ON_FIRST_USE = ("engine", "evaluation")  # training and scoring; a model needs neither
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_FIRST_USE:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})

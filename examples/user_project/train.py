@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train GN Mask R-CNN on shapes, and evaluate it. Start from here with a project of your own.
+"""Train GN Mask R-CNN on shapes, and evaluate it. Start your own project from this file.
 
 python train.py
 python train.py --resume SOLVER.MAX_ITER 800
@@ -12,18 +12,15 @@ from pathlib import Path
 import box_head  # noqa: F401  (registers DropoutBoxHead)
 import shapes
 
-from gn_det.checkpoint import Checkpointer
-from gn_det.engine import Trainer, load_to_evaluate, run, setup, training_parser
+from gn_det.engine import Trainer, run, setup, training_parser
 
 
 def main(args: argparse.Namespace) -> dict:
-    """Train, or evaluate, in this process."""
+    """Train or evaluate in this process."""
     shapes.register()
     cfg = setup(args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        load_to_evaluate(Checkpointer(model, cfg=cfg), cfg.MODEL.WEIGHTS)
-        return Trainer.test(cfg, model)
+        return Trainer.evaluate_only(cfg, resume=args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

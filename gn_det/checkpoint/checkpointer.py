@@ -188,7 +188,7 @@ class Checkpointer(DetectionCheckpointer):
         self._log(report)
 
     def _check_config(self, converted: Converted) -> None:
-        problems = check_weights(self.cfg, converted.known, self._path)
+        problems = check_weights(self.cfg, converted.known, self._path, self.model)
         fatal = [problem.message for problem in problems if problem.fatal]
         if fatal:
             raise WeightsError("\n".join(fatal))

@@ -1,6 +1,10 @@
-"""Estimate the memory of a training step in each mode of ``MODEL.GN.MEMORY``, without training.
+"""Estimate the memory of a training step, without training.
 
-gn_det/engine/memory_estimate.py says how, and what is left out.
+gn-det estimate --config mask_rcnn_R50_gn_all.yaml
+gn-det estimate --config mask_rcnn_R50_gn_all.yaml --images 2 --budget 8GiB
+gn-det estimate --config output/config.yaml --images 1 --size 800x1333 SOLVER.AMP.ENABLED True
+
+The table has a row for each mode of MODEL.GN.MEMORY. docs/performance.md says what they do.
 """
 
 import argparse
@@ -10,27 +14,40 @@ from dataclasses import asdict
 from tabulate import tabulate
 
 from gn_det.config import images_per_micro_batch
-from gn_det.engine import read_config
+from gn_det.engine import docstring_parser, read_config
 from gn_det.engine.memory_estimate import estimate
 from gn_det.modeling.activation_checkpointing import MEMORY_MODES
 
-__all__ = ["add_arguments", "run", "table"]
+__all__ = ["add_arguments", "build_parser", "main", "run", "table"]
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = docstring_parser(__doc__)
+    add_arguments(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the table of the estimates."""
+    print(table(run(args)))
+
+
 def parse_bytes(text: str) -> int:
-    """Return the bytes of "8GiB", "500M" or "11 GB"; K, M and G are powers of 1024.
+    """Return the number of bytes that a text means.
+
+    Args:
+        text: A size such as "8GiB", "500M" or "11 GB"; K, M and G are powers of 1024.
 
     Raises:
-        argparse.ArgumentTypeError: another text.
+        argparse.ArgumentTypeError: The text is no size.
     """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    try:
-        number, unit = match.groups() if match else ("", "")
-        return int(float(number) * UNITS[unit.upper()])
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 8GiB or 500MiB") from None
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 8GiB or 500MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -41,26 +58,46 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, or a name")
+    """Add the arguments, to the parser of ``gn-det estimate`` or of ``tools/benchmark.py``."""
+    parser.add_argument(
+        "--config",
+        "--config-file",
+        dest="config",
+        required=True,
+        metavar="FILE",
+        help="a YAML file, or the name of one of gn_det's configs",
+    )
     parser.add_argument(
         "--size",
         type=_size,
         metavar="HxW",
-        help="size of an image; default: the largest INPUT.MIN_SIZE_TRAIN x INPUT.MAX_SIZE_TRAIN",
+        help="size of an image (default: the largest of INPUT.MIN_SIZE_TRAIN x MAX_SIZE_TRAIN)",
     )
     parser.add_argument(
         "--images",
         type=int,
-        help="images in one forward pass of a process; default: SOLVER.IMS_PER_STEP, or where "
-        "that is 0 SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE",
+        help="images in one forward pass of a process (default: SOLVER.IMS_PER_STEP, or where that "
+        "is 0 SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE)",
     )
-    parser.add_argument("--budget", type=parse_bytes, help="say which mode fits in, such as 8GiB")
+    parser.add_argument(
+        "--budget",
+        type=parse_bytes,
+        metavar="SIZE",
+        help="memory of a GPU, such as 8GiB; the first mode that fits in it is named",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Estimate each mode of ``MODEL.GN.MEMORY``."""
+    """Estimate each mode of ``MODEL.GN.MEMORY``.
+
+    Args:
+        args: The arguments, see :func:`add_arguments`.
+
+    Returns:
+        A record that :func:`table` shows: the config, the images and their size, and the bytes of
+        each part in each mode.
+    """
     cfg = read_config(args.config, args.opts)  # of the machine that it is for, not of this one
     height, width = args.size or (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
     processes = max(cfg.SOLVER.REFERENCE_WORLD_SIZE, 1)
@@ -83,7 +120,11 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def table(record: dict) -> str:
-    """Return the estimate as text."""
+    """Return the estimate as text.
+
+    Args:
+        record: The record of :func:`run`.
+    """
     budget = record["budget"]
     headers = ["MODEL.GN.MEMORY", "parameters", "momentum", "saved", "peak", "total"]
     keys = ["parameters", "optimizer", "saved", "peak", "total"]
@@ -92,10 +133,10 @@ def table(record: dict) -> str:
     ]
     size = f"{record['images']} x {record['height']}x{record['width']}"
     lines = [
-        f"{record['config']}, images {size} in one forward pass of a process, MiB",
+        f"{record['config']}, images {size} in one pass of a process, MiB",
         tabulate(rows, headers),
-        "saved: saved for backward. peak: activations and gradients. total: parameters, momentum "
-        "and peak, without the context of a GPU and the workspaces of libraries.",
+        "saved: kept for backward. peak: activations and gradients. total: parameters, momentum "
+        "and peak; the context of a GPU and workspaces of libraries come on top.",
     ]
     if budget:
         fitting = [mode for mode, b in record["modes"].items() if b["total"] <= budget]

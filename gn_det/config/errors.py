@@ -19,15 +19,15 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """A config that cannot work, or that would silently do something else than it says."""
+    """A config cannot work, or would silently do something else than it says."""
 
 
 class UnknownKeyError(ConfigError, KeyError):
-    """A key that does not exist. A KeyError too, as Detectron2 raises one.
+    """A key does not exist. This is a KeyError too, because Detectron2 raises one.
 
     Args:
-        message: for a person.
-        key: the key, such as ``"SOLVER.BASE_RL"``.
+        message: The message for a person.
+        key: The name of the key, such as ``"SOLVER.BASE_RL"``.
     """
 
     def __init__(self, message: str, key: str = ""):
@@ -39,5 +39,5 @@ class UnknownKeyError(ConfigError, KeyError):
         return self.args[1]
 
     def __str__(self) -> str:
-        """Return the plain message: KeyError would show its repr, on one line, in quotes."""
+        """Return the plain message. KeyError would show its repr, in quotes on one line."""
         return str(self.args[0])

@@ -9,21 +9,31 @@ from .arguments import (
 )
 from .debug.nonfinite import NonFiniteError
 from .debug.replay import replay
+from .distributed.launch import run
+from .errors import exit_on_error
+from .evaluation_run import (
+    by_dataset,
+    evaluate_only,
+    load_to_evaluate,
+    record_evaluation,
+    verify,
+)
 from .grad_accum import GradAccumTrainer
 from .hooks.progress import ProgressBar, in_terminal
-from .lazy import finish_lazy, is_lazy, run_lazy
-from .load_to_evaluate import load_to_evaluate
+from .lazy_config import is_lazy, load_lazy_config
+from .lazy_run import run_lazy
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
-from .results import by_dataset, record_evaluation, verify
-from .setup import check_run, has_checkpoint, load_runnable_config, read_config, run, setup
+from .setup import check_run, has_checkpoint, load_runnable_config, read_config, setup
 from .trainer import Trainer
+from .training_run import TrainingRun
 
 __all__ = [
     "GradAccumTrainer",
     "NonFiniteError",
     "ProgressBar",
     "Trainer",
+    "TrainingRun",
     "add_options",
     "argument_parser",
     "autocast",
@@ -31,10 +41,12 @@ __all__ = [
     "check_run",
     "cpu_has_bfloat16",
     "docstring_parser",
-    "finish_lazy",
+    "evaluate_only",
+    "exit_on_error",
     "has_checkpoint",
     "in_terminal",
     "is_lazy",
+    "load_lazy_config",
     "load_runnable_config",
     "load_to_evaluate",
     "output_file",

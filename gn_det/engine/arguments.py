@@ -1,4 +1,4 @@
-"""The command line that the tools share, spelled as Detectron2's users know it."""
+"""The arguments that the commands share, spelled as Detectron2's users know them."""
 
 import argparse
 import os
@@ -7,10 +7,10 @@ __all__ = ["add_options", "argument_parser", "docstring_parser", "output_file", 
 
 
 def docstring_parser(doc: str) -> argparse.ArgumentParser:
-    """Return a parser without arguments whose help is a tool's docstring.
+    """Return a parser without arguments, whose help is the docstring of a command.
 
     Args:
-        doc: the tool's ``__doc__``: what it does, an empty line, and examples of its use, which
+        doc: The command's ``__doc__``: what it does, an empty line, and examples of its use, which
             go to the bottom of the help.
     """
     description, _, examples = doc.partition("\n\n")
@@ -26,8 +26,8 @@ def argument_parser(doc: str, *, config_required: bool = True) -> argparse.Argum
     """Return a parser for ``--config FILE ... [KEY VALUE ...]`` and Detectron2's launch options.
 
     Args:
-        doc: the tool's ``__doc__``, see :func:`docstring_parser`.
-        config_required: whether the tool can do nothing without ``--config``.
+        doc: The command's ``__doc__``, see :func:`docstring_parser`.
+        config_required: Whether ``--config`` has to be given.
     """
     parser = docstring_parser(doc)
     parser.add_argument(
@@ -42,11 +42,11 @@ def argument_parser(doc: str, *, config_required: bool = True) -> argparse.Argum
         "--num-gpus",
         type=int,
         default=1,
-        help="GPUs, one process each, on this machine; CPU processes where there is no GPU",
+        help="number of GPUs of this machine, one process each; CPU processes where there is none",
     )
-    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's, from 0")
-    # a port of one's own, the same in each run, so that an orphan of an earlier run is noticed
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
+    # each user has a port, the same in each run, so that an orphan of an earlier run is noticed
     port = 2**15 + 2**14 + os.getuid() % 2**14
     parser.add_argument(
         "--dist-url",
@@ -57,7 +57,11 @@ def argument_parser(doc: str, *, config_required: bool = True) -> argparse.Argum
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the trailing ``KEY VALUE ...``. To be called last."""
+    """Add the trailing ``KEY VALUE ...``.
+
+    Args:
+        parser: The parser, which has all its other arguments.
+    """
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -67,10 +71,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def output_file(path: str) -> str:
-    """Return ``path``, where a file can be written to it; the ``type`` of an argument.
+    """Return a path where a file can be written; the ``type`` of an argument.
+
+    Args:
+        path: The path of the file.
 
     Raises:
-        argparse.ArgumentTypeError: it is a folder, or its folder is missing or read-only.
+        argparse.ArgumentTypeError: It is a folder, or its folder is missing or read-only.
     """
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
@@ -83,9 +90,14 @@ def output_file(path: str) -> str:
 
 
 def training_parser(doc: str, *, config_required: bool = True) -> argparse.ArgumentParser:
-    """Return :func:`argument_parser` with ``--resume``, ``--eval-only`` and ``KEY VALUE ...``."""
+    """Return :func:`argument_parser` with ``--resume``, ``--eval-only`` and ``KEY VALUE ...``.
+
+    Args:
+        doc: See :func:`argument_parser`.
+        config_required: See :func:`argument_parser`.
+    """
     parser = argument_parser(doc, config_required=config_required)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     add_options(parser)
     return parser

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is evaluated and saved in their place."""
+"""An exponential moving average (EMA) of the weights, which is evaluated and saved instead."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,24 +12,23 @@ __all__ = ["ModelEMA"]
 
 
 class ModelEMA:
-    """``average <- decay * average + (1 - decay) * weights`` after each step.
+    """``ema <- decay * ema + (1 - decay) * weights`` after each step.
 
-    It begins as the weights after the first step, and holds one more copy of the parameters that
-    are trained. Buffers, such as BN's statistics, are not averaged: the average goes with the
-    model's own.
+    The EMA begins as the weights after the first step. It takes the memory of one more copy of the
+    parameters that are trained. Buffers, such as BN's statistics, are the model's own.
 
-    The weights and their average change places without a copy, so that everything that evaluates
-    or saves ``model`` inside :meth:`applied` does so with the average.
+    The weights and their EMA change places without a copy, so that all that evaluates or saves
+    ``model`` inside :meth:`applied` uses the EMA.
 
     Args:
-        model: in training; its average is of the same type, float32 as a rule.
-        decay: in [0, 1).
+        model: The model in training; the EMA has the dtype of its parameters, as a rule float32.
+        decay: The decay of a step, in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self._average = get_ema_multi_avg_fn(decay)
+        self._update_ema = get_ema_multi_avg_fn(decay)
         self._weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        # of weights and average the one that is not in the model; empty before the first step
+        # of weights and EMA the one that is not in the model; empty before the first step
         self._other: dict[str, torch.Tensor] = {}
         self._applied = False
 
@@ -37,13 +36,13 @@ class ModelEMA:
         """Take in the weights after a step."""
         weights = {name: p.detach() for name, p in self._weights.items()}
         if self._other:
-            self._average([*self._other.values()], [*weights.values()], None)
+            self._update_ema([*self._other.values()], [*weights.values()], None)
         else:
             self._other = {name: weight.clone() for name, weight in weights.items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model have the average inside. Within itself it does nothing."""
+        """Give the model the EMA inside the block. A block within a block changes nothing."""
         if self._applied:
             yield
             return
@@ -63,14 +62,18 @@ class ModelEMA:
         """Return what ``model.state_dict()`` does not hold at the moment, and which of both it is.
 
         Returns:
-            ``{"applied": whether the model has the average, "other": {name: tensor}}``
+            ``{"applied": whether the model has the EMA, "other": {name: tensor}}``
         """
         return {"applied": self._applied, "other": self._other}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back, once the model has its part, and let the model have the weights."""
+        """Load the state, once the model has loaded its own; then the model has the weights.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
         other = state_dict["other"]
-        # as the parameters lie in memory, which may be channels_last
+        # in the memory format of the parameters, which may be channels_last
         self._other = {n: self._weights[n].detach().clone().copy_(other[n]) for n in other}
         self._applied = state_dict["applied"]
         if self._applied:

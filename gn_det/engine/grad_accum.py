@@ -1,8 +1,9 @@
-"""One training step: forward and backward of each micro-batch, clip, update.
+"""One training step with gradient accumulation: forward and backward of each micro-batch, update.
 
-With GN, accumulating k micro-batches is the training of k times as many GPUs: each has its own
-losses, and their gradients are averaged. Here such a GPU is a virtual one; its number decides which
-images and which random numbers it gets, whatever process does its work.
+With GN, accumulating the gradients of k micro-batches is the same training as on k times as many
+GPUs: each micro-batch has its own losses, and their gradients are averaged. The micro-batches of a
+step are numbered over all processes. The number decides which images and which random numbers a
+micro-batch gets, whatever process works on it.
 """
 
 import logging
@@ -10,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.engine.train_loop import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gn_det.config import ConfigError, images_per_micro_batch
@@ -28,75 +30,74 @@ from gn_det.engine.debug.nonfinite import diagnose_nonfinite, diagnose_nonfinite
 from gn_det.engine.debug.out_of_memory import memory_advice
 
 from .ema import ModelEMA
-from .optimizer_state import check_optimizer_state
 from .precision import autocast, grad_scaler
 
-__all__ = ["GradAccumTrainer", "build_grad_accum_trainer"]
+__all__ = ["GradAccumTrainer", "build_grad_accum_trainer", "check_optimizer_state"]
 
 logger = logging.getLogger(__name__)
 
 
 def build_grad_accum_trainer(
-    cfg: CfgNode, model: torch.nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer
+    cfg: CfgNode, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer
 ) -> "GradAccumTrainer":
-    """Return a :class:`GradAccumTrainer` by ``SOLVER``'s batch, precision, clipping and average.
+    """Return a :class:`GradAccumTrainer` with the batch, precision, clipping and EMA of ``SOLVER``.
 
     Args:
-        cfg: a finished config.
-        model: returns a dict of losses for a batch.
-        data_loader: a :class:`gn_det.data.TrainStream`, or one that yields a list of all images
-            that a process has in a step, such as Detectron2's.
-        optimizer: of the model.
+        cfg: A finished config.
+        model: The model, which returns a dict of losses for a batch.
+        data_loader: A :class:`gn_det.data.TrainStream`, or a loader that yields a list of all
+            images that a process has in a step, such as Detectron2's.
+        optimizer: The optimizer of the model.
     """
     world_size = comm.get_world_size()
-    per_pass = images_per_micro_batch(cfg, world_size)
-    num_gpus = cfg.SOLVER.IMS_PER_BATCH // per_pass
-    gpus = range(comm.get_rank(), num_gpus, world_size)
-    if len(gpus) > 1 and not isinstance(data_loader, TrainStream):
-        data_loader = MicroBatchLoader(data_loader, per_pass)
+    size = images_per_micro_batch(cfg, world_size)
+    micro_batch_ids = range(comm.get_rank(), cfg.SOLVER.IMS_PER_BATCH // size, world_size)
+    if len(micro_batch_ids) > 1 and not isinstance(data_loader, TrainStream):
+        data_loader = MicroBatchLoader(data_loader, size)
     decay = cfg.SOLVER.EMA_DECAY
     trainer = GradAccumTrainer(
         model,
         data_loader,
         optimizer,
-        micro_batch_ids=gpus,
+        micro_batch_ids=micro_batch_ids,
         autocast=partial(autocast, cfg),
         scaler=grad_scaler(cfg),
         clip_norm=cfg.SOLVER.CLIP_GLOBAL_NORM,
-        average=ModelEMA(getattr(model, "module", model), decay) if decay else None,
+        ema=ModelEMA(getattr(model, "module", model), decay) if decay else None,
     )
     trainer.cfg = cfg
     return trainer
 
 
 class GradAccumTrainer(SimpleTrainer):
-    """Detectron2's SimpleTrainer with gradient accumulation, autocast on any device and clipping.
+    """Detectron2's SimpleTrainer with gradient accumulation, clipping and autocast on any device.
 
     Detectron2's AMPTrainer asserts a GPU; this one runs bfloat16 on a CPU as well.
 
     Args:
-        model: returns a dict of losses for a batch.
-        data_loader: yields micro-batches.
-        optimizer: steps once for all micro-batches of a step.
-        micro_batch_ids: their numbers, one micro-batch each. Those of all processes are different.
-        autocast: makes the context of the forward pass.
-        scaler: scales the loss of float16; None for no scaling.
-        clip_norm: the gradient's norm over all parameters is clipped at it; 0 for no clipping.
-        average: of the model's weights, updated after each step; None for none.
+        model: The model, which returns a dict of losses for a batch.
+        data_loader: An iterable of micro-batches.
+        optimizer: The optimizer, which steps once for all micro-batches of a step.
+        micro_batch_ids: The numbers of this process's micro-batches in a step, from 0. No two
+            processes share a number.
+        autocast: A function that makes the context of the forward pass.
+        scaler: The loss scaler of float16; None for no scaling.
+        clip_norm: The largest norm of the gradient over all parameters; 0 for no clipping.
+        ema: The EMA of the model's weights, updated after each step; None for none.
 
     Attributes:
-        seed: of the run: each micro-batch's random numbers follow from it, the iteration and the
-            virtual GPU's number. None (default) leaves them to what was drawn before.
-        cfg: the finished config of which the model is built, for advice and for the file of a step
-            that failed. None (default): there is none.
-        batches: the micro-batches of the step at work, for a look at what went wrong.
-        stop_requested: set it in any of the processes to end the run after a step.
-        leave: whether that was so in the step that has just ended; the same in all processes.
+        seed: The seed of the run. The random numbers of a micro-batch follow from it, the iteration
+            and the micro-batch's number. None (default): they follow from what was drawn before.
+        cfg: The finished config of the model, for advice and for the file of a step that failed.
+            None (default): there is none.
+        batches: The micro-batches of the step at work, for a look at what went wrong.
+        stop_requested: Whether to end the run after a step; it is set in any of the processes.
+        should_stop: Whether that was so in the step that has just ended; the same in all processes.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         *,
@@ -104,41 +105,47 @@ class GradAccumTrainer(SimpleTrainer):
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         scaler: "torch.amp.GradScaler | None" = None,
         clip_norm: float = 0.0,
-        average: ModelEMA | None = None,
+        ema: ModelEMA | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         self.micro_batch_ids = micro_batch_ids
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.clip_norm = clip_norm
-        self.average = average
+        self.ema = ema
         self.seed: int | None = None
         self.cfg: CfgNode | None = None
         self.batches: list[Any] = []
         self._loss_watch = LossWatch()
-        self.stop_requested = self.leave = False
+        self.stop_requested = self.should_stop = False
 
     def seek_data(self, iteration: int) -> None:
-        """Let the images begin where the run of :attr:`seed` has them at ``iteration``.
+        """Let the images continue as the run of :attr:`seed` has them from ``iteration`` on.
 
-        A loader that is not a :class:`gn_det.data.TrainStream` begins as it does, with a warning.
+        A loader that is not a :class:`gn_det.data.TrainStream` starts anew, with a warning.
+
+        Args:
+            iteration: The next iteration, from 0.
         """
         if isinstance(self.data_loader, TrainStream):
+            if self.seed is None:
+                raise ValueError("The order of the images follows from a seed, and seed is None.")
             self.data_loader.seek(self.seed, iteration)
         elif iteration > 0:
             logger.warning(
-                f"The images go on in another order: {type(self.data_loader).__name__} cannot be "
-                "entered at a place. gn_det.engine.Trainer.build_train_loader(cfg, mapper) can."
+                "The images come in another order than without the stop: "
+                f"{type(self.data_loader).__name__} cannot start in the middle. "
+                "gn_det.engine.Trainer.build_train_loader(cfg, mapper) can."
             )
 
     def run_step(self) -> None:
         """Run one iteration.
 
         Raises:
-            NonFiniteError: a loss or the gradient is NaN or infinite. It is raised in all
-                processes, and before the weights are touched. The message says where it began.
-            RuntimeError, MemoryError: out of memory; the message says what would help.
-            WorkerDied: a process that loads images was killed; the message names the image.
+            NonFiniteError: A loss or the gradient is NaN or infinite. It is raised in all
+                processes, before the weights are touched. The message says where it began.
+            RuntimeError, MemoryError: Memory does not suffice. The message says what would help.
+            WorkerDied: A process that loads images was killed. The message names the image.
         """
         try:
             self._step()
@@ -154,48 +161,54 @@ class GradAccumTrainer(SimpleTrainer):
         if not self.model.training:
             raise RuntimeError("The model was set to eval() during training.")
         self.optimizer.zero_grad()
-        self.batches, passes, data_time = [], [], 0.0
-        for number, gpu in enumerate(self.micro_batch_ids, start=1):
+        self.batches, losses_of_batches, data_time = [], [], 0.0
+        for number, micro_batch_id in enumerate(self.micro_batch_ids, start=1):
             start = time.perf_counter()
             self.batches.append(next(self._data_loader_iter))
             data_time += time.perf_counter() - start
             # gradients are averaged over processes once, in the last backward
             last = number == len(self.micro_batch_ids)
             with self._advice(), nullcontext() if last else self._no_sync():
-                losses = self._losses(self.batches[-1], gpu)
-                self.scaler.scale(sum(losses.values()) / len(self.micro_batch_ids)).backward()
-            passes.append({name: loss.detach() for name, loss in losses.items()})
+                losses = self._losses(self.batches[-1], micro_batch_id)
+                loss = reduce(torch.add, losses.values())
+                self.scaler.scale(loss / len(self.micro_batch_ids)).backward()
+            losses_of_batches.append({name: loss.detach() for name, loss in losses.items()})
         self.after_backward()
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
-        self._report(passes, norm, data_time)
+        self._report(losses_of_batches, norm, data_time)
         with self._advice():  # the first step makes the momentum
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        # the loss scaler leaves a step out whose gradient is not finite
-        if self.average is not None and math.isfinite(norm):
-            self.average.update()
+        # the loss scaler skips a step whose gradient is not finite
+        if self.ema is not None and math.isfinite(norm):
+            self.ema.update()
 
     def use_ema_weights(self) -> AbstractContextManager:
-        """Let the model have, inside, the weights to be evaluated and saved: their average."""
-        return nullcontext() if self.average is None else self.average.applied()
+        """Give the model the weights to evaluate and save inside the block: the EMA, if any."""
+        return nullcontext() if self.ema is None else self.ema.applied()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the largest group of parameters."""
         groups = self.optimizer.param_groups
         return max(groups, key=lambda group: sum(p.numel() for p in group["params"]))["lr"]
 
-    def forward(self, batch: Any, gpu: int) -> dict[str, torch.Tensor]:
-        """Return the losses of a micro-batch, with the random numbers of its virtual GPU."""
+    def forward(self, batch: Any, micro_batch_id: int) -> dict[str, torch.Tensor]:
+        """Return the losses of a micro-batch.
+
+        Args:
+            batch: The micro-batch, as the model takes it.
+            micro_batch_id: Its number in the step, which its random numbers follow from.
+        """
         if self.seed is not None:
-            seed_everything(self.seed, self.iter, gpu)
+            seed_everything(self.seed, self.iter, micro_batch_id)
         with self.autocast():
             return self.model(batch)
 
-    def _losses(self, batch: Any, gpu: int) -> dict[str, torch.Tensor]:
+    def _losses(self, batch: Any, micro_batch_id: int) -> dict[str, torch.Tensor]:
         try:
-            return self.forward(batch, gpu)
-        except FloatingPointError as error:  # Detectron2's RPN, of boxes that are not finite
+            return self.forward(batch, micro_batch_id)
+        except FloatingPointError as error:  # of Detectron2's RPN, for boxes that are not finite
             raise diagnose_nonfinite(self, str(error)) from error
 
     def _advice(self) -> AbstractContextManager:
@@ -211,12 +224,14 @@ class GradAccumTrainer(SimpleTrainer):
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
 
-    def _report(self, passes: list[dict[str, torch.Tensor]], norm: float, data_time: float) -> None:
-        """Tell the losses to all processes, and write their means in the first one."""
-        names = passes[0]
-        mine = {name: float(torch.stack([p[name] for p in passes]).mean()) for name in names}
+    def _report(
+        self, losses_of_batches: list[dict[str, torch.Tensor]], norm: float, data_time: float
+    ) -> None:
+        """Exchange the losses between processes, and write their means in the main one."""
+        names = losses_of_batches[0]
+        mine = {n: float(torch.stack([of[n] for of in losses_of_batches]).mean()) for n in names}
         everyone = comm.all_gather((mine, data_time, self.stop_requested))
-        self.leave = any(leave for _, _, leave in everyone)
+        self.should_stop = any(requested for _, _, requested in everyone)
         losses = {name: float(np.mean([of[name] for of, _, _ in everyone])) for name in names}
         if not math.isfinite(sum(losses.values())):
             ranks = [
@@ -224,8 +239,8 @@ class GradAccumTrainer(SimpleTrainer):
             ]
             what = f"the loss is NaN or infinite (rank {ranks}): {losses}"
             raise diagnose_nonfinite_all_ranks(self, what, mine=comm.get_rank() in ranks)
-        # a loss scaler looks for the scale by such steps, and leaves them out
-        if not math.isfinite(norm) and not self._scaler_may_still_fall():
+        # a loss scaler finds its scale by such steps, and skips them
+        if not math.isfinite(norm) and not self._scale_may_still_fall():
             what = f"the gradient's norm is {norm}, of losses {losses}"
             raise diagnose_nonfinite_all_ranks(self, what, mine=None)
         storage = get_event_storage()
@@ -239,33 +254,37 @@ class GradAccumTrainer(SimpleTrainer):
                 storage.put_scalars(cur_iter=self.iter, **losses)
 
     def _warn_of_explosion(self, loss: float) -> None:
-        if said := self._loss_watch.look(self.iter, loss):
+        if message := self._loss_watch.look(self.iter, loss):
             advice = learning_rate_advice(self.cfg, self.iter, self.learning_rate())
-            logger.warning(f"{said} {advice}")
+            logger.warning(f"{message} {advice}")
 
-    def _scaler_may_still_fall(self) -> bool:
+    def _scale_may_still_fall(self) -> bool:
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's, the scaler's and the average's state, and the seed."""
+        """Return the state of the optimizer, the scaler and the EMA, and the seed."""
         state = super().state_dict()
         state |= {"grad_scaler": self.scaler.state_dict(), "seed": self.seed}
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
+        if self.ema is not None:
+            state["average"] = self.ema.state_dict()  # a key of files: it stays
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take all back. A checkpoint of a run without a scaler or average is fine.
+        """Load the state of a run, which may have had no scaler or EMA.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
 
         Raises:
-            ConfigError: the run had an average, which the model would train on from, or another
-                network.
+            ConfigError: The run was of another network; or it has an EMA, and this one none: then
+                it would train on from the EMA.
         """
         check_optimizer_state(state_dict["optimizer"], self.optimizer)
-        if self.average is None and "average" in state_dict:
+        ema_state = state_dict.get("average")
+        if self.ema is None and ema_state is not None:
             raise ConfigError(
-                "SOLVER.EMA_DECAY is 0, but the run to go on with had an average of its weights. "
-                "Give its SOLVER.EMA_DECAY; or start a new run from the average, with "
+                "SOLVER.EMA_DECAY is 0, but the run to resume has an average (EMA) of its weights. "
+                "Set the SOLVER.EMA_DECAY of that run; or start a new run from the average, with "
                 "MODEL.WEIGHTS and another OUTPUT_DIR."
             )
         super().load_state_dict(state_dict)
@@ -273,17 +292,56 @@ class GradAccumTrainer(SimpleTrainer):
             self.seed = state_dict["seed"]
         if self.scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
-        if "average" in state_dict:
-            self.average.load_state_dict(state_dict["average"])
+        if self.ema is not None and ema_state is not None:
+            self.ema.load_state_dict(ema_state)
 
 
 class MicroBatchLoader:
-    """A loader whose lists are cut into micro-batches."""
+    """A loader that cuts the lists of another one into micro-batches.
 
-    def __init__(self, loader: Iterable, size: int):
+    Args:
+        loader: An iterable of lists of images.
+        size: The number of images of a micro-batch.
+    """
+
+    def __init__(self, loader: Iterable[list], size: int):
         self.loader, self.size = loader, size
 
     def __iter__(self) -> Iterator[list]:
         for batch in self.loader:
             for start in range(0, len(batch), self.size):
                 yield batch[start : start + self.size]
+
+
+def check_optimizer_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Check that a saved state is of as many parameters, of the same shapes in the same order.
+
+    PyTorch checks the number alone, and names no key; a momentum of another shape would fail in
+    the first step.
+
+    Args:
+        saved: The ``state_dict()`` of an optimizer.
+        optimizer: The optimizer that is to load it.
+
+    Raises:
+        ConfigError: The state is of other parameters.
+    """
+    theirs = [i for group in saved["param_groups"] for i in group["params"]]
+    ours = [p for group in optimizer.param_groups for p in group["params"]]
+    if len(theirs) != len(ours):
+        found = f"it trained {len(theirs)} parameters, this config trains {len(ours)}"
+    else:
+        for i, parameter in zip(theirs, ours):
+            # Adam's count of steps has no dimension
+            tensors = (v for v in saved["state"].get(i, {}).values() if isinstance(v, torch.Tensor))
+            shapes = {tensor.shape for tensor in tensors if tensor.dim() > 0}
+            if other := shapes - {parameter.shape}:
+                found = f"it trained a parameter of shape {tuple(*other)}, this config trains one "
+                found += f"of {tuple(parameter.shape)} in its place"
+                break
+        else:
+            return
+    raise ConfigError(
+        f"The run to resume is of another network: {found}. Set the MODEL keys of that run; or "
+        "start a new run from its weights, with MODEL.WEIGHTS and another OUTPUT_DIR."
+    )

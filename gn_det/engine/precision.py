@@ -14,14 +14,17 @@ logger = logging.getLogger(__name__)
 
 CPUINFO = Path("/proc/cpuinfo")
 
-# instructions that multiply bfloat16, as Linux calls them: Intel and AMD, Intel, ARM
+# Linux's names of the instructions that multiply bfloat16: of Intel and AMD, Intel, ARM
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def autocast(cfg: CfgNode) -> AbstractContextManager:
     """Return the context in which a model of ``cfg`` runs, in training and in evaluation.
 
-    One that will be slow, bfloat16 on a CPU without instructions for it, is warned of once.
+    bfloat16 on a CPU without instructions for it is slow, and is warned of once.
+
+    Args:
+        cfg: A finished config, with ``SOLVER.AMP`` and ``MODEL.DEVICE``.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return nullcontext()
@@ -37,7 +40,11 @@ def autocast(cfg: CfgNode) -> AbstractContextManager:
 
 
 def grad_scaler(cfg: CfgNode) -> "torch.amp.GradScaler":
-    """Return the loss scaler of ``cfg``: float16 alone needs one, others get one that is off."""
+    """Return a loss scaler, which is disabled unless ``cfg`` trains in float16.
+
+    Args:
+        cfg: A finished config, with ``SOLVER.AMP`` and ``MODEL.DEVICE``.
+    """
     amp = cfg.SOLVER.AMP
     return torch.amp.GradScaler(
         torch.device(cfg.MODEL.DEVICE).type,
@@ -46,10 +53,10 @@ def grad_scaler(cfg: CfgNode) -> "torch.amp.GradScaler":
 
 
 def cpu_has_bfloat16() -> bool | None:
-    """Return whether this machine's CPU multiplies bfloat16 by itself; None: not known.
+    """Return whether this machine's CPU has instructions for bfloat16; None: not known.
 
-    Without it PyTorch converts back and forth, or falls back to plain loops. It is read from Linux,
-    since PyTorch tells it by names that change from version to version, or not at all.
+    Without them PyTorch converts back and forth, or falls back to plain loops. Linux is asked, as
+    PyTorch's names for it change from version to version, or are missing.
     """
     lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
     for line in lines:

@@ -1,4 +1,4 @@
-"""The recipe of pre-training in the solver's terms: epochs to iterations, the linear learning rate.
+"""The recipe of pre-training as the solver's keys: epochs to iterations, the linear learning rate.
 
 ImageNet has 1,281,167 training images. In batches of 256 an epoch is 5,004 iterations, so that the
 paper's 100 epochs with steps at 30, 60 and 90 are 500,400 iterations with steps at 150,120, 300,240
@@ -15,31 +15,37 @@ __all__ = ["iterations_per_epoch", "scheduled", "warn_of_schedule"]
 
 logger = logging.getLogger(__name__)
 
-# keys in iterations, and what to set in their place
+# keys in iterations, and the keys to set in their place
 IN_EPOCHS = {
     "SOLVER.MAX_ITER": "PRETRAIN.EPOCHS",
     "SOLVER.STEPS": "PRETRAIN.STEPS",
     "TEST.EVAL_PERIOD": "PRETRAIN.EVAL_PERIOD",
 }
-FEW = 50  # iterations an epoch
+FEW = 50  # iterations per epoch, below which a warning says so
 
 
 def iterations_per_epoch(cfg: CfgNode, num_images: int) -> int:
-    """Return the full batches in an epoch; what is left goes to the next one."""
+    """Return the number of full batches in an epoch; what is left goes to the next one.
+
+    Args:
+        cfg: A config with ``SOLVER.IMS_PER_BATCH``.
+        num_images: The number of training images.
+    """
     return max(1, num_images // cfg.SOLVER.IMS_PER_BATCH)
 
 
 def scheduled(cfg: CfgNode, num_images: int) -> CfgNode:
     """Return a copy with the learning rate, length, steps and periods of a run, in iterations.
 
-    ``cfg`` itself keeps the recipe: saved and read again, it gives the same run.
+    ``cfg`` itself stays the recipe: saved and read again, it gives the same run.
 
     Args:
-        cfg: a finished config with gn_det's keys.
-        num_images: of the training set.
+        cfg: A finished config with gn_det's keys.
+        num_images: The number of training images.
 
     Raises:
-        ConfigError: a schedule in iterations beside the one in epochs, or one that cannot be.
+        ConfigError: A schedule in iterations is set beside the one in epochs, or a value is out of
+            its range.
     """
     _check(cfg)
     p, epoch = cfg.PRETRAIN, iterations_per_epoch(cfg, num_images)
@@ -51,33 +57,39 @@ def scheduled(cfg: CfgNode, num_images: int) -> CfgNode:
     run.SOLVER.MAX_ITER = p.EPOCHS * epoch
     run.SOLVER.STEPS = tuple(step * epoch for step in p.STEPS if step < p.EPOCHS)
     run.TEST.EVAL_PERIOD = p.EVAL_PERIOD * epoch
+    run.SOLVER.BEST_METRIC = ""  # keeps no best checkpoint
     if not _is_set(cfg, "SOLVER.CHECKPOINT_PERIOD"):
         run.SOLVER.CHECKPOINT_PERIOD = run.TEST.EVAL_PERIOD
     return run
 
 
 def warn_of_schedule(cfg: CfgNode, num_images: int) -> None:
-    """Warn of a recipe for other data: one that never lowers the learning rate, or hardly steps."""
+    """Warn of a recipe that never lowers the learning rate, or has few steps per epoch.
+
+    Args:
+        cfg: A finished config with gn_det's keys.
+        num_images: The number of training images.
+    """
     p, epoch = cfg.PRETRAIN, iterations_per_epoch(cfg, num_images)
     if p.STEPS and min(p.STEPS) >= p.EPOCHS:
         logger.warning(
-            f"The learning rate stays at its start: PRETRAIN.EPOCHS is {p.EPOCHS}, and the first "
-            f"of PRETRAIN.STEPS {tuple(p.STEPS)} is not before that. The paper's are 30, 60 and "
-            "90 of 100 epochs."
+            f"The learning rate never falls: PRETRAIN.EPOCHS is {p.EPOCHS}, and the first of "
+            f"PRETRAIN.STEPS {tuple(p.STEPS)} is not before that. The paper's are 30, 60 and 90 of "
+            "100 epochs."
         )
     if epoch < FEW:
         logger.warning(
             f"An epoch of {num_images:,} images has {epoch} steps of SOLVER.IMS_PER_BATCH "
             f"{cfg.SOLVER.IMS_PER_BATCH}, and the run {p.EPOCHS * epoch:,}: few to learn from. A "
-            "smaller batch has more (the learning rate follows), as has a larger PRETRAIN.EPOCHS."
+            "smaller batch gives more (the learning rate follows), and so do more PRETRAIN.EPOCHS."
         )
 
 
 def _check(cfg: CfgNode) -> None:
-    for key, instead in IN_EPOCHS.items():
+    for key, other_key in IN_EPOCHS.items():
         if _is_set(cfg, key):
             raise ConfigError(
-                f"{key} {_value(cfg, key)}: pre-training is scheduled in epochs. Set {instead}, "
+                f"{key} {_value(cfg, key)}: pre-training is scheduled in epochs. Set {other_key}, "
                 "and leave this key out."
             )
     if _is_set(cfg, "SOLVER.BEST_METRIC"):

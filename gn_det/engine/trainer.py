@@ -3,44 +3,27 @@
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
-from detectron2.engine.hooks import (
-    CallbackHook,
-    EvalHook,
-    PeriodicCheckpointer,
-    PeriodicWriter,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import PeriodicWriter, PreciseBN
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 
-from gn_det.checkpoint import Checkpointer
-from gn_det.data import (
-    TrainStream,
-    build_train_stream,
-    check_images,
-    check_masks,
-    choose_seed,
-)
-from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
-from gn_det.engine.hooks.evaluation import Evaluation
-from gn_det.engine.hooks.preemption import PreemptionHook
-from gn_det.engine.hooks.progress import ProgressBar, in_terminal, inference_bar, quiet_inference
+from gn_det.data import build_train_stream, check_images, check_masks
+from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
-from .grad_accum import build_grad_accum_trainer
+from .evaluation_run import evaluate_only
 from .precision import autocast
-from .results import by_dataset, verify
-from .writers import build_writers, writing_period
+from .training_run import TrainingRun
 
 __all__ = ["Trainer"]
 
@@ -48,108 +31,115 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Trains and tests a config. Override ``build_*`` as with Detectron2's DefaultTrainer.
+    """Trains and tests a config. Override its methods as those of Detectron2's DefaultTrainer.
 
     Args:
-        cfg: a finished config, as :func:`gn_det.engine.setup` returns it.
+        cfg: A finished config, as :func:`gn_det.engine.setup` returns it.
     """
 
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's own __init__ ties mixed precision and DistributedDataParallel to GPUs
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = build_grad_accum_trainer(cfg, model, data_loader, optimizer)
-        self._trainer.seed = choose_seed(cfg.SEED)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, cfg=cfg, trainer=weakref.proxy(self)
+        this = weakref.proxy(self)  # a circle would hold a GPU's memory for longer
+        self._run = TrainingRun(
+            cfg,
+            model,
+            optimizer,
+            self.scheduler,
+            data_loader,
+            evaluate=lambda model: this.test(cfg, model),
+            trainer=this,
         )
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
+        self._trainer = self._run.steps
+        self.checkpointer = self._run.checkpointer
         self.register_hooks(self.build_hooks())
 
     def train(self) -> dict | None:
         """Train to the end.
 
         Returns:
-            What the last evaluation gave (see :meth:`test`); None where ``TEST.EVAL_PERIOD`` is 0
-            in a process other than the main one.
+            The results of the last evaluation, see :meth:`test`.
 
         Raises:
-            SystemExit: with status 1 where ``TEST.EXPECTED_RESULTS`` is missed.
+            SystemExit: With status 1 where ``TEST.EXPECTED_RESULTS`` is missed; with status 75
+                after a signal.
         """
-        # DefaultTrainer would hold two test sets against the expected results as if they were one
-        TrainerBase.train(self, self.start_iter, self.max_iter)
-        results = getattr(self, "_last_eval_results", None)
-        if results and comm.is_main_process():
-            verify(self.cfg, by_dataset(self.cfg, results))
-        return results
+        return self._run.train()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the latest whole checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
+        """Resume from the latest whole checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
 
-        A run that goes on ends with the weights that it would have had without a stop: on a CPU to
-        the bit.
+        A run that is resumed ends with the weights that it would have had without a stop: on a CPU
+        to the bit.
 
         Args:
-            resume: False: start anew, from ``MODEL.WEIGHTS``.
+            resume: Whether to resume, where there is a checkpoint.
         """
-        super().resume_or_load(resume)
-        self._trainer.seek_data(self.start_iter)
+        self._run.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
 
-    def build_hooks(self) -> list[HookBase | None]:
-        """Return Detectron2's hooks, with ours to save, to leave on a signal and to show a bar."""
-        cfg = self.cfg
-        checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer, self._trainer)
-        leave = PreemptionHook(self._trainer, checkpoints)
+    @classmethod
+    def evaluate_only(cls, cfg: CfgNode, *, resume: bool = False) -> dict | None:
+        """Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``, see :func:`gn_det.engine.evaluate_only`.
 
-        def evaluate() -> dict:
-            with self._trainer.use_ema_weights(), leave.evaluating():
-                self._last_eval_results = self.test(cfg, self.model)
-            return self._last_eval_results
+        Args:
+            cfg: A finished config, as :func:`gn_det.engine.setup` returns it.
+            resume: Whether to take the latest checkpoint of ``OUTPUT_DIR``, where there is one.
 
-        replaced = {
-            PeriodicCheckpointer: [],
-            EvalHook: [
-                checkpoints,
-                leave,
-                Evaluation(cfg.TEST.EVAL_PERIOD, evaluate, cfg.OUTPUT_DIR),
-                BestCheckpoint(checkpoints, cfg.SOLVER.BEST_METRIC, cfg.TEST.EVAL_PERIOD),
-            ],
-        }
-        originals = super().build_hooks()
-        for hook in originals:
-            if isinstance(hook, PeriodicWriter):
-                hook._period = writing_period(cfg.TEST.EVAL_PERIOD, hook._period)
-        hooks = [h for hook in originals for h in replaced.get(type(hook), [hook])]
-        if comm.is_main_process() and in_terminal():
-            hooks.append(ProgressBar())
-        return [*hooks, CallbackHook(after_train=lambda trainer: leave.restore_handlers())]
+        Returns:
+            The results, see :meth:`test`.
+        """
+        model = cls.build_model(cfg)
+        return evaluate_only(cfg, model, partial(cls.test, cfg), cfg.MODEL.WEIGHTS, resume=resume)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Return the hooks of a run, see :meth:`TrainingRun.build_hooks`; the last one writes."""
+        return self._run.build_hooks(
+            before_saving=self._precise_bn(), make_writers=self.build_writers
+        )
+
+    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+        """Add hooks; the one that writes stays the last, so that their numbers are written."""
+        super().register_hooks(hooks)
+        self._hooks.sort(key=lambda hook: isinstance(hook, PeriodicWriter))
+
+    def _precise_bn(self) -> list[HookBase]:
+        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+            return []
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        loader = self.build_train_loader(cfg)  # its own: the training's stays where it is
+        num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
+        return [PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, num_iter)]
 
     def build_writers(self) -> list[EventWriter]:
-        """Write ``metrics.json`` and TensorBoard; print lines where no bar is shown."""
+        """Return the writers of ``metrics.json``, of TensorBoard, and of lines where no bar is."""
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, mapper: Callable | None = None) -> TrainStream:
-        """Build the stream of training images, once every image file is known to be there.
+    def build_train_loader(cls, cfg: CfgNode, mapper: Callable | None = None) -> Iterable:
+        """Check that all image files are there, and return the stream of training images.
 
-        Where masks are RLE, ``INPUT.MASK_FORMAT`` polygon is read as bitmask: it could not be used.
-        A subclass may return another loader of lists, such as Detectron2's: then a run that is
-        resumed gets its images in another order.
+        Where masks are RLE, ``INPUT.MASK_FORMAT`` polygon is read as bitmask. A subclass may return
+        another loader of lists, such as Detectron2's: then a resumed run gets its images in another
+        order.
 
         Args:
-            cfg: a finished config.
-            mapper: a subclass's own in place of Detectron2's ``DatasetMapper``.
+            cfg: A finished config.
+            mapper: A function from a record of the dataset to the input of the model; default:
+                Detectron2's ``DatasetMapper``.
+
+        Returns:
+            A :class:`gn_det.data.TrainStream`.
 
         Raises:
-            gn_det.data.DatasetError: an image is missing, or a mask where ``MODEL.MASK_ON``.
+            gn_det.data.DatasetError: An image is missing, or a mask where ``MODEL.MASK_ON``.
         """
         dicts = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
@@ -163,20 +153,31 @@ class Trainer(DefaultTrainer):
         )
         where = f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}"
         check_images(dicts, where)
-        if cfg.MODEL.MASK_ON and mapper is None:  # a mapper of one's own may make them
+        if cfg.MODEL.MASK_ON and mapper is None:  # a user's mapper may make the masks
             check_masks(dicts, where)
         return build_train_stream(_mask_format_for(cfg, dicts), dicts, mapper)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
-        """Build Detectron2's loader, with a progress bar in a terminal."""
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        """Return Detectron2's loader of a test set, with a progress bar in a terminal.
+
+        Args:
+            cfg: A finished config.
+            dataset_name: The name of the dataset.
+        """
         return inference_bar(build_detection_test_loader(cfg, dataset_name), dataset_name)
 
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, scorer: str = SCORERS[0]
     ) -> DatasetEvaluator:
-        """Build the evaluator of a dataset; its files go to ``OUTPUT_DIR/inference/NAME``."""
+        """Return the evaluator of a dataset; its files go to ``OUTPUT_DIR/inference/NAME``.
+
+        Args:
+            cfg: A finished config.
+            dataset_name: The name of the dataset.
+            scorer: One of :data:`gn_det.evaluation.SCORERS`.
+        """
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(dataset_name, folder, scorer)
 
@@ -184,13 +185,19 @@ class Trainer(DefaultTrainer):
     def test(
         cls,
         cfg: CfgNode,
-        model: torch.nn.Module,
+        model: nn.Module,
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict:
-        """Evaluate ``model`` on ``DATASETS.TEST`` in the config's precision.
+        """Evaluate a model on ``DATASETS.TEST`` in the config's precision.
+
+        Args:
+            cfg: A finished config.
+            model: The model with its weights, which may be wrapped.
+            evaluators: One evaluator for each dataset; default: :meth:`build_evaluator`.
 
         Returns:
-            ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` in percent; by dataset where several.
+            ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` in percent, in the main process. With
+            several datasets, a dict of these by the name of the dataset.
         """
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]

@@ -1,19 +1,25 @@
-"""What training keeps for backward: ``MODEL.GN.MEMORY`` standard, lean or minimal.
+"""Activation checkpointing for networks with GN: ``MODEL.GN.MEMORY`` standard, lean or minimal.
 
-A convolution with norm and ReLU keeps two tensors of its output's size: the convolution's output,
-for the norm, and the ReLU's output, for the next convolution. FrozenBN keeps the second alone.
+A convolution with norm and ReLU saves two tensors of its output's size for backward: the output of
+the convolution, for the norm, and the output of the ReLU, for the next convolution. With FrozenBN
+only the second one is saved.
 
-- *lean* keeps the first alone and recomputes the second, by one norm and one ReLU. The last 1x1
-  convolution of a bottleneck, its shortcut and the mask head's upsampling are recomputed as well:
-  they are cheap for what they hold.
-- *minimal* keeps the inputs of blocks, pyramid and heads, and recomputes all of these. Heads are
-  recomputed in the lean way, layer by layer: at once they would be the peak of the whole step.
+- *lean* saves only the first one. Backward recomputes the second by one norm and one ReLU. It also
+  recomputes the last 1x1 convolution of a bottleneck, the shortcut and the upsampling of the mask
+  head, which are cheap compared to the memory of their outputs.
+- *minimal* saves the inputs of blocks, FPN and heads, and recomputes everything in between. Heads
+  are recomputed layer by layer, as in lean: all layers at once would be the step's memory peak.
 
-The mechanism is PyTorch's own activation checkpointing, around pieces that are cut *before* a
-convolution: ``norm, ReLU, next convolution``. Recomputing stops as soon as it has what backward
-asks for, which is the input of that convolution: the convolution itself is not run twice. PyTorch
-takes care of autocast, DDP, nested use and freeing, from 2.3 on. docs/performance.md compares it
-with what else was tried.
+The mechanism is PyTorch's ``torch.utils.checkpoint``, without reentrancy. A checkpointed piece of
+lean mode is ``norm, ReLU, next convolution``. Recomputation stops as soon as it has the tensors
+that backward needs. The last of these is the input of the convolution, so the convolution itself
+does not run twice. Autocast, DDP, nesting and freeing are handled by PyTorch, from version
+2.3 on. docs/notes/training_step.md compares this with other mechanisms.
+
+Shapes:
+    R: RoIs
+    C: channels
+    H, W: height and width
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,74 +52,82 @@ __all__ = [
 
 MEMORY_MODES = ("standard", "lean", "minimal")
 
-Output = TypeVar("Output")
+T = TypeVar("T")
 
 
-def recompute(function: Callable[..., Output], *inputs: torch.Tensor) -> Output:
-    """Return ``function(*inputs)``, keeping for backward no tensor but the inputs.
+def recompute(function: Callable[..., T], *inputs: torch.Tensor) -> T:
+    """Return ``function(*inputs)``, and save only the inputs for backward.
 
     Args:
-        function: A function without randomness and without side effects. Backward runs it again,
-            up to the last tensor that backward needs.
-        *inputs: The tensors that it is a function of, besides parameters.
+        function: A function without randomness and side effects. Backward runs it again, up to the
+            last tensor that it needs.
+        inputs: The tensors that the function depends on, besides parameters.
     """
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def tag_recomputable(function: Callable, x: torch.Tensor) -> torch.Tensor:
-    """Return ``function(x)``, with a note for :func:`recomputing` of how to compute it.
+def tag_recomputable(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
+    """Return ``function(x)`` as a tensor that knows how to recompute itself.
 
-    For a tensor that another module uses next, out of reach of :func:`recompute`.
+    It is for a tensor whose next user is in another module, where :func:`recompute` cannot be
+    used. The user runs inside of :func:`recomputing`.
 
     Args:
-        function: A function without randomness and without side effects.
-        x: Its input, of any shape.
+        function: A function without randomness and side effects.
+        x: The input of the function. It is saved for backward.
     """
-    y = function(x)
+    y: Any = function(x)
     if y is not x:
-        # read by recomputing()
-        y.tag_recomputable = partial(_without_graph, function, x.detach())
+        y.recompute_fn = partial(_without_graph, function, x.detach())
     return y
 
 
 @contextmanager
 def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Let the operations inside keep none of the tensors that have a note.
+    """Within the block, save no tensor of :func:`tag_recomputable` for backward.
 
     Args:
-        tensors: The inputs of the operations. Backward recomputes those that
-            :func:`tag_recomputable` has returned; the others are kept as ever.
+        tensors: The inputs of the operations in the block. Backward recomputes those that are
+            tagged. Others are saved as usual.
     """
-    notes = {_storage(t): t.tag_recomputable for t in tensors if hasattr(t, "tag_recomputable")}
+    functions = {_storage(t): t.recompute_fn for t in tensors if hasattr(t, "recompute_fn")}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
-        return notes.get(_storage(tensor), tensor)
+        return functions.get(_storage(tensor), tensor)
 
     def unpack(packed: torch.Tensor | Callable[[], torch.Tensor]) -> torch.Tensor:
         return packed if isinstance(packed, torch.Tensor) else packed()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if notes else nullcontext():
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if functions else nullcontext():
         yield
 
 
-def _without_graph(function: Callable, x: torch.Tensor) -> torch.Tensor:
+def _without_graph(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
     with torch.no_grad():
         return function(x)
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # unlike data_ptr, of use for meta tensors too
+    return tensor.untyped_storage()._cdata  # unlike data_ptr() this works for meta tensors
 
 
-class ActivationCheckpointMixin:
-    """Mixin for a module that obeys ``MODEL.GN.MEMORY``. It comes first in the bases."""
+class ActivationCheckpointMixin(nn.Module):
+    """Mixin for a module that knows the modes of ``MODEL.GN.MEMORY``.
+
+    It comes before the module's class in the bases.
+
+    Attributes:
+        memory: The mode in training, one of :data:`MEMORY_MODES`. See :func:`set_memory`.
+    """
 
     memory = "standard"
-    training: bool  # of nn.Module, as all of these modules are
-    modules: Callable[[], Iterator[nn.Module]]
 
     def active_mode(self) -> str:
-        """Return the mode of this forward pass, which is standard unless it trains."""
+        """Return the mode of this forward pass: ``memory`` in training, else ``"standard"``."""
         return self.memory if self.training and torch.is_grad_enabled() else "standard"
 
 
@@ -128,27 +142,24 @@ def check_memory_mode(mode: str) -> None:
 
 
 def set_memory(
-    module: ActivationCheckpointMixin,
-    mode: str,
-    parts: Iterable[nn.Module | ActivationCheckpointMixin] | None = None,
+    module: ActivationCheckpointMixin, mode: str, parts: Iterable[nn.Module] | None = None
 ) -> None:
-    """Let a module keep for backward what ``mode`` says, as far as its norms allow.
+    """Set the mode of a module, as far as its norms allow.
 
-    A module with a norm that updates statistics stays in standard: run twice, the norm would update
-    them twice. *lean* runs norms twice in place of keeping their input, which pays for those with
-    parameters that are trained: FrozenBN has no need of its input.
+    A module with a norm that updates statistics stays *standard*: run twice, the norm would update
+    them twice. *lean* recomputes norms in place of saving their outputs, which pays if the norm has
+    parameters that are trained: FrozenBN does not need its input in backward.
 
     Args:
-        module: The module, which is changed in place.
+        module: The module whose ``memory`` is set.
         mode: One of :data:`MEMORY_MODES`.
-        parts: The layers that the module runs twice; by default all of its own.
+        parts: The layers that the module recomputes, or None for all of its layers.
 
     Raises:
         ConfigError: The mode is unknown.
     """
     check_memory_mode(mode)
-    layers = [layer for part in parts or [module] for layer in part.modules()]
-    norms = [layer for layer in layers if is_norm(layer)]
+    norms = [layer for part in parts or [module] for layer in part.modules() if is_norm(layer)]
     runs_once = any(has_statistics(norm) for norm in norms)
     gains_by_lean = any(True for norm in norms for _ in norm.parameters())
     if runs_once or (mode == "lean" and not gains_by_lean):
@@ -157,14 +168,14 @@ def set_memory(
 
 
 def checkpoint_conv_chain(
-    convs: Sequence[Conv2d], rest: Iterable[Callable[..., Any]], x: torch.Tensor
+    convs: Sequence[Conv2d], rest: Sequence[Callable[..., Any]], x: torch.Tensor
 ) -> Any:
-    """Run convolutions one after the other, then the rest, keeping one tensor a convolution.
+    """Run ``convs`` and then ``rest``, and save one tensor for each of ``convs`` for backward.
 
     Args:
-        convs: Detectron2's ``Conv2d`` with norm and activation. May be empty.
-        rest: The layers that follow; backward recomputes all but the last one.
-        x: The features (R, C, H, W), R may be 0.
+        convs: Detectron2's ``Conv2d`` layers, with norm and activation. May be empty.
+        rest: The layers that follow. All but the last are recomputed in backward.
+        x: The input of the first layer, of shape (R, C, H, W). R may be 0.
 
     Returns:
         The output of the last layer.
@@ -178,16 +189,21 @@ def checkpoint_conv_chain(
 
 
 def _run(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
-    given = x
+    first_input = x
     for layer in layers:
-        # in place where x was computed here: norms and convolutions do not need their outputs
-        in_place = type(layer) is nn.ReLU and x is not given
+        # in place unless x comes from outside: norms and convolutions do not need their outputs
+        in_place = type(layer) is nn.ReLU and x is not first_input
         x = F.relu_(x) if in_place else layer(x)
     return x
 
 
 def apply_norm_and_activation(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Do what follows the convolution inside Detectron2's ``Conv2d``."""
+    """Apply the norm and activation of a Detectron2 ``Conv2d`` to the convolution's output.
+
+    Args:
+        conv: The layer that holds norm and activation. Each may be None.
+        x: The output of the layer's convolution, see :func:`.weight_standardization.convolve`.
+    """
     return _run([layer for layer in (conv.norm, conv.activation) if layer is not None], x)
 
 

@@ -19,6 +19,8 @@ __all__ = [
     "BN_NAMES",
     "NORMS",
     "Norm",
+    "NormBuilder",
+    "as_builder",
     "get_norm",
     "groups_of",
     "has_statistics",
@@ -27,6 +29,9 @@ __all__ = [
     "norm_from_cfg",
     "zero_init",
 ]
+
+# A norm as an argument: ``channels -> nn.Module`` as Detectron2's layers take it, or a name.
+NormBuilder = Callable[[int], nn.Module] | str
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def get_norm(
     channels_per_group: int | None = None,
     eps: float = 1e-5,
     clips: bool = False,
-) -> Callable[[int], nn.Module] | str:
+) -> NormBuilder:
     """Return the norm called ``name`` as a callable ``channels -> nn.Module``.
 
     Args:
@@ -127,9 +132,18 @@ def get_norm(
     return partial(layer, eps=eps, **(norm.groups or given))
 
 
-def norm_from_cfg(
-    cfg: CfgNode, name: str, *, clips: bool = False
-) -> Callable[[int], nn.Module] | str:
+def as_builder(norm: NormBuilder) -> NormBuilder:
+    """Return a norm as :func:`get_norm` does, where it is given by its name.
+
+    Detectron2's layers take names as well, but their "LN" is another norm.
+
+    Args:
+        norm: A callable ``channels -> nn.Module``, or a name such as "GN"; "" for no norm.
+    """
+    return get_norm(norm) if isinstance(norm, str) else norm
+
+
+def norm_from_cfg(cfg: CfgNode, name: str, *, clips: bool = False) -> NormBuilder:
     """Return the norm called ``name`` with the groups and eps of ``cfg.MODEL.GN``.
 
     Args:

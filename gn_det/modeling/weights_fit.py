@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
+from torch import nn
 
 from gn_det.config import Problem
 
@@ -19,16 +20,19 @@ __all__ = ["check_weights", "misfits"]
 _OTHER, _SAME = 1.0, 0.01
 
 
-def check_weights(cfg: CfgNode, spec: PretrainSpec, weights: str = "") -> list[Problem]:
+def check_weights(
+    cfg: CfgNode, spec: PretrainSpec, weights: str = "", model: nn.Module | None = None
+) -> list[Problem]:
     """Return what does not fit between a config's model and weights.
 
     Args:
-        cfg: A config with gn_det's keys. Where its backbone is no ResNet or VGG, or cannot be
-            built, nothing is checked.
+        cfg: A config with gn_det's keys.
         spec: What is known of the weights; what is None is not checked.
         weights: The name of the weights in messages, in place of ``MODEL.WEIGHTS ...``.
+        model: The model of ``cfg``; None builds its backbone. Where it has no ResNet or VGG, or
+            cannot be built, nothing is checked.
     """
-    network = network_of_cfg(meta_backbone(cfg), cfg)
+    network = network_of_cfg(meta_backbone(cfg) if model is None else model, cfg)
     if network is None:
         return []
     return list(misfits(network, cfg, spec, weights or f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"))
@@ -116,22 +120,21 @@ def _group_misfits(
     if network.norm != "GN":
         return
     gn = cfg.MODEL.GN
+    number = network.groups.get("num_groups", gn.NUM_GROUPS)
+    size = network.groups.get("channels_per_group", gn.CHANNELS_PER_GROUP)
     if spec.channels_per_group not in (None, network.groups.get("channels_per_group")):
         yield Problem(
             True,
             f"{weights} was trained with {spec.channels_per_group} channels per group, but "
-            f"MODEL.GN.CHANNELS_PER_GROUP is {gn.CHANNELS_PER_GROUP}.",
+            f"MODEL.GN.CHANNELS_PER_GROUP is {size}.",
         )
     if spec.num_groups in (None, network.groups.get("num_groups")):
         return
     trained = f"{weights} was trained with {spec.num_groups} groups"
-    if gn.CHANNELS_PER_GROUP:
-        yield Problem(
-            True,
-            f"{trained}, but MODEL.GN.CHANNELS_PER_GROUP is {gn.CHANNELS_PER_GROUP}. Set it to 0.",
-        )
+    if size:
+        yield Problem(True, f"{trained}, but MODEL.GN.CHANNELS_PER_GROUP is {size}. Set it to 0.")
     else:
-        yield Problem(True, f"{trained}, but MODEL.GN.NUM_GROUPS is {gn.NUM_GROUPS}.")
+        yield Problem(True, f"{trained}, but MODEL.GN.NUM_GROUPS is {number}.")
 
 
 def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[Problem]:
@@ -140,7 +143,7 @@ def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[P
         "MODEL.PIXEL_STD": (cfg.MODEL.PIXEL_STD, spec.pixel_std),
     }
     for key, (have, want) in wanted.items():
-        if want is None:
+        if want is None or have is None:  # a Python config need not have it
             continue
         same = len(have) == len(want)
         apart = max(abs(a - b) for a, b in zip(have, want)) if same else math.inf
@@ -149,7 +152,7 @@ def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[P
                 apart > _OTHER,
                 f"{weights} was trained with {key} {list(want)}, but it is {list(have)}.",
             )
-    if spec.input_format not in (None, cfg.INPUT.FORMAT):
+    if cfg.INPUT.FORMAT is not None and spec.input_format not in (None, cfg.INPUT.FORMAT):
         yield Problem(
             True,
             f"{weights} was trained on {spec.input_format} images, but INPUT.FORMAT is "

@@ -2,15 +2,14 @@ from pathlib import Path
 
 import pytest
 
-import gn_det
-from gn_det.config import ConfigError, config_folder
+from gn_det.config import ConfigError, config_folder, paths
 from gn_det.config.paths import resolve
 
 
 def test_missing_folder(monkeypatch, tmp_path):
     package = tmp_path / "gn_det"
     package.mkdir()
-    monkeypatch.setattr(gn_det, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(paths, "__file__", str(package / "config" / "paths.py"))
     with pytest.raises(FileNotFoundError, match="Install gn_det again"):
         config_folder()
     (tmp_path / "configs" / "base").mkdir(parents=True)

@@ -30,10 +30,10 @@ class Net(nn.Module):
 
 def make(decay=0.9, **kwargs):
     model = Net()
-    average = ModelEMA(model, decay) if decay else None
+    ema = ModelEMA(model, decay) if decay else None
     optimizer = torch.optim.SGD([model.w], 0.1)
     loader = [torch.tensor([1.0, 3.0])] * 100
-    trainer = GradAccumTrainer(model, loader, optimizer, average=average, **kwargs)
+    trainer = GradAccumTrainer(model, loader, optimizer, ema=ema, **kwargs)
     trainer.iter = -1
     return trainer
 
@@ -85,7 +85,7 @@ def test_inside_itself_and_after_an_error():
 def test_one_copy_of_what_is_trained_and_the_models_statistics():
     trainer = make()
     train(trainer, 3)
-    other = trainer.average.state_dict()["other"]
+    other = trainer.ema.state_dict()["other"]
     assert {name: tensor.numel() for name, tensor in other.items()} == {"w": 2}
     statistics = trainer.model.norm.running_mean.item()
     assert statistics == pytest.approx(2 * (1 - 0.9**3))
@@ -151,7 +151,7 @@ def test_by_config():
     cfg.MODEL.DEVICE = "cpu"
     model = Net()
     optimizer = torch.optim.SGD([model.w], 0.1)
-    assert build_grad_accum_trainer(cfg, model, [], optimizer).average is None
+    assert build_grad_accum_trainer(cfg, model, [], optimizer).ema is None
     cfg.SOLVER.EMA_DECAY = 0.9
     trainer = build_grad_accum_trainer(cfg, model, [torch.ones(2)] * 100, optimizer)
     trainer.iter = -1

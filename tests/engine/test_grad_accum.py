@@ -8,7 +8,7 @@ from gn_det.config import ConfigError, get_cfg
 from gn_det.data import TrainStream
 from gn_det.data.worker_watch import WorkerDied
 from gn_det.engine import GradAccumTrainer
-from gn_det.engine.grad_accum import build_grad_accum_trainer
+from gn_det.engine.grad_accum import build_grad_accum_trainer, check_optimizer_state
 
 
 class Quadratic(nn.Module):
@@ -141,7 +141,7 @@ def test_the_mean_is_clipped_not_each_part():
     assert model.w.tolist() == pytest.approx([3 - 0.06, 4 - 0.08], abs=1e-5)
 
 
-def test_random_numbers_are_those_of_the_virtual_gpu():
+def test_random_numbers_follow_from_the_number_of_the_micro_batch():
     whole = Recorder()
     accumulate(whole, [0.0] * 4)
     assert len(set(whole.seen)) == 4
@@ -191,7 +191,7 @@ def test_only_a_stream_can_be_entered(caplog):
     trainer.seek_data(0)
     assert not caplog.text
     trainer.seek_data(7)
-    assert "another order: list cannot be entered" in caplog.text
+    assert "another order than without the stop: list cannot start" in caplog.text
 
 
 def test_leaving_is_agreed_on_in_a_step():
@@ -203,9 +203,9 @@ def test_leaving_is_agreed_on_in_a_step():
     with EventStorage(0):
         trainer.run_step()
         trainer.stop_requested = True
-        assert not trainer.leave
+        assert not trainer.should_stop
         trainer.run_step()
-    assert trainer.leave
+    assert trainer.should_stop
 
 
 def test_eval_mode_is_refused():
@@ -289,3 +289,38 @@ def test_a_worker_that_dies_in_forward_is_explained():
     model.said = "the shapes do not fit"
     with EventStorage(0), pytest.raises(RuntimeError, match="the shapes do not fit"):
         trainer.run_step()
+
+
+def _trained(*shapes, kind=torch.optim.SGD, **kwargs):
+    """Return an optimizer after a step, one group a parameter as Detectron2 has it."""
+    parameters = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = kind([{"params": [p]} for p in parameters], lr=0.1, **kwargs)
+    sum(p.sum() for p in parameters).backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"momentum": 0.9}, {"kind": torch.optim.Adam}],
+    ids=["SGD", "SGD with momentum", "Adam"],
+)
+def test_state_of_the_same_parameters(kwargs):
+    check_optimizer_state(_trained((2, 3), (4,), **kwargs).state_dict(), _trained((2, 3), (4,)))
+
+
+def test_state_before_the_first_step():
+    fresh = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+    check_optimizer_state(fresh.state_dict(), fresh)
+
+
+def test_state_of_another_number_of_parameters():
+    with pytest.raises(ConfigError, match=r"trained 2 parameters, this config trains 1\. .*MODEL"):
+        check_optimizer_state(_trained((2,), (3,)).state_dict(), _trained((2,)))
+
+
+@pytest.mark.parametrize("kwargs", [{"momentum": 0.9}, {"kind": torch.optim.Adam}])
+def test_state_of_another_shape(kwargs):
+    saved = _trained((4,), (2, 3), **kwargs).state_dict()
+    with pytest.raises(ConfigError, match=r"shape \(2, 3\), .* one of \(2, 5\)"):
+        check_optimizer_state(saved, _trained((4,), (2, 5)))

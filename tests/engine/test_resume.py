@@ -116,7 +116,7 @@ def test_killed_after_the_last_step(train_digits, way, tmp_path):
     assert_equal_states(train_digits(folder, *options, flags=["--resume"]), final)
 
 
-def test_a_signal_saves_and_leaves(start_training, wait_for_a_step, way, tmp_path):
+def test_a_signal_saves_and_stops(start_training, wait_for_a_step, way, tmp_path):
     options, final, *_ = way
     name = "SIGTERM" if options == RUN else "SIGUSR1"
     folder = tmp_path / "run"
@@ -126,7 +126,7 @@ def test_a_signal_saves_and_leaves(start_training, wait_for_a_step, way, tmp_pat
     process.send_signal(getattr(signal, name))
     output, _ = process.communicate(timeout=100)
     assert process.returncode == EXIT_PREEMPTED, output[-3000:]
-    assert "--resume goes on" in output
+    assert "Resume the run with --resume" in output
     (saved,) = folder.glob("model_*.pth")
     assert saved.name != "model_final.pth"
     process = start_training(folder, *options, flags=["--resume"])

@@ -1,14 +1,14 @@
-"""Does a training step again, and finds the first module whose numbers are not finite.
+"""Repeats a training step, and finds the first module whose numbers are not finite.
 
-Nothing of it runs in a step that goes well. The step is done on the bare model, by one process
-alone: no DistributedDataParallel, no collective, and no gradient is written to a parameter.
+Nothing of this runs in a step that goes well. The bare model repeats the step in one process: no
+DistributedDataParallel, no collective, and no gradient is written to a parameter.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from gn_det.data import seed_everything
+from gn_det.utils import and_more
 
-__all__ = ["NonFiniteReport", "Step", "locate_nonfinite", "not_finite"]
+__all__ = ["NonFiniteReport", "Step", "count_nonfinite", "locate_nonfinite"]
 
 
 @dataclass
@@ -26,11 +27,11 @@ class Step:
     """What a process did in one step, besides its weights.
 
     Attributes:
-        batches: its micro-batches; fewer than ``micro_batch_ids`` where the step ended early.
-        micro_batch_ids: the number of each micro-batch's virtual GPU.
-        iteration: of the step.
-        seed: of the run; None: the random numbers cannot be drawn again.
-        scale: that the loss was multiplied by; 1 without a loss scaler.
+        batches: The micro-batches; fewer than ``micro_batch_ids`` where the step ended early.
+        micro_batch_ids: The number of each micro-batch in the step, over all processes.
+        iteration: The iteration, from 0.
+        seed: The seed of the run; None: the random numbers cannot be repeated.
+        scale: The factor of the loss, by a loss scaler; 1 without one.
     """
 
     batches: list[Any]
@@ -42,56 +43,58 @@ class Step:
 
 @dataclass
 class NonFiniteReport:
-    """What doing a step again showed.
+    """What repeating a step showed.
 
     Attributes:
-        losses: of each micro-batch that came so far.
-        place: a sentence about where numbers stopped being finite; "" where all are.
-        batch: index of the micro-batch in which that was.
+        losses: The losses of each micro-batch up to where a number was not finite.
+        location: A sentence about where numbers stopped being finite; "" where all are.
+        micro_batch: The index of the micro-batch in which that was, from 0; None: in all of them,
+            or in none.
     """
 
     losses: list[dict[str, float]] = field(default_factory=list)
-    place: str = ""
-    batch: int | None = None
+    location: str = ""
+    micro_batch: int | None = None
 
 
 def locate_nonfinite(
     model: nn.Module, step: Step, autocast: Callable[[], AbstractContextManager]
 ) -> NonFiniteReport:
-    """Do ``step`` again up to the first module whose output or gradient is not finite.
+    """Repeat a step up to the first module whose output or gradient is not finite.
 
     Args:
-        model: not wrapped, in training mode. Its weights, buffers and gradients stay as they are.
-        step: to be done.
-        autocast: makes the context of the forward pass.
+        model: The model, not wrapped, in training mode. Its weights, buffers and gradients stay as
+            they are.
+        step: The step to repeat.
+        autocast: A function that makes the context of the forward pass.
     """
-    finding, watch = NonFiniteReport(), _NonFiniteHooks()
+    report, watch = NonFiniteReport(), _NonFiniteHooks()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     largest = (0.0, "")
-    # Detectron2's heads write to a storage: to one that nobody reads
-    with _kept_buffers(model), watch.on(model), EventStorage(step.iteration):
-        for index, (batch, gpu) in enumerate(zip(step.batches, step.micro_batch_ids)):
-            finding.batch = index
+    # Detectron2's heads write to a storage: here to one that nobody reads
+    with _restored_buffers(model), watch.on(model), EventStorage(step.iteration):
+        for index, (batch, number) in enumerate(zip(step.batches, step.micro_batch_ids)):
+            report.micro_batch = index
             if step.seed is not None:
-                seed_everything(step.seed, step.iteration, gpu)
-            finding.place = _forward(model, batch, autocast, watch, finding)
-            if finding.place:
-                return finding
-            loss = watch.loss * step.scale / len(step.micro_batch_ids)
+                seed_everything(step.seed, step.iteration, number)
+            loss = _forward(model, batch, autocast, watch, report)
+            if report.location or loss is None:
+                return report
+            loss = loss * step.scale / len(step.micro_batch_ids)
             gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             given = {n: g for n, g in zip(parameters, gradients) if g is not None}
-            finding.place = watch.found or _bad_parameters(given)
-            if finding.place:
-                return finding
+            report.location = watch.found or _bad_parameters(given)
+            if report.location:
+                return report
             norms = {name: float(gradient.norm()) for name, gradient in given.items()}
             largest = max(largest, *((norm, name) for name, norm in norms.items()))
-    finding.batch = None
+    report.micro_batch = None
     if not math.isfinite(largest[0]):
-        finding.place = (
+        report.location = (
             f"Each number of the gradient is finite, but that of {largest[1]} is so large that its "
             "norm is not."
         )
-    return finding
+    return report
 
 
 def _forward(
@@ -99,43 +102,48 @@ def _forward(
     batch: Any,
     autocast: Callable[[], AbstractContextManager],
     watch: "_NonFiniteHooks",
-    finding: NonFiniteReport,
-) -> str:
-    """Run a micro-batch, and return where it was not finite."""
+    report: NonFiniteReport,
+) -> torch.Tensor | None:
+    """Run a micro-batch, add to the report, and return the loss; None where there is none."""
     watch.begin()
+    loss = None
     try:
         with autocast():
             losses = model(batch)
-        watch.loss = sum(losses.values())
-        finding.losses.append({name: float(loss.detach()) for name, loss in losses.items()})
+        loss = reduce(torch.add, losses.values())
+        report.losses.append({name: float(value.detach()) for name, value in losses.items()})
     except Exception as error:
         # NaN breaks what comes after it in many ways
         if not watch.found and not isinstance(error, FloatingPointError):
             raise
-        return watch.found or f"All outputs of modules were finite until this: {error}"
+        watch.found = watch.found or f"All outputs of modules were finite until this: {error}"
     finally:
-        watch.forward = False  # what lean and minimal run again in backward was looked at
-    return watch.found
+        watch.forward = False  # activation checkpointing repeats in backward what was looked at
+    report.location = watch.found
+    return loss
 
 
 def _bad_parameters(gradients: dict[str, torch.Tensor]) -> str:
-    bad = [name for name, gradient in gradients.items() if not_finite(gradient)]
+    bad = [name for name, gradient in gradients.items() if count_nonfinite(gradient)]
     if not bad:
         return ""
-    more = f" (and those of {len(bad) - 1} more)" if bad[1:] else ""
     return (
-        "The gradients at all modules' outputs are finite, but the gradient of parameter "
-        f"{bad[0]}{more} is not."
+        "The gradients at all modules' outputs are finite, but the gradient of a parameter is "
+        f"not: {and_more(bad)}."
     )
 
 
 class _NonFiniteHooks:
-    """Hooks on all modules, and on their outputs for the gradients."""
+    """Hooks on all modules, and on their outputs for the gradients.
 
-    def __init__(self):
+    Attributes:
+        found: A sentence about the first module whose numbers are not finite; "" until then.
+        forward: Whether the forward pass is at work.
+    """
+
+    def __init__(self) -> None:
         self.found = ""
         self.forward = False
-        self.loss: torch.Tensor | None = None
         self._last_gradient = "the losses"
 
     @contextmanager
@@ -166,9 +174,9 @@ class _NonFiniteHooks:
         if self.found or not self.forward:
             return
         for path, tensor in _tensors(output):
-            bad = not_finite(tensor)
+            bad = count_nonfinite(tensor)
             if bad:
-                fine = not any(not_finite(t) for _, t in _tensors((args, kwargs)))
+                fine = not any(count_nonfinite(t) for _, t in _tensors((args, kwargs)))
                 before = f"was not finite already: look at what {parent} does before it."
                 self.found = (
                     f"{who} is the first module whose output is not finite"
@@ -183,7 +191,7 @@ class _NonFiniteHooks:
     def _gradient(self, who: str, gradient: torch.Tensor) -> None:
         if self.found:
             return
-        bad = not_finite(gradient)
+        bad = count_nonfinite(gradient)
         if not bad:
             self._last_gradient = f"the output of {who}"
             return
@@ -195,7 +203,7 @@ class _NonFiniteHooks:
 
 
 @contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
+def _restored_buffers(model: nn.Module) -> Iterator[None]:
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -221,8 +229,8 @@ def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         yield path, value.tensor
 
 
-def not_finite(tensor: torch.Tensor) -> int:
-    """Return how many numbers of a tensor are NaN or infinite; 0 for whole numbers."""
+def count_nonfinite(tensor: torch.Tensor) -> int:
+    """Return how many numbers of a tensor are NaN or infinite; 0 for integers."""
     if not tensor.is_floating_point():
         return 0
     return int((~torch.isfinite(tensor.detach())).sum())

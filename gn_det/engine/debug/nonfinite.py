@@ -1,6 +1,6 @@
-"""What a run says when a loss or a gradient is not finite: where it began, and how to see it again.
+"""The message of a run whose loss or gradient is not finite: where it began, and how to repeat it.
 
-Nothing of it runs in a step that goes well.
+Nothing of this runs in a step that goes well.
 """
 
 import os
@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from gn_det.utils import SaveError
+from gn_det.utils import SaveError, and_more
 
-from .locate_nonfinite import NonFiniteReport, Step, locate_nonfinite, not_finite
+from .locate_nonfinite import NonFiniteReport, Step, count_nonfinite, locate_nonfinite
 from .loss_explosion import learning_rate_advice
 from .step_file import save_step
 
@@ -31,8 +31,8 @@ class NonFiniteError(FloatingPointError):
     """A loss or a gradient is NaN or infinite; the message says where it began.
 
     Args:
-        iteration: of the step.
-        message: what was seen, and where.
+        iteration: The iteration of the step, from 0.
+        message: What was seen, and where.
     """
 
     def __init__(self, iteration: int, message: str):
@@ -41,8 +41,13 @@ class NonFiniteError(FloatingPointError):
 
 
 @dataclass
-class _Explanation:
-    """Lines about what a process found, and whether its own step has numbers not finite."""
+class _Diagnosis:
+    """What a process says about its own step.
+
+    Attributes:
+        lines: The lines of the message.
+        found: Whether a number of this process is not finite.
+    """
 
     lines: list[str]
     found: bool
@@ -52,10 +57,10 @@ def diagnose_nonfinite(steps: "GradAccumTrainer", what: str) -> NonFiniteError:
     """Return the error of a step that this process alone knows to have failed.
 
     Args:
-        steps: at the step; its weights have not been changed in it.
-        what: a sentence about what was seen.
+        steps: The trainer, at the step; its weights have not been changed in it.
+        what: A sentence about what was seen.
     """
-    return _error(steps, what, _explain(steps, True).lines)
+    return _error(steps, what, _diagnose(steps, True).lines)
 
 
 def diagnose_nonfinite_all_ranks(
@@ -64,14 +69,14 @@ def diagnose_nonfinite_all_ranks(
     """Return the same error in all processes, which wait for those that look for the reason.
 
     Args:
-        steps: see :func:`diagnose_nonfinite`.
-        what: likewise.
-        mine: whether this process's losses are the ones that are not finite; None: not known.
+        steps: See :func:`diagnose_nonfinite`.
+        what: See :func:`diagnose_nonfinite`.
+        mine: Whether this process's losses are the ones that are not finite; None: not known.
     """
-    explanation = _Explanation([], False) if mine is False else _explain(steps, mine)
-    everyone = comm.all_gather(explanation)
+    diagnosis = _Diagnosis([], False) if mine is False else _diagnose(steps, mine)
+    everyone = comm.all_gather(diagnosis)
     if len(everyone) == 1:
-        return _error(steps, what, explanation.lines)
+        return _error(steps, what, diagnosis.lines)
     lines = [f"rank {rank}: {line}" for rank, of in enumerate(everyone) for line in of.lines]
     if mine is None and not any(of.found for of in everyone):
         lines.append(
@@ -87,51 +92,49 @@ def _error(steps: "GradAccumTrainer", what: str, lines: list[str]) -> NonFiniteE
     return NonFiniteError(steps.iter, text)
 
 
-def _explain(steps: "GradAccumTrainer", mine: bool | None) -> _Explanation:
-    """Look for the reason; ``mine`` see :func:`diagnose_nonfinite_all_ranks`."""
+def _diagnose(steps: "GradAccumTrainer", mine: bool | None) -> _Diagnosis:
+    """Look for the reason; ``mine`` as in :func:`diagnose_nonfinite_all_ranks`."""
     try:
-        return _look(steps, mine)
+        return _repeat_step(steps, mine)
     except Exception as error:  # noqa: BLE001 the error that is diagnosed must not be lost
-        return _Explanation([f"The reason was looked for in vain: {error!r}"], False)
+        return _Diagnosis([f"The reason could not be found: {error!r}"], False)
 
 
-def _look(steps: "GradAccumTrainer", mine: bool | None) -> _Explanation:
+def _repeat_step(steps: "GradAccumTrainer", mine: bool | None) -> _Diagnosis:
     model = steps.model
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    steps.optimizer.zero_grad()  # room for doing it again
+    steps.optimizer.zero_grad()  # frees memory for the repetition
     step = Step(
         steps.batches, [*steps.micro_batch_ids], steps.iter, steps.seed, steps.scaler.get_scale()
     )
     lines = _bad_weights(model) + _bad_images(step.batches)
-    if _talks_to_others(model):
-        finding = NonFiniteReport()
-        lines.append("It is not done again: SyncBN needs all processes.")
+    if _has_sync_bn(model):
+        report = NonFiniteReport()
+        lines.append("The step is not repeated: SyncBN needs all processes.")
     else:
-        finding = locate_nonfinite(model, step, steps.autocast)
-        lines.append(_place(finding, step))
-    batches = step.batches if finding.batch is None else [step.batches[finding.batch]]
+        report = locate_nonfinite(model, step, steps.autocast)
+        lines.append(_location(report, step))
+    batches = step.batches if report.micro_batch is None else [step.batches[report.micro_batch]]
     if names := [name for batch in batches for name in image_files(batch)]:
-        more = f" and {len(names) - MOST_IMAGES} more" if names[MOST_IMAGES:] else ""
-        lines.append(f"Images: {', '.join(names[:MOST_IMAGES])}{more}")
-    found = bool(finding.place or mine)
+        lines.append(f"Images: {and_more(names, MOST_IMAGES)}")
+    found = bool(report.location or mine)
     if found or comm.get_world_size() == 1:
         lines.append(_save(steps, model, step))
-    return _Explanation(lines, found)
+    return _Diagnosis(lines, found)
 
 
-def _place(finding: NonFiniteReport, step: Step) -> str:
-    if finding.place:
-        if finding.batch is None or len(step.micro_batch_ids) == 1:
-            return finding.place
-        gpu = step.micro_batch_ids[finding.batch]
-        number = f"{finding.batch + 1} of {len(step.micro_batch_ids)}"
-        return f"{finding.place} (Micro-batch {number}, virtual GPU {gpu}.)"
+def _location(report: NonFiniteReport, step: Step) -> str:
+    if report.location:
+        count = len(step.micro_batch_ids)
+        if report.micro_batch is None or count == 1:
+            return report.location
+        return f"{report.location} (Micro-batch {report.micro_batch + 1} of {count}.)"
     if step.seed is None:
-        return "Done again, with other random numbers (the run has no seed), the step is finite."
+        return "Repeated with other random numbers (the run has no seed), the step is finite."
     if comm.get_world_size() > 1:
-        return "Done again by this process alone, the step is finite."
-    return "Done again, the step is finite: the arithmetic of the device is not the same each time."
+        return "Repeated by this process alone, the step is finite."
+    return "Repeated, the step is finite: the arithmetic of the device is not the same each time."
 
 
 def _save(steps: "GradAccumTrainer", model: nn.Module, step: Step) -> str:
@@ -143,21 +146,18 @@ def _save(steps: "GradAccumTrainer", model: nn.Module, step: Step) -> str:
         save_step(path, steps.cfg, model, step)
     except (SaveError, OSError) as error:
         return f"The step is not saved: {error}"
-    return f"See it again by: tools/replay.py {path}"
+    return f"Repeat the step with: gn-det replay {path}"
 
 
-def _talks_to_others(model: nn.Module) -> bool:
-    """Return whether a forward pass is a collective: SyncBN of PyTorch or Detectron2."""
+def _has_sync_bn(model: nn.Module) -> bool:
+    """Return whether a forward pass needs all processes: SyncBN of PyTorch or Detectron2."""
     layers = (m for m in model.modules() if isinstance(m, _BatchNorm))
     return comm.get_world_size() > 1 and any("Sync" in type(m).__name__ for m in layers)
 
 
 def _bad_weights(model: nn.Module) -> list[str]:
-    bad = [name for name, value in model.state_dict().items() if not_finite(value)]
-    if not bad:
-        return []
-    more = f" and {len(bad) - 1} more" if bad[1:] else ""
-    return [f"Weights were not finite before this step: {bad[0]}{more}."]
+    bad = [name for name, value in model.state_dict().items() if count_nonfinite(value)]
+    return [f"Weights were not finite before this step: {and_more(bad)}."] if bad else []
 
 
 def _bad_images(batches: list[Any]) -> list[str]:
@@ -169,13 +169,17 @@ def _bad_images(batches: list[Any]) -> list[str]:
         images = batch.get("image", []) if columns else [item.get("image") for item in batch]
         names = image_files(batch) or [f"number {number}" for number in range(len(images))]
         for name, image in zip(names, images):
-            if isinstance(image, torch.Tensor) and not_finite(image):
+            if isinstance(image, torch.Tensor) and count_nonfinite(image):
                 lines.append(f"The image itself is not finite: {name}.")
     return lines
 
 
 def image_files(batch: Any) -> list[str]:
-    """Return the ``file_name`` of each image of a batch, which is a list of dicts or a dict."""
+    """Return the ``file_name`` of each image of a batch.
+
+    Args:
+        batch: A list of dicts, one an image; or a dict of columns. Others have no names.
+    """
     if isinstance(batch, dict):
         return [str(name) for name in batch.get("file_name", [])]
     if isinstance(batch, list) and all(isinstance(item, dict) for item in batch):

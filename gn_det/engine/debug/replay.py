@@ -1,4 +1,4 @@
-"""Does a step that failed once more, from the file that the run left of it."""
+"""Repeats a step that failed, from the file that the run left of it."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,20 +22,21 @@ __all__ = ["replay"]
 def replay(
     path: str | Path, build_model: Callable[[CfgNode], nn.Module] = build_model
 ) -> tuple[Step, NonFiniteReport]:
-    """Do the step of a file ``nonfinite_iter*.pth`` again, from the weights before it.
+    """Repeat the step of a file ``nonfinite_iter*.pth``, from the weights before it.
 
-    On the CPU where there is no GPU; there a number may be finite that was not on the GPU.
+    Where there is no GPU it runs on the CPU; a number may be finite there that was not on the GPU.
 
     Args:
-        path: of the file. No code is run from it.
-        build_model: a project's own, such as ``MyTrainer.build_model``.
+        path: The path of the file. No code is run from it.
+        build_model: A function that builds the model of a config, such as
+            ``MyTrainer.build_model``.
 
     Returns:
         The step, and what was found.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        WeightsError: it is not a file of a failed step.
+        FileNotFoundError: There is no such file.
+        WeightsError: It is not a file of a failed step.
     """
     text, state, step = load_step(path)
     cfg = _read(text)

@@ -1,4 +1,4 @@
-"""The file of a failed step: what is needed to do it again, as tensors and plain containers.
+"""The file of a failed step: what is needed to repeat it, as tensors and plain containers.
 
 Detectron2's structures are written by their parts, so that reading the file runs none of its code.
 """
@@ -37,14 +37,14 @@ def save_step(path: str | Path, cfg: CfgNode, model: nn.Module, step: Step) -> N
     """Write a step and the weights before it, whole or not at all.
 
     Args:
-        path: of the file; its folder is made.
-        cfg: the finished config that the model was built from.
-        model: not wrapped.
-        step: its batches are Detectron2's lists of dicts, or dicts of tensors. A value of another
-            kind than tensors, arrays, plain values and Detectron2's structures is left out.
+        path: The path of the file; its folder is made.
+        cfg: The finished config that the model was built from.
+        model: The model, not wrapped.
+        step: The step. Its batches are Detectron2's lists of dicts, or dicts of tensors. A value of
+            another kind than tensors, arrays, plain values and Detectron2's structures is left out.
 
     Raises:
-        SaveError: it could not be written.
+        SaveError: The file could not be written.
     """
     content = {
         "format": FORMAT,
@@ -60,12 +60,15 @@ def save_step(path: str | Path, cfg: CfgNode, model: nn.Module, step: Step) -> N
 def load_step(path: str | Path) -> tuple[str, dict[str, torch.Tensor], Step]:
     """Read what :func:`save_step` wrote, without running code from it.
 
+    Args:
+        path: The path of the file.
+
     Returns:
         The config as YAML, the model's state dict and the step.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        WeightsError: it is damaged, would run code, or is another file.
+        FileNotFoundError: There is no such file.
+        WeightsError: The file is damaged, would run code, or is of another kind.
     """
     content = load_file(path)
     if content.get("format") != FORMAT:

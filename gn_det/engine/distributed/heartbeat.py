@@ -1,13 +1,13 @@
-"""Ends a run in which a process has fallen silent: it was stopped, or its machine is cut off.
+"""Ends a run in which the heartbeat of a process stops: it is stopped, or its machine is cut off.
 
 No connection breaks then, and the others would wait for PyTorch's time-out, half an hour. So a
 thread of each process counts up in the run's store, whatever else the process does: one that
-evaluates, saves to a slow disk or waits for data is not silent. Rank 0 watches all counts, the
-others that of rank 0, and whoever finds one that stands still ends itself; the process that started
-it ends the rest of its machine. Rank 0 first tells the others whom it found.
+evaluates, saves to a slow disk or waits for data has a heartbeat. Rank 0 watches all counts, the
+others that of rank 0. Who finds a count that stands still ends its own process, and the program
+that started it ends the rest of its machine. Rank 0 first publishes the rank that it found.
 
-What is left is a call into C that keeps Python's lock (GIL): reading a json of 1 GB takes 20 s or
-so. Hence two minutes.
+Only a call into C that holds Python's lock (GIL) stops the heartbeat of a process at work: reading
+a json of 1 GB takes 20 s or so. Hence the limit of two minutes.
 """
 
 import os
@@ -22,63 +22,67 @@ from detectron2.utils import comm
 
 from gn_det.config import ConfigError
 
-__all__ = ["HeartbeatMonitor", "watched"]
+__all__ = ["HeartbeatMonitor", "heartbeat_monitored"]
 
-VARIABLE = "GN_DET_SILENT_AFTER"  # seconds; 0 waits for PyTorch's time-out
+VARIABLE = "GN_DET_HEARTBEAT_TIMEOUT"  # seconds; 0 waits for PyTorch's time-out
+OLD_VARIABLE = "GN_DET_SILENT_AFTER"  # its earlier name
 DEFAULT = 120.0
-ENDED = 2**40  # added to the count of a process that has come to its end: it is not silent
-TOLD = "silent"  # the key under which rank 0 tells whom it found
+ENDED = 2**40  # added to the count of a process that has ended: it needs no heartbeat
+LOST_RANK = "silent"  # the key under which rank 0 publishes 1 + the rank that it found
 
 
 @contextmanager
-def watched(host: str, port: int) -> Iterator[None]:
-    """Watch all processes of the run inside; in each of them, once the process group is there.
+def heartbeat_monitored(host: str, port: int) -> Iterator[None]:
+    """Monitor all processes of a run inside the block, which each of them enters.
+
+    The process group has to be there.
 
     Args:
-        host: of the process group's store.
-        port: likewise.
+        host: The host of the process group's store.
+        port: The port of the process group's store.
 
     Raises:
-        ConfigError: ``GN_DET_SILENT_AFTER`` is no number of seconds.
+        ConfigError: ``GN_DET_HEARTBEAT_TIMEOUT`` is no number of seconds.
     """
     limit = _limit()
     if not limit or comm.get_world_size() == 1:
         yield
         return
     # a connection of its own: the process group's is taken while it waits for another process
-    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False)
+    tcp_store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False)
     # torchrun's store outlives the workers
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"alive_{restarts}", store)
-    watch = HeartbeatMonitor(store, comm.get_rank(), comm.get_world_size(), limit)
-    watch.start()
+    store = dist.PrefixStore(f"alive_{restarts}", tcp_store)
+    monitor = HeartbeatMonitor(store, comm.get_rank(), comm.get_world_size(), limit)
+    monitor.start()
     try:
         yield
     finally:
-        watch.end()
+        monitor.end()
 
 
 def _limit() -> float:
-    value = os.environ.get(VARIABLE, str(DEFAULT))
+    name = OLD_VARIABLE if OLD_VARIABLE in os.environ and VARIABLE not in os.environ else VARIABLE
+    value = os.environ.get(name, str(DEFAULT))
     try:
         seconds = float(value)
     except ValueError:
         seconds = -1.0
     if not seconds >= 0:
-        raise ConfigError(f"{VARIABLE} is {value!r}: a number of seconds, or 0 for no watch.")
+        raise ConfigError(f"{name} is {value!r}. It takes a number of seconds; 0 for no limit.")
     return seconds
 
 
 class HeartbeatMonitor:
-    """Counts for one process, and watches others.
+    """The heartbeat of one process, and a watch on those of others.
 
     Args:
-        store: of the run.
-        rank: of this process.
-        world_size: number of processes.
-        limit: seconds without a count after which a process is silent. Only the time in which this
-            process ran itself counts: after Ctrl-Z, or a night asleep, none is silent at once.
-        leave: called with the rank of a silent one; by default it ends this process.
+        store: The store of the run.
+        rank: The rank of this process.
+        world_size: The number of processes.
+        limit: The seconds without a count after which a process is lost. Only the time in which
+            this process itself runs counts: after Ctrl-Z, or a night asleep, none is lost at once.
+        on_lost: A function that is called with the rank of a lost process; default: end this one.
     """
 
     def __init__(
@@ -87,26 +91,26 @@ class HeartbeatMonitor:
         rank: int,
         world_size: int,
         limit: float,
-        leave: Callable[[int], None] | None = None,
+        on_lost: Callable[[int], None] | None = None,
     ):
         self._store, self._rank, self._limit = store, rank, limit
-        self._watched = range(1, world_size) if rank == 0 else (0,)
-        self._leave = leave or self._end_process
+        self._watched = range(1, world_size) if rank == 0 else range(1)
+        self._on_lost = on_lost or self._end_process
         self._period = min(5.0, limit / 10)
         self._counts: dict[int, int] = {}
         self._over = threading.Event()
-        # two: the store does not answer where the process that holds it is silent
+        # two: the store does not answer where the process that holds it is stopped
         self._threads = [
-            threading.Thread(target=work, daemon=True) for work in (self._count_up, self._look)
+            threading.Thread(target=work, daemon=True) for work in (self._count_up, self._watch)
         ]
 
     def start(self) -> None:
-        """Begin, in threads."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def end(self) -> None:
-        """Say that this process ends, and stop."""
+        """Publish that this process ends, and stop the threads."""
         self._over.set()
         self._threads[0].join(timeout=5.0)
 
@@ -117,18 +121,18 @@ class HeartbeatMonitor:
                 for other in self._watched:
                     self._counts[other] = self._store.add(str(other), 0)  # 0 reads
                 # rank 0 knows, and has to stay until the others know
-                if self._rank > 0 and (told := self._store.add(TOLD, 0)):
-                    self._leave(told - 1)
+                if self._rank > 0 and (lost := self._store.add(LOST_RANK, 0)):
+                    self._on_lost(lost - 1)
                 if self._over.wait(self._period):
                     break
             self._store.add(str(self._rank), ENDED)
         except RuntimeError:
-            # the connection is broken, as those of the process group are: nothing is silent here
+            # the connection is broken, as those of the process group are, which says so itself
             self._over.set()
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         before: dict[int, int | None] = dict.fromkeys(self._watched)
-        still = dict.fromkeys(self._watched, 0)  # for how many looks
+        still = dict.fromkeys(self._watched, 0)  # periods in which a count stood still
         while not self._over.wait(self._period):
             for other in self._watched:
                 count = self._counts.get(other, 0)
@@ -137,17 +141,17 @@ class HeartbeatMonitor:
                 if still[other] * self._period >= self._limit and count < ENDED:
                     if self._rank == 0:
                         with suppress(RuntimeError):
-                            self._store.add(TOLD, other + 1)
-                        time.sleep(2 * self._period)  # for them to read it
-                    self._leave(other)
+                            self._store.add(LOST_RANK, other + 1)
+                        time.sleep(2 * self._period)  # until the others have read it
+                    self._on_lost(other)
                     return
 
-    def _end_process(self, silent: int) -> None:
+    def _end_process(self, lost: int) -> None:
         print(
-            f"error: rank {silent} has been silent for {self._limit:g} s: its process was stopped, "
-            f"or its machine or the network is down. Rank {self._rank} ends for that reason. "
-            f"--resume goes on from the last checkpoint. ({VARIABLE} sets the seconds.)",
+            f"error: rank {lost} has sent no heartbeat for {self._limit:g} s: its process was "
+            f"stopped, or its machine or the network is down. So rank {self._rank} ends as well. "
+            f"--resume continues from the last checkpoint. ({VARIABLE} sets the seconds.)",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)  # the main thread sits in a collective
+        os._exit(1)  # the main thread waits in a collective

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from types import FrameType
 from urllib.parse import urlparse
 
@@ -21,41 +23,59 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT, _distributed_worker, _find
 from detectron2.utils import comm
 
 from gn_det.config import ConfigError
-from gn_det.engine.debug.nonfinite import NonFiniteError
+from gn_det.engine.errors import EXPECTED, exit_on_error, exit_status
 from gn_det.engine.hooks.preemption import EXIT_PREEMPTED
-from gn_det.utils import SaveError
 
-from .heartbeat import watched
+from .heartbeat import heartbeat_monitored
 from .network_interface import interface_to
 
-__all__ = ["EXPECTED", "WHILE_RUNNING", "launch"]
+__all__ = ["launch", "run"]
 
 logger = logging.getLogger(__name__)
 
-# errors that are for a person to read, without a stack trace
-EXPECTED = (ConfigError, FileNotFoundError, SaveError, NonFiniteError)
-# those of a run that was right to start; others have status 2
-WHILE_RUNNING = (SaveError, NonFiniteError)
-# seconds that the others have to end by themselves once one has failed
+Main = Callable[[argparse.Namespace], object]
+
+# seconds in which the others have to end by themselves once one has failed
 GRACE = 15.0
-# seconds that rank 0 has to save once another one has left, as it was told to
+# seconds in which rank 0 has to save once another one was stopped by a signal
 SAVING = 600.0
 
 
-def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
+def run(main: Main, args: argparse.Namespace) -> object:
+    """Run ``main(args)`` as :func:`launch` does, with one line for an error that is expected.
+
+    Args:
+        main: See :func:`launch`.
+        args: See :func:`launch`.
+
+    Returns:
+        See :func:`launch`.
+
+    Raises:
+        SystemExit: After the line: status 2 for a wrong config, option, file or dataset; status 1
+            for what can happen to a run that was right to start, such as NaN or a full disk.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if args.num_gpus > 1 and not torch.cuda.is_available():
+        logger.warning(f"No GPU found: --num-gpus {args.num_gpus} starts CPU processes.")
+    with exit_on_error():
+        return launch(main, args)
+
+
+def launch(main: Main, args: argparse.Namespace) -> object:
     """Run ``main(args)`` in as many processes as the command line or torchrun asks for.
 
     Args:
-        main: a function of a module, so that new processes find it.
-        args: of :func:`gn_det.engine.argument_parser`. Where torchrun starts the workers again,
-            ``args.resume`` becomes True.
+        main: A function of a module, so that new processes find it.
+        args: The arguments of :func:`gn_det.engine.argument_parser`. Where torchrun restarts the
+            workers, ``args.resume`` becomes True.
 
     Returns:
         What ``main`` returns, where it runs in this process; else None.
 
     Raises:
-        ConfigError: options that cannot be.
-        SystemExit: the status of processes that failed, or were told to leave.
+        ConfigError: An option cannot be used.
+        SystemExit: A process failed, or was stopped by a signal; with its status.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _under_torchrun(main, args)
@@ -66,7 +86,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     if url == "auto":
         url = f"tcp://127.0.0.1:{_find_free_port()}"
     if args.num_machines > 1:
-        _name_interface(urlparse(url).hostname)
+        _set_network_interface(urlparse(url).hostname)
     _start(main, args, url)
     return None
 
@@ -74,7 +94,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 def _check(args: argparse.Namespace) -> None:
     for option, value in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
         if value < 1:
-            raise ConfigError(f"{option} is {value}: at least 1.")
+            raise ConfigError(f"{option} is {value}; it takes 1 or more.")
     if not 0 <= args.machine_rank < args.num_machines:
         raise ConfigError(
             f"--machine-rank is {args.machine_rank}: with --num-machines {args.num_machines} it is "
@@ -88,20 +108,20 @@ def _check(args: argparse.Namespace) -> None:
     if args.dist_url == "auto":
         if args.num_machines > 1:
             raise ConfigError(
-                "--dist-url auto is for one machine; give tcp://HOST:PORT of rank 0's."
+                "--dist-url auto is for one machine; give tcp://HOST:PORT of the machine of rank 0."
             )
     elif url.scheme == "tcp" and not (url.hostname and url.port):
         raise ConfigError(f"--dist-url is {args.dist_url}; write tcp://HOST:PORT.")
 
 
-def _name_interface(host: str | None) -> None:
+def _set_network_interface(host: str | None) -> None:
     found = interface_to(host) if host else None
     for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if found and key not in os.environ:
             os.environ[key] = found
 
 
-def _under_torchrun(main: Callable, args: argparse.Namespace) -> object:
+def _under_torchrun(main: Main, args: argparse.Namespace) -> object:
     if args.num_gpus > 1 or args.num_machines > 1:
         raise ConfigError(
             "--num-gpus and --num-machines start processes, which torchrun has done already: leave "
@@ -109,11 +129,11 @@ def _under_torchrun(main: Callable, args: argparse.Namespace) -> object:
         )
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if restarts and hasattr(args, "resume"):
-        logger.warning("torchrun has started the workers again: going on with --resume.")
+        logger.warning("torchrun has restarted the workers: continuing as with --resume.")
         args.resume = True
     local_rank, local_size = (int(os.environ[k]) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     if int(os.environ["WORLD_SIZE"]) > local_size:
-        _name_interface(os.environ["MASTER_ADDR"])
+        _set_network_interface(os.environ["MASTER_ADDR"])
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     # torchrun's store outlives the workers: the addresses of those before are still in it
@@ -126,46 +146,52 @@ def _under_torchrun(main: Callable, args: argparse.Namespace) -> object:
     )
     comm.create_local_process_group(local_size)
     try:
-        with watched(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
+        with heartbeat_monitored(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
             return main(args)
     finally:
         dist.destroy_process_group()
 
 
-def _start(main: Callable, args: argparse.Namespace, url: str) -> None:
+def _start(main: Main, args: argparse.Namespace, url: str) -> None:
+    """Start this machine's processes, and wait until all have ended.
+
+    Raises:
+        SystemExit: See :func:`launch`.
+    """
     context = mp.get_context("spawn")
     messages = context.SimpleQueue()
-    world = args.num_gpus * args.num_machines
-    main = partial(_watched, main, url)
-    common = (main, world, args.num_gpus, args.machine_rank, url, (args,), DEFAULT_TIMEOUT)
+    world_size = args.num_gpus * args.num_machines
+    main = partial(_monitored, main, url)
+    common = (main, world_size, args.num_gpus, args.machine_rank, url, (args,), DEFAULT_TIMEOUT)
     first = args.machine_rank * args.num_gpus
-    processes = {}
+    processes: dict[int, BaseProcess] = {}
     for local_rank in range(args.num_gpus):
         work = (local_rank, common, messages, os.getpid())
         process = context.Process(target=_work, args=work)
         process.start()
         processes[first + local_rank] = process
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward_signal(number: int, frame: FrameType | None) -> None:
         for process in processes.values():
-            if process.is_alive():
+            if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
 
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), pass_on)
-    messages._writer.close()  # so that reading ends when the processes have
-    said: list[str] = []
+            signal.signal(getattr(signal, name), forward_signal)
+    # reading ends when the last process that can write has ended; there is no public way
+    messages._writer.close()  # type: ignore[attr-defined]
+    printed: list[str] = []
     # while they run: a pipe that is full would hold them up. One that is killed may leave half a
     # message, which must not hold up this thread
-    reader = threading.Thread(target=_say, args=(messages, said), daemon=True)
+    reader = threading.Thread(target=_print_messages, args=(messages, printed), daemon=True)
     reader.start()
     failed = _wait(processes)
-    reader.join(timeout=5.0)  # their own processes, which load data, may have the pipe for longer
+    reader.join(timeout=5.0)  # workers of theirs, which load data, may have the pipe for longer
     if failed is None:
         return
-    status = processes[failed].exitcode
-    if status != EXIT_PREEMPTED and not said:
+    status = processes[failed].exitcode or 0
+    if status != EXIT_PREEMPTED and not printed:
         how = (
             f"ended with status {status}"
             if status > 0
@@ -173,29 +199,32 @@ def _start(main: Callable, args: argparse.Namespace, url: str) -> None:
         )
         print(
             f"error: rank {failed} (process {processes[failed].pid}) {how}; the others on this "
-            "machine were stopped. --resume goes on from the last checkpoint.",
+            "machine were stopped. --resume continues from the last checkpoint.",
             file=sys.stderr,
         )
     raise SystemExit(status if status > 0 else 1)
 
 
-def _say(messages: "mp.SimpleQueue", said: list[str]) -> None:
-    """Print each message once, and note it in ``said``, until nobody can send one."""
+def _print_messages(messages: "SimpleQueue[str]", printed: list[str]) -> None:
+    """Print each message once, and add it to ``printed``, until nobody can send one."""
     with suppress(EOFError, OSError):
         while True:
             message = messages.get()
-            if message not in said:  # all ranks find the same wrong key
-                said.append(message)
+            if message not in printed:  # all ranks find the same wrong key
+                printed.append(message)
                 print(f"error: {message}", file=sys.stderr)
 
 
-def _wait(processes: dict[int, mp.Process]) -> int | None:
-    """Wait until all have ended; return the rank that failed first.
+def _wait(processes: dict[int, BaseProcess]) -> int | None:
+    """Wait until all processes have ended, and return the rank that failed first.
 
-    The others have GRACE then. One that only left, as it was told to, fails where no other does:
-    the others are told as well, and rank 0, which saves, has SAVING.
+    From then on the others have GRACE. A process that was only stopped by a signal fails where no
+    other does: the others get the signal as well, and rank 0, which saves, has SAVING.
+
+    Args:
+        processes: The processes of this machine by rank.
     """
-    failed, since, settled, told = None, None, False, False
+    failed, since, settled, stopping = None, None, False, False
     while True:
         alive = {rank: p for rank, p in processes.items() if p.is_alive()}
         ended = {r: p.exitcode for r, p in processes.items() if r not in alive and p.exitcode}
@@ -206,40 +235,50 @@ def _wait(processes: dict[int, mp.Process]) -> int | None:
             settled = ended[failed] != EXIT_PREEMPTED or 0 not in alive
         if not alive:
             return failed
-        left = EXIT_PREEMPTED in ended.values()
-        if left and not told:
-            told = True
+        preempted = EXIT_PREEMPTED in ended.values()
+        if preempted and not stopping:
+            stopping = True
             for process in alive.values():
                 process.terminate()
-        grace = SAVING if left and 0 in alive else GRACE
+        grace = SAVING if preempted and 0 in alive else GRACE
         if since is not None and time.monotonic() - since > grace:
             for process in alive.values():
-                process.kill()  # it may sit in a collective for ever, deaf to other signals
+                process.kill()  # it may wait in a collective for ever, deaf to other signals
         wait([p.sentinel for p in alive.values()], timeout=1.0)
 
 
-def _watched(main: Callable, url: str, args: argparse.Namespace) -> object:
+def _monitored(main: Main, url: str, args: argparse.Namespace) -> object:
     place = urlparse(url)
-    with watched(place.hostname, place.port) if place.scheme == "tcp" else nullcontext():
+    monitored: AbstractContextManager = nullcontext()  # a file:// has no store to count in
+    if place.scheme == "tcp" and place.hostname and place.port:
+        monitored = heartbeat_monitored(place.hostname, place.port)
+    with monitored:
         return main(args)
 
 
-def _work(local_rank: int, common: tuple, messages: "mp.SimpleQueue", parent: int) -> None:
-    """Be one process of a run; ``common`` is what Detectron2's worker takes besides its rank."""
+def _work(local_rank: int, common: tuple, messages: "SimpleQueue[str]", parent: int) -> None:
+    """Be one process of a run.
+
+    Args:
+        local_rank: The rank of this process on its machine.
+        common: The further arguments of Detectron2's worker, which are the same in all processes.
+        messages: A queue for the message of an expected error.
+        parent: The id of the process that started this one.
+    """
     _, _, num_processes, *_ = common
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
-    threading.Thread(target=_leave_without, args=(parent,), daemon=True).start()
+    threading.Thread(target=_stop_without_parent, args=(parent,), daemon=True).start()
     try:
         _distributed_worker(local_rank, *common)
     except EXPECTED as error:
         messages.put(str(error))
-        raise SystemExit(1 if isinstance(error, WHILE_RUNNING) else 2) from None
+        raise SystemExit(exit_status(error)) from None
 
 
-def _leave_without(parent: int) -> None:
-    """Ask this process to leave where its parent was killed: nobody would end it."""
+def _stop_without_parent(parent: int) -> None:
+    """Request this process to stop once its parent was killed: nobody else would end it."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGTERM)

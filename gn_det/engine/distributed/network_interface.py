@@ -10,10 +10,13 @@ SIOCGIFADDR = 0x8915  # Linux: address of an interface
 
 
 def interface_to(host: str) -> str | None:
-    """Return the name of the interface by which ``host`` is reached; None where it is not known.
+    """Return the name of the interface by which a host is reached; None where it is not known.
 
     PyTorch's gloo takes the interface of the machine's own name, which often stands for 127.0.1.1:
     others then try to reach it at their own loopback, and hang.
+
+    Args:
+        host: The name or address of the host.
     """
     try:
         import fcntl  # not on Windows

@@ -1,1 +1,1 @@
-"""Hooks of a run, as Detectron2 knows them."""
+"""Hooks of a training run, in Detectron2's sense."""

@@ -1,4 +1,4 @@
-"""When a run saves, which checkpoints it keeps, and what it does when a disk says no."""
+"""When a run saves, which checkpoints it keeps, and what it does when the disk is full."""
 
 import json
 import logging
@@ -22,17 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints(HookBase):
-    """Saves every ``period`` iterations and at the end; keeps the last ones.
-
-    It works in the main process, and does nothing in the others.
+    """Saves every ``period`` iterations and at the end, in the main process; keeps the last ones.
 
     Args:
-        checkpointer: saves.
-        period: iterations from one checkpoint to the next.
-        keep: how many of the numbered checkpoints stay; 0 for all. ``model_final.pth`` and
+        checkpointer: The checkpointer of the run.
+        period: The number of iterations from one checkpoint to the next.
+        keep: The number of numbered checkpoints that stay; 0 for all. ``model_final.pth`` and
             ``model_best.pth`` do not count.
-        on_error: "stop" or "continue" where a checkpoint cannot be written.
-        use_ema_weights: makes the context in which the model has the weights to be saved.
+        on_error: What to do where a checkpoint cannot be written: "stop" or "continue".
+        use_ema_weights: A function that makes the context in which the model has the weights to
+            save.
     """
 
     def __init__(
@@ -51,7 +50,13 @@ class Checkpoints(HookBase):
     def from_cfg(
         cls, cfg: CfgNode, checkpointer: Checkpointer, steps: GradAccumTrainer
     ) -> "Checkpoints":
-        """Read ``SOLVER.{CHECKPOINT_PERIOD, KEEP_CHECKPOINTS, ON_SAVE_ERROR}``."""
+        """Return the hook with ``SOLVER.{CHECKPOINT_PERIOD, KEEP_CHECKPOINTS, ON_SAVE_ERROR}``.
+
+        Args:
+            cfg: A finished config.
+            checkpointer: The checkpointer of the run.
+            steps: The trainer that does the steps, which may have an EMA of the weights.
+        """
         return cls(
             checkpointer,
             cfg.SOLVER.CHECKPOINT_PERIOD,
@@ -61,15 +66,15 @@ class Checkpoints(HookBase):
         )
 
     def before_train(self) -> None:
-        """Save the end of a run that was killed after its last iteration, just before that."""
+        """Save ``model_final`` of a run that was killed between its last iteration and that."""
         start = self.trainer.start_iter
         if start >= self.trainer.max_iter:
-            # the last one done; Detectron2 counts on from it, as after its last step
+            # the last iteration that was done; Detectron2 adds 1, as after its last step
             self.trainer.iter = start - 1
             self.save("model_final")
 
     def after_step(self) -> None:
-        """Save where it is time to."""
+        """Save, where a period or the training ends."""
         done = self.trainer.iter + 1
         if done % self.period == 0:
             self.save_now()
@@ -83,10 +88,17 @@ class Checkpoints(HookBase):
             self._prune(f"{name}.pth")
 
     def save(self, name: str, *, latest: bool = True) -> bool:
-        """Save ``NAME.pth``, and return whether it is there.
+        """Save ``NAME.pth``.
+
+        Args:
+            name: The name of the file, without ``.pth``.
+            latest: Whether a resumed run starts from it.
+
+        Returns:
+            Whether it was written; False in processes other than the main one.
 
         Raises:
-            SaveError: it could not be written, and ``on_error`` is "stop".
+            SaveError: It could not be written, and ``on_error`` is "stop".
         """
         if not comm.is_main_process():
             return False
@@ -95,13 +107,13 @@ class Checkpoints(HookBase):
                 self.checkpointer.save(name, latest=latest, iteration=self.trainer.iter)
         except SaveError as error:
             last = self.checkpointer.get_checkpoint_file()
-            kept = f"{last} is the last good checkpoint." if last else "There is none before it."
+            good = f"{last} is the last good checkpoint." if last else "There is none before it."
             if self.on_error == "stop":
                 raise SaveError(
-                    f"{error}. {kept} Make room or mend the folder, then go on with --resume. "
-                    "(SOLVER.ON_SAVE_ERROR continue goes on without a checkpoint.)"
+                    f"{error}. {good} Free some space or repair the folder, then use --resume. "
+                    "(SOLVER.ON_SAVE_ERROR continue trains on without a checkpoint.)"
                 ) from None
-            logger.error(f"{error}. {kept} Going on, as SOLVER.ON_SAVE_ERROR says.")
+            logger.error(f"{error}. {good} Training on, as SOLVER.ON_SAVE_ERROR is continue.")
             return False
         return True
 
@@ -110,70 +122,70 @@ class Checkpoints(HookBase):
         if not self.keep:
             return
         folder = self.checkpointer.save_dir
-        newest = checkpoint_iteration(just_saved)
         numbers = {name: checkpoint_iteration(name) for name in os.listdir(folder)}
-        # a later one, such as a damaged one that was skipped, is not ours to remove
-        mine = sorted((n, name) for name, n in numbers.items() if n is not None and n <= newest)
-        for _, name in mine[: -self.keep]:
+        known = sorted((n, name) for name, n in numbers.items() if n is not None)
+        # a later one, such as a damaged one that was skipped, is not this run's to remove
+        so_far = known[: [name for _, name in known].index(just_saved) + 1]
+        for _, name in so_far[: -self.keep]:
             os.unlink(os.path.join(folder, name))
 
 
 class BestCheckpoint(HookBase):
     """Saves ``model_best.pth`` after an evaluation that is better than all before.
 
-    ``model_best.json`` beside it says which iteration and value it has; a run that is resumed goes
-    on from there. It comes after the hook that evaluates.
+    ``model_best.json`` beside it has its iteration and value, which a resumed run compares with. It
+    comes after the hook that evaluates.
 
     Args:
-        checkpoints: saves.
-        metric: such as "bbox/AP"; the higher, the better.
-        period: iterations from one evaluation to the next.
+        checkpoints: The hook that saves.
+        metric: The name of the number to maximize, such as "bbox/AP"; "" saves none.
+        period: The number of iterations from one evaluation to the next.
     """
 
     def __init__(self, checkpoints: Checkpoints, metric: str, period: int):
         self.checkpoints, self.metric, self.period = checkpoints, metric, period
-        self._said = False
+        self._warned = False
 
     def before_train(self) -> None:
-        """Look at the evaluation that the run was stopped in, if it was."""
+        """Compare the evaluation that the run was stopped in, if it was."""
         if self.metric in self.trainer.storage.latest():
-            self._look()
+            self._compare()
 
     def after_step(self) -> None:
-        """Look at the evaluation that has just been made."""
+        """Compare the evaluation after this step."""
         done = self.trainer.iter + 1
         if self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter:
-            self._look()
+            self._compare()
 
     def after_train(self) -> None:
-        """Look at the evaluation of the end, where the run came to it."""
+        """Compare the evaluation of the end, where the run came to it."""
         if self.trainer.iter >= self.trainer.max_iter:
-            self._look()
+            self._compare()
 
-    def _look(self) -> None:
+    def _compare(self) -> None:
         latest = self.trainer.storage.latest()
         if self.metric and self.metric not in latest:
-            self._say_missing(latest)
+            self._warn_missing(latest)
         value, iteration = latest.get(self.metric, (math.nan, -1))
         path = Path(self.checkpoints.checkpointer.save_dir, "model_best.json")
         if not comm.is_main_process() or not math.isfinite(value):
             return
-        # one of another metric, before it was changed, is no measure
+        # the value of another metric, before the key was changed, does not count
         best = json.loads(path.read_text()).get(self.metric) if path.exists() else None
         best = -math.inf if best is None else best
         if value > best and self.checkpoints.save("model_best", latest=False):
-            iteration = min(iteration, self.trainer.max_iter - 1)  # at the end it is one further
+            iteration = min(iteration, self.trainer.max_iter - 1)  # one further at the end
             record = {"iteration": iteration, self.metric: value}
             atomic_write(path, lambda file: file.write(json.dumps(record).encode()))
             logger.info(
                 f"The best so far: {self.metric} {value:.4g} after {iteration + 1} iterations"
             )
 
-    def _say_missing(self, latest: Iterable[str]) -> None:
-        """Warn once: of two test sets, say, the metrics have the sets' names before them."""
-        if self._said or not comm.is_main_process():
+    def _warn_missing(self, latest: Iterable[str]) -> None:
+        """Warn once; of two test sets, for example, the metrics begin with the sets' names."""
+        if self._warned or not comm.is_main_process():
             return
-        self._said = True
+        self._warned = True
         known = [name for name in latest if name.endswith(self.metric.rpartition("/")[2])]
         logger.warning(
             f"SOLVER.BEST_METRIC {self.metric} is not among what is evaluated"

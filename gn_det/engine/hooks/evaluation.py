@@ -1,4 +1,4 @@
-"""The evaluations of a run, each of them made whether or not the run was stopped in it."""
+"""The evaluations of a run, complete even where the run was stopped in one."""
 
 import time
 from collections.abc import Callable
@@ -11,38 +11,35 @@ from gn_det.evaluation import read_metrics
 
 __all__ = ["Evaluation"]
 
-# in metrics.json beside the results of an evaluation: its seconds
-TIME = "eval_time"
+TIME = "eval_time"  # in metrics.json beside the results of an evaluation: its seconds
 
 
 class Evaluation(EvalHook):
-    """Detectron2's, and a run that was stopped in an evaluation begins with that one.
+    """Detectron2's EvalHook; a run that was stopped in an evaluation begins with that one.
 
     It comes after the hook that saves.
 
     Args:
-        period: iterations from one evaluation to the next; 0 for one at the end alone.
-        evaluate: returns the results, as for ``EvalHook``.
-        folder: of the run; its ``metrics.json`` says what was evaluated.
+        period: The number of iterations from one evaluation to the next; 0: one at the end.
+        evaluate: A function that evaluates the model and returns the results, as of ``EvalHook``.
+        folder: The folder of the run, whose ``metrics.json`` has the evaluations that were made.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict | None], folder: str):
-        def timed() -> dict | None:
-            start = time.perf_counter()
-            results = evaluate()
-            if results:
-                seconds = time.perf_counter() - start
-                self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
-            return results
-
-        super().__init__(period, timed)
+        super().__init__(period, evaluate)
         self._metrics = Path(folder, "metrics.json")
 
+    def _do_eval(self) -> None:
+        start = time.perf_counter()
+        super()._do_eval()
+        seconds = time.perf_counter() - start
+        self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
+
     def before_train(self) -> None:
-        """Make up for the evaluation after the last step, where it is missing."""
+        """Evaluate, where the evaluation after the last step is missing."""
         done = self.trainer.start_iter
         due = self._period > 0 and done % self._period == 0 and 0 < done < self.trainer.max_iter
-        if due and not comm.all_gather(self._made(done))[0]:
+        if due and not comm.all_gather(self._is_recorded(done))[0]:
             # as it was after that step; the first step sets both
             self.trainer.iter = self.trainer.storage.iter = done - 1
             self._do_eval()
@@ -52,6 +49,6 @@ class Evaluation(EvalHook):
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
 
-    def _made(self, done: int) -> bool:
+    def _is_recorded(self, done: int) -> bool:
         rows = read_metrics(self._metrics) if self._metrics.exists() else []
         return any(row["iteration"] == done - 1 and TIME in row for row in rows)

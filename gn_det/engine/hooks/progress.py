@@ -1,29 +1,78 @@
-"""A progress bar with the time left in a terminal; plain lines, by Detectron2, elsewhere."""
+"""Where a run's numbers go: a progress bar or lines, ``metrics.json`` and TensorBoard.
+
+A person at a terminal (stderr) sees a bar with the time left; elsewhere Detectron2 prints lines.
+"""
 
 import logging
+import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, default_writers
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["ProgressBar", "in_terminal", "inference_bar"]
+__all__ = [
+    "ProgressBar",
+    "build_writers",
+    "in_terminal",
+    "inference_bar",
+    "quiet_inference",
+    "writing_period",
+]
 
 
 def in_terminal() -> bool:
-    """Return whether a person watches: stderr is a terminal."""
+    """Return whether stderr is a terminal, so that a person sees a bar."""
     return sys.stderr.isatty()
 
 
+def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
+    """Return Detectron2's writers, without the one that prints lines where a bar is shown.
+
+    Args:
+        folder: The folder of the run. A ``metrics.json`` that is there is continued; where its last
+            line was cut off, that line stays as it is, and the next one begins on its own.
+        max_iter: The number of iterations of the run, for the time left.
+    """
+    _end_last_line(Path(folder, "metrics.json"))
+    writers = default_writers(folder, max_iter)
+    if in_terminal():
+        writers = [w for w in writers if not isinstance(w, CommonMetricPrinter)]
+    return writers
+
+
+def writing_period(eval_period: int, log_period: int = 20) -> int:
+    """Return the iterations from one writing to the next.
+
+    A writer has the last value of each number alone, so it writes at least at each evaluation.
+
+    Args:
+        eval_period: The iterations from one evaluation to the next; 0: one at the end.
+        log_period: The largest period; 20 is Detectron2's.
+    """
+    return min(log_period, eval_period) if eval_period > 0 else log_period
+
+
+def _end_last_line(path: Path) -> None:
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.write(b"\n")
+
+
 class ProgressBar(HookBase):
-    """Shows iterations, time left, loss and learning rate."""
+    """Shows iterations, time left, loss and learning rate of a training."""
 
     _bar: tqdm | None = None
 
     def before_train(self) -> None:
-        """Start the bar where the run starts, which is later for a resumed one."""
+        """Start the bar at the first iteration, which is not 0 in a resumed run."""
         trainer = self.trainer
         self._bar = tqdm(
             initial=trainer.start_iter,
@@ -33,35 +82,43 @@ class ProgressBar(HookBase):
             dynamic_ncols=True,
         )
         loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "gn_det")]
-        self._redirect = logging_redirect_tqdm(loggers)
-        self._redirect.__enter__()
+        self._redirect = ExitStack()
+        self._redirect.enter_context(logging_redirect_tqdm(loggers))
 
     def after_step(self) -> None:
-        """Move on by one."""
+        """Advance the bar by one iteration."""
         latest = self.trainer.storage.latest()
         shown = {
             name: f"{latest[key][0]:.4g}"
             for name, key in (("loss", "total_loss"), ("lr", "lr"))
             if key in latest
         }
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update()
 
     def after_train(self) -> None:
-        """Take the bar away, also after an error, which may have come before it was there."""
+        """Close the bar; after an error there may be none yet."""
         if self._bar is None:
             return
-        self._redirect.__exit__(None, None, None)
+        self._redirect.close()
         self._bar.close()
 
 
 class _Bar:
-    """A data loader that shows how far it was read."""
+    """A data loader that shows how much of it was read.
+
+    Args:
+        loader: An iterable with a length.
+        description: The words before the bar.
+    """
 
     def __init__(self, loader: Iterable, description: str):
         self._loader, self._description = loader, description
 
     def __len__(self) -> int:
+        if not isinstance(self._loader, Sized):
+            raise TypeError(f"{type(self._loader).__name__} has no length.")
         return len(self._loader)
 
     def __iter__(self) -> Iterator:
@@ -69,13 +126,18 @@ class _Bar:
 
 
 def inference_bar(loader: Iterable, name: str) -> Iterable:
-    """Return ``loader`` with a progress bar in a terminal, as it is elsewhere."""
+    """Return a data loader with a progress bar in a terminal; elsewhere the loader itself.
+
+    Args:
+        loader: The data loader, with a length.
+        name: The name of the dataset, which stands before the bar.
+    """
     return _Bar(loader, name) if in_terminal() else loader
 
 
 @contextmanager
 def quiet_inference() -> Iterator[None]:
-    """Hold back Detectron2's "Inference done" lines where a bar is shown."""
+    """Print none of Detectron2's "Inference done" lines inside the block, where a bar is shown."""
     logger = logging.getLogger("detectron2.evaluation.evaluator")
     level = logger.level
     if in_terminal():

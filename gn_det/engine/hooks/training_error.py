@@ -1,4 +1,4 @@
-"""The error of the training images, as they come by: what the paper's training curves show."""
+"""The error on the training images during training: what the paper's training curves show."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ __all__ = ["TrainingError"]
 
 
 class TrainingError(HookBase):
-    """Writes ``training/top1_error`` in percent: of all images since it did so the last time.
+    """Writes ``training/top1_error`` in percent, over all images since the last writing.
 
     It comes before the hook that saves, so that a checkpoint has what was counted.
 
     Args:
-        model: counts; not wrapped.
-        period: iterations.
+        model: The model, not wrapped, which counts.
+        period: The number of iterations from one writing to the next.
     """
 
     def __init__(self, model: ImageClassifier, period: int):
         self.model, self.period = model, period
 
     def after_step(self) -> None:
-        """Write and start anew, where a period ends."""
+        """Write, and reset the counts, where a period ends."""
         if (self.trainer.iter + 1) % self.period:
             return
         seen, hits = map(sum, zip(*comm.all_gather((self.model.seen, self.model.hits))))
@@ -37,5 +37,9 @@ class TrainingError(HookBase):
         return {"seen": self.model.seen, "hits": self.model.hits}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with them."""
+        """Set the counts of this process.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
         self.model.seen, self.model.hits = state_dict["seen"], state_dict["hits"]

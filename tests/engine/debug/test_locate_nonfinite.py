@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gn_det.engine.debug.locate_nonfinite import Step, locate_nonfinite, not_finite
+from gn_det.engine.debug.locate_nonfinite import Step, count_nonfinite, locate_nonfinite
 
 
 class Scale(nn.Module):
@@ -53,21 +53,21 @@ class Remade(Chain):
         return {"loss": self.c(checkpoint(self.b, x, use_reentrant=False)).mean()}
 
 
-def find(model, *values, seed=3, gpus=None, scale=1.0, autocast=nullcontext):
+def find(model, *values, seed=3, micro_batch_ids=None, scale=1.0, autocast=nullcontext):
     batches = [{"x": torch.tensor(value)} for value in values or ([1.0, 2.0],)]
-    step = Step(batches, gpus or [*range(len(batches))], 5, seed, scale)
+    step = Step(batches, micro_batch_ids or [*range(len(batches))], 5, seed, scale)
     return locate_nonfinite(model.train(), step, autocast)
 
 
 @pytest.mark.parametrize("kind", [Chain, Remade])
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_first_output(kind, bad):
-    finding = find(kind(b=Scale(bad)))
-    assert finding.place.startswith(
+    report = find(kind(b=Scale(bad)))
+    assert report.location.startswith(
         "b (Scale) is the first module whose output is not finite: 2 of 2"
     )
-    assert finding.place.endswith("Its input was finite.")
-    assert finding.batch == 0
+    assert report.location.endswith("Its input was finite.")
+    assert report.micro_batch == 0
 
 
 def test_what_comes_between_modules():
@@ -75,9 +75,9 @@ def test_what_comes_between_modules():
         def forward(self, batch):
             return {"loss": self.b(self.a(batch["x"]) / 0.0).mean()}
 
-    place = find(Between()).place
-    assert place.startswith("b (Scale)")
-    assert place.endswith(
+    location = find(Between()).location
+    assert location.startswith("b (Scale)")
+    assert location.endswith(
         "Its input was not finite already: look at what the model (Between) does before it."
     )
 
@@ -87,20 +87,20 @@ def test_a_loss_of_the_whole():
         def forward(self, batch):
             return {"fine": self.a(batch["x"]).mean(), "broken": self.b(batch["x"]).mean() / 0.0}
 
-    finding = find(Loss())
+    report = find(Loss())
     assert "the model (Loss) is the first module whose output is not finite (broken): 1 of 1" in (
-        finding.place
+        report.location
     )
-    assert finding.losses == [{"fine": 1.5, "broken": float("inf")}]
+    assert report.losses == [{"fine": 1.5, "broken": float("inf")}]
 
 
 @pytest.mark.parametrize("kind", [Chain, Remade])
 def test_first_gradient(kind):
-    place = find(kind(b=Root())).place
-    assert place.startswith(
+    location = find(kind(b=Root())).location
+    assert location.startswith(
         "a (Scale) is the first module, in backward, whose output's gradient is not finite: 2 of 2"
     )
-    assert place.endswith("The last gradient that was finite is that of the output of b (Root).")
+    assert location.endswith("The last gradient that was finite is that of the output of b (Root).")
 
 
 def test_gradient_of_a_parameter():
@@ -109,7 +109,7 @@ def test_gradient_of_a_parameter():
             w = self.b.weight
             return {"loss": self.a(batch["x"]).mean() + (w - w.detach()).abs().sqrt()}
 
-    assert "the gradient of parameter b.weight is not" in find(Leaf()).place
+    assert "the gradient of a parameter is not: b.weight." in find(Leaf()).location
 
 
 def test_a_norm_that_overflows():
@@ -119,9 +119,9 @@ def test_a_norm_that_overflows():
 
     model = Steep()
     model.w = nn.Parameter(torch.zeros(2))
-    finding = find(model)
-    assert "that of w is so large that its norm is not" in finding.place
-    assert finding.batch is None
+    report = find(model)
+    assert "that of w is so large that its norm is not" in report.location
+    assert report.micro_batch is None
 
 
 def test_error_after_nan():
@@ -132,7 +132,7 @@ def test_error_after_nan():
                 raise AssertionError("boxes")
             return super().forward(batch)
 
-    assert find(Strict(b=Scale(float("nan")))).place.startswith("b (Scale)")
+    assert find(Strict(b=Scale(float("nan")))).location.startswith("b (Scale)")
 
 
 def test_error_of_its_own():
@@ -140,7 +140,7 @@ def test_error_of_its_own():
         def forward(self, batch):
             raise FloatingPointError("has diverged")
 
-    assert find(Diverged()).place.endswith("were finite until this: has diverged")
+    assert find(Diverged()).location.endswith("were finite until this: has diverged")
 
     class Wrong(Chain):
         def forward(self, batch):
@@ -151,44 +151,46 @@ def test_error_of_its_own():
 
 
 def test_second_micro_batch():
-    finding = find(Chain(), [1.0], [float("nan")], [1.0])
-    assert finding.batch == 1
-    assert len(finding.losses) == 2
-    assert "a (Scale)" in finding.place
-    assert "not finite already" in finding.place
+    report = find(Chain(), [1.0], [float("nan")], [1.0])
+    assert report.micro_batch == 1
+    assert len(report.losses) == 2
+    assert "a (Scale)" in report.location
+    assert "not finite already" in report.location
 
 
 def test_all_is_finite_and_stays_as_it_was():
     model = Chain()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    finding = find(model, [1.0, 2.0], [4.0])
-    assert (finding.place, finding.batch) == ("", None)
-    assert [losses["loss"] for losses in finding.losses] == [1.5, 4.0]
+    report = find(model, [1.0, 2.0], [4.0])
+    assert (report.location, report.micro_batch) == ("", None)
+    assert [losses["loss"] for losses in report.losses] == [1.5, 4.0]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_random_numbers_are_those_of_the_virtual_gpu():
-    one, two = (loss["random"] for loss in find(Chain(), [1.0], [1.0], gpus=[2, 5]).losses)
+def test_random_numbers_follow_from_the_number_of_the_micro_batch():
+    one, two = (
+        loss["random"] for loss in find(Chain(), [1.0], [1.0], micro_batch_ids=[2, 5]).losses
+    )
     assert one != two
-    assert find(Chain(), [1.0], gpus=[5]).losses[0]["random"] == two
+    assert find(Chain(), [1.0], micro_batch_ids=[5]).losses[0]["random"] == two
 
 
 def test_scale_counts():
     # the gradient, 1000, is finite; 2^127 times that is not
     steep = Scale(1e3)
-    assert not find(Chain(b=steep), [1.0]).place
-    assert "not finite" in find(Chain(b=steep), [1.0], scale=2.0**127).place
+    assert not find(Chain(b=steep), [1.0]).location
+    assert "not finite" in find(Chain(b=steep), [1.0], scale=2.0**127).location
 
 
 def test_bfloat16():
     linear = nn.Linear(2, 2)
     nn.init.constant_(linear.weight, 3e38)
     autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    assert find(Chain(b=linear), autocast=autocast).place.startswith("b (Linear)")
+    assert find(Chain(b=linear), autocast=autocast).location.startswith("b (Linear)")
 
 
 def test_whole_numbers_are_finite():
-    assert not_finite(torch.tensor([1, 2])) == 0
-    assert not_finite(torch.tensor([1.0, float("inf"), float("nan")])) == 2
+    assert count_nonfinite(torch.tensor([1, 2])) == 0
+    assert count_nonfinite(torch.tensor([1.0, float("inf"), float("nan")])) == 2

@@ -81,14 +81,14 @@ def test_a_rank_that_is_stopped_ends_the_run_and_is_named(
     start_training, wait_for_a_step, tmp_path, monkeypatch
 ):
     victim = 0  # rank 1 is cut off in test_two_machines
-    monkeypatch.setenv("GN_DET_SILENT_AFTER", "10")
+    monkeypatch.setenv("GN_DET_HEARTBEAT_TIMEOUT", "10")
     process = start_training(tmp_path / "run", *LONG, flags=TWO)
     wait_for_a_step(process)
     pids = workers(process)
     os.kill(pids[victim], signal.SIGSTOP)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1, output[-3000:]
-    assert f"error: rank {victim} has been silent for 10 s" in output
+    assert f"error: rank {victim} has sent no heartbeat for 10 s" in output
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -119,7 +119,7 @@ def test_who_failed(monkeypatch, statuses, failed):
 
 
 class Saving:
-    """Rank 0 of a run: it begins to save when it is told to leave, and ends with ``status``."""
+    """Rank 0 of a run: it begins to save when it gets the signal, and ends with ``status``."""
 
     sentinel, exitcode, told, killed = None, None, None, False
 
@@ -236,7 +236,7 @@ def torchrun(digits_command, free_port, folder, *keys, options=()):
     start += ["--master-port", str(free_port)]
     return subprocess.run(
         [*start, *options, *script],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         timeout=200,
@@ -261,5 +261,5 @@ def test_torchrun_starts_workers_again_and_the_run_goes_on(digits_command, free_
     finally:
         del os.environ["DIE_AFTER"]
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on with --resume" in done.stderr
+    assert "continuing as with --resume" in done.stderr
     assert "Starting training from iteration 4" in (command_folder / "log.txt").read_text()

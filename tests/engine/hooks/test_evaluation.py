@@ -8,7 +8,7 @@ from detectron2.engine.train_loop import TrainerBase
 from gn_det.checkpoint import Checkpointer
 from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
 from gn_det.engine.hooks.evaluation import Evaluation
-from gn_det.engine.writers import build_writers
+from gn_det.engine.hooks.progress import build_writers
 from gn_det.evaluation import read_metrics
 
 APS = {1: 1.0, 3: 5.0}  # after two iterations and after four; later ones have 2

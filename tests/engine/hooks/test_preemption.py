@@ -25,16 +25,21 @@ class Run(TrainerBase):
     def __init__(self, at):
         super().__init__()
         self.at, self.seen = at, []
-        self.stop_requested = self.leave = False
+        self.stop_requested = self.should_stop = False
         checkpoints = SimpleNamespace(period=1000, save_now=lambda: self.do("save"))
-        leave = PreemptionHook(self, checkpoints)
+        self.preemption = PreemptionHook(self, checkpoints)
 
         def evaluate():
-            with leave.evaluating():
+            with self.preemption.evaluating():
                 self.do("evaluation")
 
-        restore_handlers = hooks.CallbackHook(after_train=lambda trainer: leave.restore_handlers())
-        self.register_hooks([leave, hooks.EvalHook(2, evaluate), restore_handlers])
+        self.register_hooks([self.preemption, hooks.EvalHook(2, evaluate)])
+
+    def train(self, start_iter, max_iter):
+        try:
+            super().train(start_iter, max_iter)
+        finally:
+            self.preemption.restore_handlers()
 
     def do(self, what):
         self.seen.append((what, self.iter))
@@ -42,17 +47,17 @@ class Run(TrainerBase):
 
     def run_step(self):
         self.do("step")
-        self.leave = self.stop_requested
+        self.should_stop = self.stop_requested
 
 
-def leaves(run):
-    with pytest.raises(SystemExit) as left:
+def stops(run):
+    with pytest.raises(SystemExit) as stopped:
         run.train(0, 3)
-    assert left.value.code == EXIT_PREEMPTED
+    assert stopped.value.code == EXIT_PREEMPTED
     return run.seen
 
 
-def test_the_signals_are_given_back():
+def test_the_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     Run({}).train(0, 3)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -61,36 +66,36 @@ def test_the_signals_are_given_back():
 def test_after_a_step_all_wait_for_the_one_that_saves(send, monkeypatch):
     run = Run({("step", 0): send})
     monkeypatch.setattr(comm, "synchronize", lambda: run.do("wait"))
-    assert leaves(run) == [("step", 0), ("save", 0), ("wait", 0)]
+    assert stops(run) == [("step", 0), ("save", 0), ("wait", 0)]
 
 
 @pytest.mark.parametrize("place", ["step", "evaluation"])
 def test_another_signal_does_nothing(send, place):
     both = {(place, 1): send, ("save", 1): lambda: [send(name) for name in preemption.SIGNALS]}
-    assert leaves(Run(both))[-1] == ("save", 1)
+    assert stops(Run(both))[-1] == ("save", 1)
     send()  # in what is left to do
 
 
 @pytest.mark.parametrize("name", preemption.SIGNALS)
 def test_the_evaluation_of_the_end(send, caplog, name):
     with caplog.at_level(logging.WARNING, "gn_det"):
-        seen = leaves(Run({("evaluation", 3): lambda: send(name)}))
+        seen = stops(Run({("evaluation", 3): lambda: send(name)}))
     assert seen[-1] == ("evaluation", 3)  # model_final is there: nothing is saved
-    assert "stopped after iteration 2 with status 75" in caplog.text
+    assert "Stopped by a signal after iteration 2, with status 75" in caplog.text
 
 
 def test_a_signal_just_before_an_evaluation(send):
     run = Run({})
     run.register_hooks([hooks.CallbackHook(after_step=lambda _: run.iter == 1 and send())])
-    run._hooks.insert(1, run._hooks.pop())  # after the place where a step is left
-    assert leaves(run) == [("step", 0), ("step", 1), ("save", 1)]
+    run._hooks.insert(1, run._hooks.pop())  # after the hook that stops
+    assert stops(run) == [("step", 0), ("step", 1), ("save", 1)]
 
 
 def test_a_signal_to_another_process_just_before_an_evaluation(monkeypatch):
     run = Run({})
     monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, True])
     monkeypatch.setattr(comm, "synchronize", lambda: run.do("wait"))
-    assert leaves(run) == [("step", 0), ("step", 1), ("save", 1), ("wait", 1)]
+    assert stops(run) == [("step", 0), ("step", 1), ("save", 1), ("wait", 1)]
 
 
 def test_a_process_that_loads_data_does_nothing(send):
@@ -111,7 +116,7 @@ def test_a_process_that_loads_data_does_nothing(send):
     assert ("save", 1) not in run.seen
 
 
-def test_a_connection_that_breaks_since_another_one_left(send, monkeypatch):
+def test_a_connection_that_breaks_since_another_one_stopped(send, monkeypatch):
     def break_off():
         raise RuntimeError("Connection closed by peer")
 
@@ -119,7 +124,7 @@ def test_a_connection_that_breaks_since_another_one_left(send, monkeypatch):
     monkeypatch.setattr(comm, "all_gather", lambda mine: [mine])
     monkeypatch.setattr(comm, "synchronize", lambda: None)
     monkeypatch.setattr(preemption.time, "sleep", lambda seconds: send())
-    assert leaves(Run({("evaluation", 1): break_off}))[-1] == ("save", 1)
+    assert stops(Run({("evaluation", 1): break_off}))[-1] == ("save", 1)
 
 
 def test_a_signal_to_one_that_waits_for_the_scores_is_for_the_next_step(send, monkeypatch):

@@ -1,10 +1,18 @@
+import json
 import logging
 
 import pytest
 from detectron2.engine import HookBase, TrainerBase
+from detectron2.utils.events import CommonMetricPrinter, EventStorage
 
 from gn_det.engine import ProgressBar, in_terminal
-from gn_det.engine.hooks.progress import inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import (
+    build_writers,
+    inference_bar,
+    quiet_inference,
+    writing_period,
+)
+from gn_det.evaluation import read_metrics
 
 
 @pytest.fixture
@@ -75,3 +83,50 @@ def test_an_error_before_the_bar_is_there_is_the_one_that_is_told():
     trainer.register_hooks([Fails(), ProgressBar()])
     with pytest.raises(ZeroDivisionError):
         trainer.train(0, 5)
+
+
+def write(folder, iteration, **values):
+    writers = build_writers(str(folder), 10)
+    with EventStorage(iteration) as storage:
+        storage.put_scalars(**values, smoothing_hint=False)
+        for writer in writers:
+            if not isinstance(writer, CommonMetricPrinter):
+                writer.write()
+                writer.close()
+    return writers
+
+
+@pytest.mark.parametrize("before", ["", '{"iteration": 1, "a": 1.0}\n'])
+@pytest.mark.parametrize("cut", ["", '{"iteration": 2, "a":', '{"iteration": 2, "a": 2.5}'])
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path, before, cut):
+    path = tmp_path / "metrics.json"
+    path.write_text(before + cut)
+    write(tmp_path, 3, a=3.0)
+    assert path.read_text().startswith(before + cut)
+    rows = {row["iteration"]: row["a"] for row in read_metrics(path)}
+    wanted = {3: 3.0}
+    if before:
+        wanted[1] = 1.0
+    if cut.endswith("}"):
+        wanted[2] = 2.5
+    assert rows == wanted
+
+
+def test_a_new_run(tmp_path):
+    write(tmp_path, 0, a=1.0)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"iteration": 0, "a": 1.0}
+
+
+@pytest.mark.parametrize("in_terminal", [True, False])
+def test_lines_or_a_bar(tmp_path, monkeypatch, in_terminal):
+    monkeypatch.setattr("gn_det.engine.hooks.progress.in_terminal", lambda: in_terminal)
+    kinds = {type(writer) for writer in build_writers(str(tmp_path), 10)}
+    assert (CommonMetricPrinter in kinds) is not in_terminal
+    assert len(kinds) == (2 if in_terminal else 3)
+
+
+@pytest.mark.parametrize(
+    ("eval_period", "log_period", "period"), [(0, 20, 20), (7, 20, 7), (50, 20, 20)]
+)
+def test_no_evaluation_is_replaced_before_it_is_written(eval_period, log_period, period):
+    assert writing_period(eval_period, log_period) == period

@@ -1,0 +1,149 @@
+"""An evaluation without a training: what is loaded, what is written, what is expected."""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import verify_results
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from gn_det.checkpoint import Checkpointer, WeightsError
+from gn_det.config import ConfigError
+from gn_det.engine.hooks.progress import build_writers
+from gn_det.utils import and_more
+
+__all__ = ["by_dataset", "evaluate_only", "load_to_evaluate", "record_evaluation", "verify"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_only(
+    cfg: CfgNode,
+    model: nn.Module,
+    evaluate: Callable[[nn.Module], dict | None],
+    weights: str,
+    *,
+    resume: bool = False,
+    key: str = "MODEL.WEIGHTS",
+) -> dict | None:
+    """Load a whole model, evaluate it, and record the results in ``OUTPUT_DIR/inference``.
+
+    Args:
+        cfg: A finished config. Read are ``OUTPUT_DIR``, ``DATASETS.TEST`` and
+            ``TEST.EXPECTED_RESULTS``; weights that say how they were trained are checked against
+            ``MODEL`` and ``INPUT``.
+        model: The model on its device, with any weights.
+        evaluate: A function that evaluates the model in all processes. It returns a nested dict of
+            numbers in the main process.
+        weights: A path or URL, see :meth:`gn_det.checkpoint.Checkpointer.load`.
+        resume: Whether to take the latest checkpoint of ``OUTPUT_DIR``, where there is one.
+        key: The config key or option that names ``weights``, for messages.
+
+    Returns:
+        What ``evaluate`` returns.
+
+    Raises:
+        ConfigError: There is nothing to load.
+        FileNotFoundError: There is no such file.
+        WeightsError: The file cannot be used, or lacks a part of the model.
+        SystemExit: With status 1 where ``TEST.EXPECTED_RESULTS`` is missed.
+    """
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
+    checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key)
+    results = evaluate(model)
+    if results and comm.is_main_process():
+        record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
+        metrics = os.path.join(cfg.OUTPUT_DIR, "inference", "metrics.json")
+        logger.info(f"The results are in {metrics}.")
+        verify(cfg, by_dataset(cfg, results))
+    return results
+
+
+def load_to_evaluate(
+    checkpointer: Checkpointer, weights: str, *, resume: bool = False, key: str = "MODEL.WEIGHTS"
+) -> dict[str, Any]:
+    """Load the whole model of ``checkpointer``; what would be random is refused.
+
+    Args:
+        checkpointer: The checkpointer of the model.
+        weights: A path or URL, see :meth:`gn_det.checkpoint.Checkpointer.load`.
+        resume: Whether to take the latest checkpoint of the folder, where there is one.
+        key: The config key or option that names ``weights``, for messages.
+
+    Returns:
+        What else the file holds, such as the iteration.
+
+    Raises:
+        ConfigError: There is nothing to load.
+        FileNotFoundError: There is no such file.
+        WeightsError: The file cannot be used, or lacks a part of the model.
+    """
+    resume = resume and checkpointer.has_checkpoint()
+    if not weights and not resume:
+        raise ConfigError(
+            f"There is nothing to evaluate: {key} is empty, and no run is named by --resume and "
+            "its folder."
+        )
+    checkpoint = checkpointer.resume_or_load(weights, resume=resume)
+    report = checkpointer.report
+    assert report is not None  # a file was loaded
+    random = [*report.missing, *(name for name, *_ in report.shape_mismatch)]
+    if random:
+        source = checkpointer.save_dir if resume else weights
+        raise WeightsError(
+            f"{source}: it has nothing of the right shape for {and_more(random, 1)}, which would "
+            "be random in the evaluation. Give the weights of a whole model."
+        )
+    return checkpoint
+
+
+def record_evaluation(folder: str, results: dict, checkpoint: Mapping[str, object]) -> None:
+    """Add the results to ``FOLDER/inference/metrics.json`` and to TensorBoard there.
+
+    The training's own files stay as they are. The keys are those of an evaluation in training.
+
+    Args:
+        folder: The folder of the run.
+        results: A nested dict of numbers, as :meth:`gn_det.engine.Trainer.test` returns it.
+        checkpoint: What loading the checkpoint returned. The numbers are recorded at its
+            ``iteration``; at 0 where it has none.
+    """
+    iteration = checkpoint.get("iteration")
+    iteration = iteration if isinstance(iteration, int) and iteration > 0 else 0
+    writers = build_writers(os.path.join(folder, "inference"), iteration)
+    with EventStorage(iteration) as storage:
+        storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
+        for writer in writers:
+            writer.write()
+            writer.close()
+
+
+def by_dataset(cfg: CfgNode, results: dict) -> dict[str, dict]:
+    """Return ``{dataset: results}``; the results of a single dataset come without its name.
+
+    Args:
+        cfg: The config with ``DATASETS.TEST``.
+        results: The results, as :meth:`gn_det.engine.Trainer.test` returns them.
+    """
+    names = cfg.DATASETS.TEST
+    return results if len(names) > 1 else dict.fromkeys(names, results)
+
+
+def verify(cfg: CfgNode, results: Mapping[str, dict]) -> None:
+    """Compare the results of each dataset with ``TEST.EXPECTED_RESULTS``.
+
+    Args:
+        cfg: The config with ``TEST.EXPECTED_RESULTS``.
+        results: ``{dataset: results}``, see :func:`by_dataset`.
+
+    Raises:
+        SystemExit: With status 1 where a result is missed, or was not measured.
+    """
+    for of_dataset in results.values():
+        verify_results(cfg, defaultdict(dict, of_dataset))

@@ -1,0 +1,143 @@
+"""The command as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gn_det_command import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def content(tmp_path):
+    """Write two images of 32 x 24 and return the content of their json."""
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / name)
+    return {
+        "images": [
+            {"id": i, "file_name": name, "width": 32, "height": 24}
+            for i, name in ((1, "a.png"), (2, "b.png"))
+        ],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": 1,
+                "bbox": [1, 2, 10, 10],
+                "area": 100,
+                "iscrowd": 0,
+            }
+            for i in (1, 2)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch, capsys):
+    """Return a function that writes a json and runs the command in its folder, in this process."""
+
+    def run(content, *words, expect=0):
+        (tmp_path / "my.json").write_text(
+            content if isinstance(content, str) else json.dumps(content)
+        )
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as ended:
+            main(["check-dataset", *words])
+        shown = capsys.readouterr()
+        assert ended.value.code == expect, shown.out + shown.err
+        return shown.out if expect < 2 else shown.err
+
+    return run
+
+
+def test_in_a_process_of_its_own(content, tmp_path):
+    content["images"][1]["file_name"] = "größer.png"
+    (tmp_path / "my.json").write_text(json.dumps(content))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "gn_det", "check-dataset", "my.json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "gr\\xf6\\xdfer.png" in done.stdout  # a terminal that has ASCII alone
+
+
+def test_good(tool, content):
+    lines = tool(content, "my.json").splitlines()
+    assert lines[0] == "my.json: 2 images, 2 annotations, 1 classes"
+    assert lines[-1] == "nothing is wrong"
+
+
+def test_errors_and_their_repair(tool, content, tmp_path):
+    content["annotations"][0]["bbox"] = [1, 2, float("nan"), 10]
+    content["images"][1]["file_name"] = "gone.png"
+    shown = tool(content, "my.json", "--fix", "out.json")
+    assert "error    box-nan" in shown
+    assert "a.png, annotation 1: [1, 2, nan, 10]" in shown
+    assert "error    file-missing" in shown
+    assert "gone.png" in shown
+    before, after = shown.split("out.json: ")
+    assert "2 errors of 2 kinds" in before
+    assert after.startswith("1 images, 0 annotations")
+    assert "out.json.changes.txt" in after
+    assert json.loads((tmp_path / "out.json").read_text())["annotations"] == []
+
+
+def test_errors_that_stay(tool, content, tmp_path):
+    content["categories"].append({"id": 1, "name": "dog"})
+    assert "class-twice" in tool(content, "my.json", expect=1)
+    assert (
+        "class-twice"
+        in tool(content, "my.json", "--fix", "out.json", expect=1).split("out.json: ")[1]
+    )
+
+
+def test_nothing_is_overwritten(tool, content, tmp_path):
+    (tmp_path / "out.json").write_text("mine")
+    message = tool(content, "my.json", "--fix", "out.json", expect=2)
+    assert message.splitlines()[-1].startswith("error: out.json exists already.")
+    assert (tmp_path / "out.json").read_text() == "mine"
+
+
+def test_images_may_stay_closed(tool, content, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert "file-unreadable" in tool(content, "my.json", expect=1)
+    assert "nothing is wrong" in tool(content, "my.json", "--no-images")
+
+
+def test_another_folder(tool, content, tmp_path):
+    (tmp_path / "images").mkdir()
+    shown = tool(content, "my.json", "--image-root", "images", expect=1)
+    assert "None of them is there: --image-root names another folder." in shown
+
+
+def test_classes_of_train(tool, content, tmp_path):
+    train = {**content, "categories": [{"id": 1, "name": "dog"}]}
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    assert "error    class-not-in-train" in tool(
+        content, "my.json", "--train", "train.json", expect=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1]", "error: my.json: it is a list"), ("", "error: my.json: it is empty")],
+)
+def test_what_cannot_be_read(tool, text, words):
+    assert tool(text, "my.json", expect=2).splitlines()[-1].startswith(words)
+    message = tool("{}", "nowhere.json", expect=2)
+    assert message.startswith(
+        "error: nowhere.json is no file, and there is no dataset of this name"
+    )
