@@ -43,5 +43,5 @@ wheel: venv ## build dist/*.whl
 	$(RUN) -m build --no-isolation --outdir dist .
 
 clean: ## remove what was built and cached; VENV, output/ and datasets/ stay
-	rm -rf build dist gn_det.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist __pycache__ gn_det.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find benchmarks examples gn_det studies tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from importlib.metadata import requires, version
+from importlib.metadata import files, requires, version
 from pathlib import Path
 
 import gn_det
@@ -11,6 +11,8 @@ from gn_det import model_zoo
 for requirement in requires("gn_det"):
     version(re.match(r"[\w-]+", requirement)[0])  # raises where it is not installed
 
+top = {path.parts[0] for path in files("gn_det") if path.suffix == ".py"}
+assert top == {"gn_det", "gn_det_command.py"}, f"{top} in the wheel"
 name = "mask_rcnn_R50_gn_all.yaml"
 file = Path(model_zoo.get_config_file(name))
 for path in (Path(gn_det.__file__), file):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gn_det
+import gn_det_command
 
 ROOT = Path(gn_det.__file__).parents[1]
 
@@ -87,6 +88,24 @@ print(gn_det.model_zoo.get_config_file("mask_rcnn_R50_gn_all"))
     assert Path(path).is_file()
 
 
+def test_engine_and_evaluation_are_imported_on_first_use():
+    result = _python("""
+import sys
+import gn_det
+assert {"engine", "evaluation"} <= set(dir(gn_det))
+loaded = {"gn_det.engine", "gn_det.evaluation", "gn_det.cli"} & sys.modules.keys()
+assert not loaded, loaded
+print(gn_det.engine.Trainer.__name__, gn_det.evaluation.score_file.__name__)
+""")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "Trainer score_file\n"
+
+
+def test_other_names_are_missing():
+    with pytest.raises(AttributeError, match="module 'gn_det' has no attribute 'enigne'"):
+        gn_det.enigne  # noqa: B018
+
+
 @pytest.fixture(scope="module")
 def setup_arguments():
     """What setup.py hands to setuptools, and whether it imported torch."""
@@ -114,9 +133,21 @@ def test_wheel_carries_the_package_and_the_configs(setup_arguments):
         for path in (ROOT / "gn_det").rglob("*.py")
         if "__pycache__" not in path.parts
     }
-    folders = {"base", "pretrain", "pretrain.base", "studies", "studies.base"}
-    assert packages == sources | {"gn_det.configs"} | {f"gn_det.configs.{name}" for name in folders}
+    configs = {
+        ".".join(("gn_det", *path.parent.relative_to(ROOT).parts))
+        for path in (ROOT / "configs").rglob("*")
+        if path.suffix in (".yaml", ".py")
+    }
+    assert configs >= {"gn_det.configs", "gn_det.configs.base", "gn_det.configs.pretrain"}
+    assert packages == sources | configs
     assert setup_arguments["package_dir"] == {"gn_det.configs": "configs"}
+
+
+def test_wheel_installs_the_command(setup_arguments):
+    (script,) = setup_arguments["entry_points"]["console_scripts"]
+    assert script == "gn-det = gn_det_command:main"
+    assert setup_arguments["py_modules"] == ["gn_det_command"]
+    assert callable(gn_det_command.main)
 
 
 def test_install_leaves_the_users_torch_and_detectron2_alone(setup_arguments):

@@ -1,6 +1,7 @@
 """What the README and the pages of docs/ say is so."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gn_det.config import check_config
 from gn_det.engine import read_config
 from gn_det.model_zoo.table import markdown_table
+from gn_det_command import list_commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,9 +25,10 @@ def test_it_opens_with_two_commands():
     assert README.index("make demo") < 100
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-)
+PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         there = (ROOT / page).parent / target
@@ -35,6 +38,17 @@ def test_links_lead_somewhere(page):
 def test_commands_name_tools_and_configs_that_exist():
     for path in re.findall(r"(?:tools|configs|gn_det|docs)/[\w/]+\.(?:py|yaml|md)", README):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_subcommands_and_their_options_exist(page):
+    pattern = r"(?:^    |`)gn-det ([a-z][a-z-]*)((?:\\\n|[^\n`#])*)"
+    for name, words in re.findall(pattern, (ROOT / page).read_text(), re.M):
+        assert name in list_commands(), f"gn-det {name}"
+        parser = import_module(f"gn_det.cli.{name.replace('-', '_')}").build_parser()
+        for option in re.findall(r"(?<!\S)--[\w-]+", words):
+            known = re.search(rf"{option}(?![\w-])", parser.format_help())
+            assert known, f"gn-det {name} {option}"
 
 
 @pytest.mark.usefixtures("forget")

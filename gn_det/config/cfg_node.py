@@ -82,7 +82,7 @@ class CfgNode(detectron2.config.CfgNode):
         filename = os.fspath(cfg_filename)
         if filename.endswith(".py"):
             raise ConfigError(
-                f"{filename}: this is a Python config, which tools/train_net.py alone runs; "
+                f"{filename}: this is a Python config, which gn-det train alone runs; "
                 "here a YAML is needed."
             )
         path = str(resolve(filename))

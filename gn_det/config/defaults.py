@@ -44,7 +44,7 @@ def add_gn_config(cfg: CfgNode) -> None:
     # to 5% more time than standard (13% in bfloat16 with channels_last). "minimal": blocks, FPN and
     # heads keep their inputs alone and run twice: 0.31 to 0.44 times, up to a third more time.
     # FrozenBN parts obey it too; unfrozen BN never.
-    # `tools/benchmark.py estimate` tells which one fits; docs/performance.md has measurements.
+    # `gn-det estimate` tells which one fits; docs/performance.md has measurements.
     _C.MODEL.GN.MEMORY = "standard"
 
     # Allow random layers to stay frozen: MODEL.WEIGHTS "" with MODEL.BACKBONE.FREEZE_AT > 0 or
@@ -80,7 +80,7 @@ def add_gn_config(cfg: CfgNode) -> None:
     # Classes of MODEL.META_ARCHITECTURE ImageClassifier. 1000 is ImageNet's.
     _C.MODEL.CLASSIFIER.NUM_CLASSES = 1000
 
-    # Pre-training of backbones by tools/pretrain_net.py. The defaults are those of section 4.1.
+    # Pre-training of backbones by gn-det pretrain. The defaults are those of section 4.1.
     _C.PRETRAIN = type(cfg)()
 
     # What is trained on; val is what is evaluated on.

@@ -24,7 +24,7 @@ _DIED = re.compile(
     r"(is killed by signal: [^.]+|exited unexpectedly(?: with exit code \d+)?)"
 )
 _MOSTLY = {
-    "Segmentation fault": "Mostly the file is damaged: tools/check_dataset.py finds such files.",
+    "Segmentation fault": "Mostly the file is damaged: gn-det check-dataset finds such files.",
     "Bus error": "There was too little shared memory: give /dev/shm more.",
     "Killed": "Mostly the system does so when it is out of memory: lower DATALOADER.NUM_WORKERS.",
 }
@@ -119,7 +119,7 @@ class WorkerWatch:
             return DatasetError(what if name in what else f"{name}: {what}")
         if isinstance(error, _UNREADABLE):
             return DatasetError(
-                f"{name} cannot be read: {what}. tools/check_dataset.py finds all such images."
+                f"{name} cannot be read: {what}. gn-det check-dataset finds all such images."
             )
         return MapperError(f"{name}: the mapper failed with {type(error).__name__}: {what}")
 

@@ -86,7 +86,7 @@ def setup_pretraining(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.META_ARCHITECTURE != "ImageClassifier":
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pre-training trains "
-            "an ImageClassifier (configs/pretrain); detectors are trained by tools/train_net.py."
+            "an ImageClassifier (configs/pretrain); detectors are trained by gn-det train."
         )
     return finish_setup(cfg, args, check_data=check_labelled_data)
 

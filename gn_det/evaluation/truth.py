@@ -50,7 +50,7 @@ def _read(json_file: str) -> COCO:
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{json_file} is no dataset in COCO's format ({type(error).__name__}: {error}). "
-            "tools/check_dataset.py tells what is wrong."
+            "gn-det check-dataset tells what is wrong."
         ) from None
     if "annotations" not in truth.dataset:
         raise DatasetError(f"{json_file} has no annotations, so nothing can be scored against it.")

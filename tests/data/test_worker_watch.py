@@ -70,7 +70,7 @@ def test_an_image_that_cannot_be_read_is_an_error_of_the_dataset(num_workers, tm
         run(mapper, num_workers, made=made)
     text = str(caught.value)
     assert text.startswith(f"{bad} cannot be read: ")
-    assert "tools/check_dataset.py" in text
+    assert "gn-det check-dataset" in text
     assert "\n" not in text
 
 

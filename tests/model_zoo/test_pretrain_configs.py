@@ -150,7 +150,7 @@ def test_a_detector_of_bn_needs_the_stride_of_the_pre_training():
 
 def test_vgg_detector_names_the_command_that_makes_its_weights():
     text = (config_folder() / "base" / "VGG16_gn.yaml").read_text()
-    command = next(line for line in text.splitlines() if "tools/pretrain_net.py" in line)
+    command = next(line for line in text.splitlines() if "gn-det pretrain" in line)
     words = command.split()
     assert Path(FOLDER.parent.parent, words[words.index("--config") + 1]).is_file()
     cfg = model_zoo.get_config("mask_rcnn_VGG16_gn_all.yaml")

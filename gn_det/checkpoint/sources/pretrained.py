@@ -1,4 +1,4 @@
-"""Checkpoints of gn_det's own pre-training (tools/pretrain_net.py): a backbone and a classifier.
+"""Checkpoints of gn_det's own pre-training (gn-det pretrain): a backbone and a classifier.
 
 In them the backbone's names begin with ``backbone.``; what a detector calls it may be longer, as in
 ``backbone.bottom_up.res2.0.conv1.weight``. So the word is taken off. How it was trained (pixel mean

@@ -86,7 +86,7 @@ class CocoJson:
         start = text.peek()
         if start == "[":
             raise _Refused(
-                "it is a list: perhaps a model's results, which tools/evaluate.py --predictions "
+                "it is a list: perhaps a model's results, which gn-det evaluate --predictions "
                 'takes. A dataset is {"images": [...], "annotations": [...], "categories": [...]}.'
             )
         if not start:

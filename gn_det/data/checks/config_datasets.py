@@ -61,7 +61,7 @@ def check_images(dicts: list[dict], where: str) -> None:
     """Check that every image file is there, and read some of them as a training will.
 
     By one listing a folder; at most :data:`SAMPLE` images are read, whole.
-    ``tools/check_dataset.py`` reads all.
+    ``gn-det check-dataset`` reads all.
 
     Args:
         dicts: Detectron2's dataset dicts.
@@ -129,7 +129,7 @@ def _has_mask(annotation: dict) -> bool:
 
 
 _ADVICE = (
-    "tools/check_dataset.py NAME_OR_JSON shows all that is wrong, and with --fix OUT.json writes a "
+    "gn-det check-dataset NAME_OR_JSON shows all that is wrong, and with --fix OUT.json writes a "
     "repaired copy."
 )
 

@@ -74,7 +74,7 @@ def _advice(cfg: CfgNode, iteration: int, batch: Any) -> str:
     memory = f"{budget / 2**30:.1f}GiB" if budget else "8GiB"
     config = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     lines.append(
-        f"More by: tools/benchmark.py estimate --config {config} --images {images} --size "
+        f"More by: gn-det estimate --config {config} --images {images} --size "
         f"{height}x{width} --budget {memory}"
     )
     return "\n".join(lines)

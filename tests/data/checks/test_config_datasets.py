@@ -162,7 +162,7 @@ def test_images_are_opened(made):
     assert message.startswith("DATASETS.TRAIN x: of 4 images that were opened, 2 are wrong:")
     assert "2.png: the image has another size than the json says: it is 64 x 48" in message
     assert "4.png: the file is no image that can be read: a Git LFS pointer" in message
-    assert "tools/check_dataset.py" in message
+    assert "gn-det check-dataset" in message
 
 
 @pytest.mark.parametrize("count", [SAMPLE, SAMPLE + 1, 5 * SAMPLE + 3])

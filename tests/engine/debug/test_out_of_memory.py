@@ -61,8 +61,7 @@ def test_kind_stays_and_ways_are_told(tiny_cfg, known_sizes, error):
         (f"{bfloat16} SOLVER.IMS_PER_STEP 1", "512"),
     ]
     assert text.endswith(
-        "tools/benchmark.py estimate --config runs/a/config.yaml --images 2 --size 64x96 "
-        "--budget 8GiB"
+        "gn-det estimate --config runs/a/config.yaml --images 2 --size 64x96 --budget 8GiB"
     )
     assert cfg.MODEL.GN.MEMORY == "standard"
 

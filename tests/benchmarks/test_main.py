@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import shlex
@@ -8,17 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as tool
+
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "benchmark.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    """The tool as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def _run(*words: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_examples_are_valid(tool, monkeypatch):
+def test_examples_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)  # --output is refused where there is no such folder
     examples = tool.__doc__.partition("\n\n")[2].splitlines()
     commands = set()
@@ -51,7 +43,7 @@ def test_examples_are_valid(tool, monkeypatch):
     assert commands == set(tool.COMMANDS)
 
 
-def test_every_command_has_help(tool, capsys):
+def test_every_command_has_help(capsys):
     for name in tool.COMMANDS:
         with pytest.raises(SystemExit) as end:
             tool.build_parser().parse_args([name, "--help"])
@@ -90,7 +82,7 @@ def test_load(tiny):
         (["growth", "--sizes", "480"], "'480' is not HEIGHTxWIDTH"),
     ],
 )
-def test_wrong_words(tool, capsys, words, message):
+def test_wrong_words(capsys, words, message):
     with pytest.raises(SystemExit) as end:
         tool.build_parser().parse_args(words)
     assert end.value.code == 2

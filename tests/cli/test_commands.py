@@ -16,21 +16,21 @@ ROOT = Path(__file__).parents[2]
 # the datasets of a test are registered in its own process; here the builtin names are used, on a
 # small copy of theirs
 PRELUDE = """
-import runpy, sys
+import sys
 import gn_det.data.embedded.registration as b
 from detectron2.data import DatasetCatalog, MetadataCatalog
 for name in ("photo_digits_train", "photo_digits_val"):
     DatasetCatalog.remove(name); MetadataCatalog.remove(name)
 b.register_photo_digits(num_train=10, num_val=4, size=96)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+from gn_det_command import main
+main()
 """
 
 
 @pytest.fixture(scope="module")
-def tool(tmp_path_factory, digits_options):
-    """Return a function that runs a tool in a folder of its own and returns what it did."""
-    folder = tmp_path_factory.mktemp("tools")
+def command(tmp_path_factory, digits_options):
+    """Return a function that runs a command in a folder of its own and returns what it did."""
+    folder = tmp_path_factory.mktemp("commands")
     small = [
         str(word)
         for key, value in zip(digits_options[::2], digits_options[1::2])
@@ -42,7 +42,7 @@ def tool(tmp_path_factory, digits_options):
     def run(name, *words, options=True, last=(), expect=0):
         done = subprocess.run(
             [
-                *(sys.executable, "-W", "ignore", "-c", PRELUDE, str(ROOT / "tools" / name)),
+                *(sys.executable, "-W", "ignore", "-c", PRELUDE, name),
                 *words,
                 *(small if options else []),
                 *last,
@@ -64,20 +64,20 @@ R50 = ["--config", "mask_rcnn_R50_gn_all.yaml"]
 
 
 @pytest.fixture(scope="module")
-def trained(tool):
-    done = tool("train_net.py", *R50, last=["MODEL.DEVICE", "cuda"])
+def trained(command):
+    done = command("train", *R50, last=["MODEL.DEVICE", "cuda"])
     if not torch.cuda.is_available():
         assert "No GPU found: running on the CPU" in done.stdout + done.stderr
-    return tool.folder / "output"
+    return command.folder / "output"
 
 
-def test_train_and_resume(tool, trained):
+def test_train_and_resume(command, trained):
     assert (trained / "model_final.pth").exists()
-    tool("train_net.py", *R50, "--resume", last=["SOLVER.MAX_ITER", "4"])
+    command("train", *R50, "--resume", last=["SOLVER.MAX_ITER", "4"])
     assert [row["iteration"] for row in _rows(trained) if "total_loss" in row] == [2, 3]
 
 
-def test_r50_as_it_is_configured(tool, tmp_path):
+def test_r50_as_it_is_configured(command, tmp_path):
     """Train, resume, evaluate. Changed are data, sizes, iterations and what has to be fetched."""
     keys = [
         *("DATASETS.TRAIN", "('photo_digits_train',)", "DATASETS.TEST", "('photo_digits_val',)"),
@@ -88,10 +88,10 @@ def test_r50_as_it_is_configured(tool, tmp_path):
         *("SOLVER.IMS_PER_BATCH", "1", "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER"),
     ]
     config = ["--config", "configs/mask_rcnn_R50_gn_all.yaml"]
-    tool("train_net.py", *config, *keys, "2", options=False)
-    tool("train_net.py", *config, "--resume", *keys, "3", options=False)
+    command("train", *config, *keys, "2", options=False)
+    command("train", *config, "--resume", *keys, "3", options=False)
     weights = str(tmp_path / "model_final.pth")
-    done = tool("evaluate.py", *config, "--weights", weights, *keys, "3", options=False)
+    done = command("evaluate", *config, "--weights", weights, *keys, "3", options=False)
     assert "mask  measured" in done.stdout
     assert {row["iteration"] for row in _rows(tmp_path) if "total_loss" in row} == {1, 2}
     assert _rows(tmp_path / "inference")[-1]["iteration"] == 2
@@ -100,37 +100,37 @@ def test_r50_as_it_is_configured(tool, tmp_path):
     assert "backbone.bottom_up.res5.2.conv3.norm.weight" in model  # a bottleneck's
 
 
-def test_second_run_into_the_same_folder_is_refused(tool, trained):
+def test_second_run_into_the_same_folder_is_refused(command, trained):
     before = (trained / "model_final.pth").stat().st_mtime_ns
-    done = tool("train_net.py", *R50, expect=2)
+    done = command("train", *R50, expect=2)
     assert "error: OUTPUT_DIR ./output holds the checkpoints of another run" in done.stderr
     assert "Traceback" not in done.stderr
     assert (trained / "model_final.pth").stat().st_mtime_ns == before
 
 
-def test_wrong_key_is_one_line(tool):
-    done = tool("train_net.py", *R50, "SOLVER.BASE_RL", "1", options=False, expect=2)
+def test_wrong_key_is_one_line(command):
+    done = command("train", *R50, "SOLVER.BASE_RL", "1", options=False, expect=2)
     assert done.stderr.splitlines()[-1].startswith("error: There is no config key SOLVER.BASE_RL.")
 
 
-def test_python_config(tool):
+def test_python_config(command):
     words = ["--config", "mask_rcnn_R50_gn_all.py"]
-    done = tool("train_net.py", *words, "train.max_itr=3", options=False, expect=2)
+    done = command("train", *words, "train.max_itr=3", options=False, expect=2)
     assert "error: Command line: there is no key train.max_itr." in done.stderr
     assert "Was train.max_iter meant?" in done.stderr
 
 
-def test_evaluate(tool, trained):
+def test_evaluate(command, trained):
     file = trained / "model_final.pth"
     of_training = (trained / "metrics.json").read_bytes()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     words = ["--weights", f"output/model_final.pth#sha256={digest}", "--per-class"]
     # the weights that the config names are another network's
     config = ["MODEL.WEIGHTS", "catalog://ImageNetPretrained/FAIR/R-50-GN"]
-    done = tool("evaluate.py", *R50, *words, "--output", "ap.json", last=config)
+    done = command("evaluate", *R50, *words, "--output", "ap.json", last=config)
     assert "box   measured" in done.stdout
     assert "mask  measured" in done.stdout
-    record = json.loads((tool.folder / "ap.json").read_text(), parse_constant=pytest.fail)
+    record = json.loads((command.folder / "ap.json").read_text(), parse_constant=pytest.fail)
     assert set(record["results"]["photo_digits_val"]) == {"bbox", "segm"}
     assert record["results"]["photo_digits_val"]["bbox"]["APl"] is None  # there are no large ones
 
@@ -140,53 +140,53 @@ def test_evaluate(tool, trained):
     assert list((trained / "inference").glob("events.out.tfevents.*"))
     assert (trained / "metrics.json").read_bytes() == of_training
 
-    again = tool(
-        "evaluate.py",
+    again = command(
+        "evaluate",
         *("--dataset", "photo_digits_val", "--output", "again.json", "--predictions"),
         "output/inference/photo_digits_val/coco_instances_results.json",
         options=False,
     )
     assert "box   measured" in again.stdout
-    rescored = json.loads((tool.folder / "again.json").read_text())
+    rescored = json.loads((command.folder / "again.json").read_text())
     assert str(rescored["results"]) == str(record["results"])
 
 
-def test_evaluate_a_dataset_that_the_config_brings(tool, trained):
+def test_evaluate_a_dataset_that_the_config_brings(command, trained):
     """The val set under another name, by a config file and by an option, has the same AP."""
     where = "datasets/photo_digits_v1/val"
-    (tool.folder / "own.yaml").write_text(
+    (command.folder / "own.yaml").write_text(
         "_BASE_: gn_det://mask_rcnn_R50_gn_all.yaml\n"
         f"DATASETS: {{REGISTER: [[own_val, {where}.json, {where}]]}}\n"
     )
     words = ["--dataset", "own_val", "--output", "own.json"]
     weights = ["--weights", "output/model_final.pth"]
-    tool("evaluate.py", "--config", "own.yaml", *weights, *words, last=["OUTPUT_DIR", "own"])
-    found = json.loads((tool.folder / "own.json").read_text())["results"]
+    command("evaluate", "--config", "own.yaml", *weights, *words, last=["OUTPUT_DIR", "own"])
+    found = json.loads((command.folder / "own.json").read_text())["results"]
 
     predictions = ["--predictions", "own/inference/own_val/coco_instances_results.json"]
     option = ["DATASETS.REGISTER", f"[['own_val', '{where}.json', '{where}']]"]
-    tool("evaluate.py", *predictions, *words, *option, options=False)
-    assert json.loads((tool.folder / "own.json").read_text())["results"] == found
+    command("evaluate", *predictions, *words, *option, options=False)
+    assert json.loads((command.folder / "own.json").read_text())["results"] == found
     other = ["--dataset", "photo_digits_val", "--output", "own.json"]
-    tool("evaluate.py", *predictions, *other, options=False)
-    again = json.loads((tool.folder / "own.json").read_text())["results"]
+    command("evaluate", *predictions, *other, options=False)
+    again = json.loads((command.folder / "own.json").read_text())["results"]
     assert again["photo_digits_val"] == found["own_val"]
 
 
-def test_evaluate_misses_the_expected_results(tool, trained):
+def test_evaluate_misses_the_expected_results(command, trained):
     words = ["--weights", "output/model_final.pth"]
     expected = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 99.0, 0.5]]"]
-    tool("evaluate.py", *R50, *words, *expected, expect=1)
+    command("evaluate", *R50, *words, *expected, expect=1)
 
 
-def test_evaluate_two_datasets(tool, trained):
+def test_evaluate_two_datasets(command, trained):
     words = ["MODEL.WEIGHTS", "output/model_final.pth", "OUTPUT_DIR", "two"]
     words += ["DATASETS.TEST", "('photo_digits_train', 'photo_digits_val')"]
     words += ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 50.0, 50.0]]"]
-    tool("train_net.py", *R50, "--eval-only", last=words)
-    (row,) = _rows(tool.folder / "two" / "inference")
+    command("train", *R50, "--eval-only", last=words)
+    (row,) = _rows(command.folder / "two" / "inference")
     assert {"photo_digits_train/bbox/AP", "photo_digits_val/segm/AP"} <= set(row)
-    assert not (tool.folder / "two" / "metrics.json").exists()
+    assert not (command.folder / "two" / "metrics.json").exists()
 
 
 def _rows(folder):
@@ -201,38 +201,38 @@ def _rows(folder):
     ],
 )
 @pytest.mark.parametrize("source", ["--weights", "--predictions"])
-def test_evaluate_nothing_before_all_is_well(tool, source, words, said):
-    (tool.folder / "file").touch()
+def test_evaluate_nothing_before_all_is_well(command, source, words, said):
+    (command.folder / "file").touch()
     config = R50 if source == "--weights" else ["--dataset", "photo_digits_val"]
-    done = tool("evaluate.py", *config, source, "file", *words, options=False, expect=2)
+    done = command("evaluate", *config, source, "file", *words, options=False, expect=2)
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_evaluate_missing_weights(tool):
-    done = tool("evaluate.py", *R50, "--weights", "nowhere.pth", expect=2)
+def test_evaluate_missing_weights(command):
+    done = command("evaluate", *R50, "--weights", "nowhere.pth", expect=2)
     assert "nowhere.pth: there is no such file" in done.stderr
 
 
-def test_evaluate_needs_weights_or_predictions(tool):
-    done = tool("evaluate.py", *R50, options=False, expect=2)
+def test_evaluate_needs_weights_or_predictions(command):
+    done = command("evaluate", *R50, options=False, expect=2)
     assert "--weights" in done.stderr
 
 
-def test_demo_leaves_pictures_and_the_next_one_a_folder_of_its_own(tool):
+def test_demo_leaves_pictures_and_the_next_one_a_folder_of_its_own(command):
     # of the options of all tools the anchors have too many levels for it
     quick = {"last": ["TEST.EVAL_PERIOD", "2", "MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16], [32]]"]}
-    done = tool("demo.py", **quick)
+    done = command("demo", **quick)
     assert "box   measured" in done.stdout
-    folder = tool.folder / "output" / "demo"
+    folder = command.folder / "output" / "demo"
     for name in ("predictions.png", "training.png"):
         assert cv2.imread(str(folder / name)) is not None
         assert f"output/demo/{name}" in done.stdout
     assert (folder / "model_final.pth").exists()
-    assert "output/demo_2" in tool("demo.py", **quick).stdout
+    assert "output/demo_2" in command("demo", **quick).stdout
 
 
-def test_demo_has_one_name_for_its_folder(tool):
+def test_demo_has_one_name_for_its_folder(command):
     """Pictures would be looked for in the other one, after all the work."""
-    done = tool("demo.py", "OUTPUT_DIR", "elsewhere", options=False, expect=2)
+    done = command("demo", "OUTPUT_DIR", "elsewhere", options=False, expect=2)
     assert "named by --output-dir" in done.stderr

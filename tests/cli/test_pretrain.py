@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from gn_det.cli import pretrain
 from gn_det.config import config_folder
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "pretrain_net.py"
+COMMAND = [sys.executable, "-W", "ignore", "-m", "gn_det", "pretrain"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "DETECTRON2_DATASETS": "datasets"}
 
 
 def _run(*words, cwd):
     return subprocess.run(
-        [sys.executable, "-W", "ignore", str(TOOL), *words],
+        [*COMMAND, *words],
         cwd=cwd,
         env=ENVIRONMENT,
         capture_output=True,
@@ -55,7 +56,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, fashion_folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     words += ["OUTPUT_DIR", "parts"]
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(TOOL), *words],
+        [*COMMAND, *words],
         cwd=tmp_path,
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
@@ -92,8 +93,8 @@ def test_errors_are_one_line(tmp_path, words, message):
 
 
 def test_examples_name_configs_that_exist():
-    examples = [line for line in TOOL.read_text().splitlines() if line.startswith("tools/")]
+    examples = [line for line in pretrain.__doc__.splitlines() if line.startswith("gn-det ")]
     assert len(examples) == 8
     for line in examples:
-        name = Path(shlex.split(line)[2]).name
+        name = Path(shlex.split(line)[3]).name
         assert name == "FILE" or (config_folder() / "pretrain" / name).is_file()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gn_det_command import main
+
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "check_dataset.py"
 
 
 @pytest.fixture
@@ -42,16 +42,15 @@ def content(tmp_path):
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch, capsys):
-    """Return a function that writes a json and runs the tool in its folder, in this process."""
+    """Return a function that writes a json and runs the command in its folder, in this process."""
 
     def run(content, *words, expect=0):
         (tmp_path / "my.json").write_text(
             content if isinstance(content, str) else json.dumps(content)
         )
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *words])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(TOOL), run_name="__main__")
+            main(["check-dataset", *words])
         shown = capsys.readouterr()
         assert ended.value.code == expect, shown.out + shown.err
         return shown.out if expect < 2 else shown.err
@@ -63,7 +62,7 @@ def test_in_a_process_of_its_own(content, tmp_path):
     content["images"][1]["file_name"] = "größer.png"
     (tmp_path / "my.json").write_text(json.dumps(content))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(TOOL), "my.json"],
+        [sys.executable, "-W", "ignore", "-m", "gn_det", "check-dataset", "my.json"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
         capture_output=True,

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import re
 import shlex
@@ -12,24 +11,16 @@ import pytest
 import torch
 
 from gn_det.config import ConfigError
+from studies import __main__ as tool
 
 TOOL = Path(__file__).parents[2] / "tools" / "study.py"
 
 
-@pytest.fixture(scope="module")
-def tool():
-    """The tool as a module."""
-    spec = importlib.util.spec_from_file_location("study", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _run(*words):
+    return tool.carry_out(tool.build_parser().parse_args([str(word) for word in words]))
 
 
-def _run(tool, *words):
-    return tool.main(tool.build_parser().parse_args([str(word) for word in words]))
-
-
-def test_examples_are_valid(tool):
+def test_examples_are_valid():
     for example in tool.__doc__.partition("\n\n")[2].partition("\n\n")[0].splitlines():
         name, *words = shlex.split(example, comments=True)
         assert name == "tools/study.py"
@@ -37,25 +28,25 @@ def test_examples_are_valid(tool):
         assert args.name in ("list", "report") or tool.load_study(args.name)
 
 
-def test_lists_all(tool, capsys):
-    assert _run(tool, "list") == 0
+def test_lists_all(capsys):
+    assert _run("list") == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     known = ["batch-size", "depth", "detection", "groups", "norms", "scratch", "vgg", "video"]
     assert names == known
 
 
-def test_nothing_is_trained_for_what_cannot_be(tool, tmp_path, capsys):
+def test_nothing_is_trained_for_what_cannot_be(tmp_path, capsys):
     nowhere = tmp_path / "nowhere" / "a.json"
     for file, said in ((nowhere, "no folder .*nowhere"), (tmp_path, "is a folder")):
         with pytest.raises(SystemExit) as left:
-            _run(tool, "norms", "--output", file)
+            _run("norms", "--output", file)
         assert left.value.code == 2
         assert re.search(said, capsys.readouterr().err)
     with pytest.raises(ConfigError, match="--jobs 0: at least one"):
-        _run(tool, "norms", "--jobs", 0)
+        _run("norms", "--jobs", 0)
 
 
-def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tool, tmp_path, capsys):
+def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tmp_path, capsys):
     """Both fail as each other, and an earlier record, of runs that did not, is not overwritten."""
     file = tmp_path / "wrong.yaml"
     file.write_text(
@@ -64,7 +55,7 @@ def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tool, tmp_p
     )
     folder, earlier = tmp_path / "runs", tmp_path / "earlier.json"
     earlier.write_text("{}")
-    assert _run(tool, file, "--folder", folder, "--jobs", 1, "--output", earlier) == 1
+    assert _run(file, "--folder", folder, "--jobs", 1, "--output", earlier) == 1
     said = capsys.readouterr().out
     assert said.count("failed: ConfigError") == 1
     assert "2/2 none_seed2: failed as none_seed1 did" in said
@@ -78,13 +69,13 @@ def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tool, tmp_p
     assert earlier.read_text() == "{}"
 
 
-def test_the_record_is_written_where_it_is_asked_for(tool, long_study, tmp_path):
+def test_the_record_is_written_where_it_is_asked_for(long_study, tmp_path):
     study = json.loads(long_study.read_text())
     study["opts"]["PRETRAIN.EPOCHS"] = 1
     long_study.write_text(json.dumps(study))
     output, picture = tmp_path / "found.json", tmp_path / "found.png"
     words = (long_study, "--folder", tmp_path / "runs", "--output", output, "--plot", picture)
-    assert _run(tool, *words) == 0
+    assert _run(*words) == 0
     assert json.loads(output.read_text())["runs"][0]["status"] == "done"
     assert picture.exists()
 

@@ -23,7 +23,7 @@ SMALL = [
 
 def _run(file):
     return subprocess.run(
-        [sys.executable, "-W", "ignore", ROOT / "tools" / "replay.py", file],
+        [sys.executable, "-W", "ignore", "-m", "gn_det", "replay", file],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

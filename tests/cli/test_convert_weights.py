@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def tool(tmp_path):
-    """Return a function that runs the tool in a folder of its own."""
+    """Return a function that runs the command in a folder of its own."""
 
     def run(*words, expect=0):
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(ROOT / "tools" / "convert_weights.py"), *words],
+            [sys.executable, "-W", "ignore", "-m", "gn_det", "convert-weights", *words],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
