@@ -15,7 +15,7 @@ import shapes
 from gn_det.engine import Trainer, run, setup, training_parser
 
 
-def main(args: argparse.Namespace) -> dict:
+def main(args: argparse.Namespace) -> dict | None:
     """Train or evaluate in this process."""
     shapes.register()
     cfg = setup(args)

@@ -25,7 +25,7 @@ from torch import nn
 
 from gn_det.config import get_cfg
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
-from gn_det.modeling.pretrain_spec import resnet_depth
+from gn_det.modeling.network import resnet_depth
 from gn_det.modeling.vgg import NUM_CONVS
 from gn_det.utils import and_more, atomic_write
 

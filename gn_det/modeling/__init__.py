@@ -7,12 +7,7 @@ from .fpn import FPN, build_gn_resnet_fpn_backbone, build_gn_vgg_fpn_backbone
 from .mask_head import GNMaskRCNNConvUpsampleHead
 from .norms import NORMS, Norm, get_norm, norm_from_cfg
 from .poolers import ROIPooler
-from .pretrain_spec import (
-    PretrainSpec,
-    check_weights,
-    find_published_spec,
-    pretrain_spec_from_cfg,
-)
+from .pretrain_spec import PretrainSpec, find_published_spec, pretrain_spec_from_cfg
 from .res5_heads import GNRes5ROIHeads, build_res5
 from .resnet import build_gn_resnet_backbone, make_resnet_stage
 from .roi_heads import GNStandardROIHeads
@@ -24,6 +19,7 @@ from .weight_standardization import (
     fold_weight_standardization,
     standardize_convs,
 )
+from .weights_fit import check_weights
 
 __all__ = [
     "FPN",

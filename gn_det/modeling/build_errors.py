@@ -16,7 +16,9 @@ from gn_det.utils import did_you_mean
 from .inspect import BuildError, ModelLook, NormLayer, look_at
 from .norms import NORMS, is_norm
 
-__all__ = ["build_or_explain", "explain"]
+__all__ = ["build_or_explain"]
+
+_ONE_GROUP = {"MODEL.GN.NUM_GROUPS": 1, "MODEL.GN.CHANNELS_PER_GROUP": 0}
 
 
 def build_or_explain(cfg: CfgNode) -> tuple[ModelLook | None, list[Problem]]:
@@ -38,28 +40,27 @@ def build_or_explain(cfg: CfgNode) -> tuple[ModelLook | None, list[Problem]]:
             look = look_at(cfg, changes)
             return look, [*_channels_that_do_not_divide(look, cfg), *problems]
         except BuildError as error:
-            found = _failing_norm(error)
-            if found is None:
-                return None, [*problems, explain(error) or _unexplained(error)]
-            key, name = found
-            if name not in NORMS:
-                known = ", ".join(repr(n) for n in ("", *NORMS))
-                text = f"{key} is {name!r}, which is not a norm; known are {known}."
-                problems.append(Problem(True, text))
-                changes[key] = ""
-            elif isinstance(error.cause, KeyError) and key not in changes:
-                changes[key] = "LN"  # Detectron2 has no IN: whose part ignores it is seen with LN
-            elif not _ONE_GROUP.items() <= changes.items():
+            key = _key_of_failing_norm(error)
+            if key is None or error.read[key] == "":
+                return None, [*problems, _explain(error) or _unexplained(error)]
+            name = error.read[key]
+            if isinstance(error.cause, KeyError) and name in NORMS and key not in changes:
+                changes[key] = "LN"  # Detectron2 has no IN; which part ignores it is seen with LN
+            elif name in NORMS and not _ONE_GROUP.items() <= changes.items():
                 changes |= _ONE_GROUP
-            elif changes.get(key) != "":
-                text = f"{key} is {name}, which cannot be built there: {error.cause}"
-                problems.append(Problem(True, text))
-                changes[key] = ""
             else:
-                return None, [*problems, _unexplained(error)]
+                problems.append(Problem(True, f"{key} is {name!r}, {_why_no_norm(error, name)}"))
+                changes[key] = ""
 
 
-_ONE_GROUP = {"MODEL.GN.NUM_GROUPS": 1, "MODEL.GN.CHANNELS_PER_GROUP": 0}
+def _why_no_norm(error: BuildError, name: str) -> str:
+    if name not in NORMS:
+        return f"which is not a norm; known are {', '.join(repr(n) for n in ('', *NORMS))}."
+    for variables in _variables(error.cause):
+        if {"num_groups", "num_channels"} <= variables.keys():
+            groups, channels = variables["num_groups"], variables["num_channels"]
+            return f"and its {groups} groups do not divide {channels} channels."
+    return f"which cannot be built: {error.cause}"
 
 
 def _channels_that_do_not_divide(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
@@ -100,12 +101,8 @@ def _channel_keys(look: ModelLook, norm_key: str, layer: NormLayer) -> list[str]
     return found
 
 
-def explain(error: BuildError) -> Problem | None:
-    """Return what is wrong with the config; None where no key is known to be the cause.
-
-    Args:
-        error: What building the model has raised.
-    """
+def _explain(error: BuildError) -> Problem | None:
+    """Return what is wrong with the config; None where no key is known to be the cause."""
     if isinstance(error.cause, ConfigError):
         return Problem(True, str(error.cause))
     ways: tuple[Callable[[BuildError], str | None], ...] = (
@@ -114,6 +111,7 @@ def explain(error: BuildError) -> Problem | None:
         _anchors_of_other_levels,
         _names_a_key,
         _assertion_of_detectron2,
+        _value_that_gn_det_refuses,
         _value_without_entry,
     )
     messages = (way(error) for way in ways)
@@ -132,17 +130,22 @@ def _unexplained(error: BuildError) -> Problem:
     )
 
 
-def _failing_norm(error: BuildError) -> tuple[str, Any] | None:
-    """Return key and value of the norm that could not be built; None for another error."""
-    keys = [key for key in error.read if key.endswith((".NORM", "_NORM"))]
-    if not keys:
+def _key_of_failing_norm(error: BuildError) -> str | None:
+    """Return the key of the norm that could not be built; None for another error."""
+    key = _last_norm_key(error)
+    if key is None:
         return None
-    key, name = keys[-1], error.read[keys[-1]]
+    name = error.read[key]
     makers = (variables.get("self") for variables in _variables(error.cause))
     in_norm = any(isinstance(maker, nn.Module) and is_norm(maker) for maker in makers)
     unknown = name not in NORMS and repr(name) in str(error.cause)
     unknown_to_detectron2 = isinstance(error.cause, KeyError) and error.cause.args == (name,)
-    return (key, name) if in_norm or unknown or unknown_to_detectron2 else None
+    return key if in_norm or unknown or unknown_to_detectron2 else None
+
+
+def _last_norm_key(error: BuildError) -> str | None:
+    keys = [key for key in error.read if key.endswith((".NORM", "_NORM"))]
+    return keys[-1] if keys else None
 
 
 def _unregistered(error: BuildError) -> str | None:
@@ -184,9 +187,11 @@ def _features_asked(error: BaseException) -> Iterator[list[str]]:
 
 
 def _anchors_of_other_levels(error: BuildError) -> str | None:
-    levels = [key for key in error.read if key.endswith("IN_FEATURES")]
-    in_anchors = list(error.read)[-1:] and "ANCHOR_GENERATOR" in list(error.read)[-1]
-    if not isinstance(error.cause, AssertionError) or not levels or not in_anchors:
+    keys = list(error.read)
+    levels = [key for key in keys if key.endswith("IN_FEATURES")]
+    if not isinstance(error.cause, AssertionError) or not levels:
+        return None
+    if "ANCHOR_GENERATOR" not in keys[-1]:
         return None
     key, names = levels[-1], error.read[levels[-1]]
     for own in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
@@ -221,12 +226,21 @@ def _assertion_of_detectron2(error: BuildError) -> str | None:
     return f"Detectron2 cannot build the model: {text} ({key} {value!r} was read last.)"
 
 
+def _value_that_gn_det_refuses(error: BuildError) -> str | None:
+    if not isinstance(error.cause, ValueError) or not _place(error.cause).startswith("gn_det."):
+        return None
+    key = _last_norm_key(error)
+    if key is not None and error.read[key] in str(error.cause):
+        return f"{key} is {error.read[key]}: {error.cause}"
+    return str(error.cause)
+
+
 def _value_without_entry(error: BuildError) -> str | None:
     if not isinstance(error.cause, KeyError) or len(error.cause.args) != 1:
         return None
     for key, value in reversed(error.read.items()):
         if type(value) is type(error.cause.args[0]) and value == error.cause.args[0]:
-            return f"{key} is {value!r}, which there is not in {_place(error.cause)}."
+            return f"{key} is {value!r}, which {_place(error.cause)}, does not know."
     return None
 
 

@@ -19,8 +19,10 @@ from .activation_checkpointing import check_memory_mode
 from .build_errors import build_or_explain
 from .ignored_keys import ignored_keys
 from .inspect import ModelLook
+from .network import blocks_of, network_of_cfg
 from .norms import NORMS
-from .pretrain_spec import blocks_of, find_published_spec, misfits, network_of_cfg
+from .pretrain_spec import find_published_spec
+from .weights_fit import misfits
 
 __all__ = ["check_config", "find_problems"]
 
@@ -108,8 +110,7 @@ def _frozen_random_layers(look: ModelLook) -> Iterator[Problem]:
         )
     covered = tuple(f"{name}." for name in blocks_of(look.model)) if m.WEIGHTS else ()
     frozen = {name for name, norm in look.norms.items() if issubclass(norm.kind, FrozenBatchNorm2d)}
-    random = {name for name in frozen if not name.startswith(covered)} if covered else frozen
-    keys = look.keys_of(random, ["FrozenBN"])
+    keys = look.keys_of([name for name in frozen if not name.startswith(covered)], ["FrozenBN"])
     if keys:
         have = f"{m.WEIGHTS} is of a backbone alone" if m.WEIGHTS else "is empty"
         yield Problem(

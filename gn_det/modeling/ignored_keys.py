@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import detectron2.modeling
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.utils.registry import Registry
 from torch import nn
@@ -36,6 +35,7 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
     """
     norms = _norms_not_as_asked(look)
     obeying = _obeying(look)
+    unheeded = {asked for asked, layers in obeying.items() if not layers}
     for name_key, name, ours in _replaceable_parts(look) if norms or obeying else ():
         other = look.with_changes({name_key: ours})
         if other is None:
@@ -51,7 +51,10 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
                 yield _use_ours(name_key, name, asked, ours)
         for asked, layers in _obeying(other).items():
             if layers - obeying[asked]:
+                unheeded.discard(asked)
                 yield _use_ours(name_key, name, asked, ours)
+    for asked in sorted(unheeded):
+        yield Problem(False, f"{asked} is set, but no part of this model obeys it.")
     for key, names in norms.items():
         for layer in [norm for norm in look.norms.values() if norm.name in names][:1]:
             yield _without_replacement(look, key, _value(cfg, key), layer)
@@ -95,12 +98,12 @@ def _is_detectron2s(look: ModelLook, layer: NormLayer) -> bool:
 def _norms_not_as_asked(look: ModelLook) -> dict[str, set[str]]:
     """Return ``key -> names`` of the norms that a ``NORM`` key makes, but not as MODEL.GN says."""
     names = {name for name, norm in NORMS.items() if norm.groups is not None}
+    without_groups = [norm for norm in NORMS.values() if norm.groups is None]
     keys = [key for key in look.norm_keys() if look.read[key] in names]
     suspects = {
         layer.name
         for layer in look.norms.values()
-        if not layer.has_statistics
-        and not issubclass(layer.kind, FrozenBatchNorm2d)
+        if not any(norm.is_class(layer.kind) for norm in without_groups)
         and not any(_as_asked(look, layer, key) for key in keys)
     }
     return look.keys_of(suspects, names)
@@ -116,14 +119,16 @@ def _as_asked(look: ModelLook, layer: NormLayer, key: str) -> bool:
 def _obeying(look: ModelLook) -> dict[str, set[str]]:
     """Return the names of the layers that obey each of the keys that a config sets."""
     m, modules = look.cfg.MODEL, dict(look.model.named_modules())
-    found = {}
+    mode, found = m.GN.MEMORY, {}
     if m.CHANNELS_LAST:
-        found["MODEL.CHANNELS_LAST"] = {name for name, m in modules.items() if _channels_last(m)}
-    if m.GN.MEMORY != "standard":
-        found[f"MODEL.GN.MEMORY {m.GN.MEMORY}"] = {
+        found["MODEL.CHANNELS_LAST"] = {
+            name for name, module in modules.items() if _channels_last(module)
+        }
+    if mode != "standard":
+        found[f"MODEL.GN.MEMORY {mode}"] = {
             name
             for name, module in modules.items()
-            if isinstance(module, ActivationCheckpointMixin) and module.memory == m.GN.MEMORY
+            if isinstance(module, ActivationCheckpointMixin) and module.memory == mode
         }
     if m.GN.WEIGHT_STANDARDIZATION:
         found["MODEL.GN.WEIGHT_STANDARDIZATION"] = {

@@ -16,15 +16,14 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import nn
 
-from gn_det.config import ConfigError
 from gn_det.config.recording import RecordingCfg
 
 from .norms import has_statistics, is_norm
 
 __all__ = ["BuildError", "ModelLook", "NormLayer", "look_at", "meta_backbone", "norm_layers"]
 
-# errors that say the same on each device
-_OF_KEYS = (ConfigError, KeyError, AssertionError)
+# errors that are the same on each device
+_OF_VALUES = (ValueError, KeyError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,8 @@ class ModelLook:
         cfg: The config that it is built from.
         model: The model, on the meta device. On the CPU where it cannot be built there.
         read: The keys that building has read and their values, in the order of the last reading.
+        norms: The norms by name.
+        frozen: The names of the parameters that are not trained.
     """
 
     cfg: CfgNode
@@ -171,7 +172,7 @@ def _build(make: Callable[[], nn.Module]) -> nn.Module:
         try:
             with torch.device("meta"):
                 return make()
-        except _OF_KEYS:
+        except _OF_VALUES:
             raise
         except Exception:  # noqa: BLE001  a user's code may need values
             return make()

@@ -16,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from gn_det.layers import GroupNorm
 
 __all__ = [
+    "BN_NAMES",
     "NORMS",
     "Norm",
     "NormBuilder",
-    "as_builder",
     "as_builder",
     "get_norm",
     "groups_of",
@@ -85,6 +85,10 @@ NORMS = {
     "LN": Norm(GroupNorm, GroupNorm, groups={"num_groups": 1}),
     "IN": Norm(GroupNorm, GroupNorm, groups={"channels_per_group": 1}),
 }
+
+
+# a state dict with scale, offset and statistics is right in each of these
+BN_NAMES = ("BN", "SyncBN", "FrozenBN")
 
 
 def get_norm(

@@ -149,7 +149,7 @@ def test_a_detectors_whole_backbone_comes_from_it(trained, digits_options, tmp_p
 
 
 def test_config_of_a_detector(root, tmp_path):
-    with pytest.raises(ConfigError, match="META_ARCHITECTURE is GeneralizedRCNN: .*train_net.py"):
+    with pytest.raises(ConfigError, match="META_ARCHITECTURE is GeneralizedRCNN: .*gn-det train"):
         _run(root, tmp_path, config="mask_rcnn_R50_gn_all.yaml")
 
 

@@ -206,3 +206,46 @@ def test_channels(mean, std):
     assert problem.message.startswith(f"MODEL.PIXEL_MEAN is {mean} and MODEL.PIXEL_STD {std}: ")
     cfg.merge_from_list(["MODEL.WEIGHTS", "catalog://ImageNetPretrained/FAIR/R-50-GN"])
     assert problem in find_problems(cfg)
+
+
+def test_norm_that_is_not_for_clips():
+    clips = [
+        *("MODEL.META_ARCHITECTURE", "ImageClassifier", "MODEL.RESNETS.DEPTH", 18),
+        *("MODEL.BACKBONE.NAME", "build_gn_inflated_resnet_backbone"),
+        *("MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.RESNETS.NORM", "FrozenBN"),
+    ]
+    (problem,) = find_problems(_cfg(*clips))
+    assert problem.fatal
+    assert problem.message.startswith("MODEL.RESNETS.NORM is FrozenBN: FrozenBN is for images; ")
+
+
+def test_channels_of_a_part_of_detectron2s_own():
+    stock = ["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.CONV_DIM", 100]
+    (problem,) = find_problems(_cfg(*stock))
+    assert problem.fatal
+    assert problem.message == (
+        "MODEL.ROI_BOX_HEAD.NORM is 'GN', and its 32 groups do not divide 100 channels."
+    )
+
+
+def test_depth_that_detectron2_does_not_know():
+    stock = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 20]
+    (problem,) = find_problems(_cfg(*stock))
+    assert problem.fatal
+    assert problem.message.startswith("MODEL.RESNETS.DEPTH is 20, which detectron2.modeling.")
+
+
+def test_several_norms_at_once():
+    """What is wrong with one norm does not hide what is wrong with the others."""
+    problems = find_problems(
+        _cfg(
+            *("MODEL.RESNETS.NORM", "XN", "MODEL.FPN.OUT_CHANNELS", 100),
+            *("MODEL.ROI_BOX_HEAD.NORM", "YN", "MODEL.BACKBONE.FREEZE_AT", 2),
+        )
+    )
+    messages = "\n".join(problem.message for problem in problems)
+    assert len(problems) == 4
+    assert "MODEL.RESNETS.NORM is 'XN', which is not a norm" in messages
+    assert "MODEL.ROI_BOX_HEAD.NORM is 'YN', which is not a norm" in messages
+    assert "does not divide the 100 channels of backbone.fpn_lateral2" in messages
+    assert "MODEL.BACKBONE.FREEZE_AT is 2: random layers" in messages

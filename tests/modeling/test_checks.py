@@ -387,25 +387,6 @@ def test_batch_norm_at_enough_images():
     assert "statistics of 4 images" in _only(few, fatal=False)
 
 
-def test_unknown_ways_to_save():
-    message = _only(_find("SOLVER.ON_SAVE_ERROR", "retry"))
-    assert "SOLVER.ON_SAVE_ERROR is 'retry'; known are stop, continue." in message
-    message = _only(_find("SOLVER.KEEP_CHECKPOINTS", -1))
-    assert "SOLVER.KEEP_CHECKPOINTS is -1" in message
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_decay_that_is_none(decay):
-    message = _only(_find("SOLVER.EMA_DECAY", decay))
-    assert f"SOLVER.EMA_DECAY is {decay}" in message
-
-
-@pytest.mark.parametrize("norm", [-1.0, float("nan")])
-def test_a_clip_that_would_turn_the_gradient_round(norm):
-    message = _only(_find("SOLVER.CLIP_GLOBAL_NORM", norm))
-    assert f"SOLVER.CLIP_GLOBAL_NORM is {norm}" in message
-
-
 def test_frozen_bn_needs_no_batch():
     assert _find("SOLVER.IMS_PER_BATCH", 1, config="mask_rcnn_R50_bn_frozen") == []
 

@@ -91,6 +91,23 @@ def test_gn_backbone_of_retinanet():
     assert _find(*RETINANET_FPN, *R50_MSRA, *stride, "MODEL.RESNETS.NORM", "FrozenBN") == []
 
 
+@pytest.mark.parametrize(
+    "on",
+    [
+        ["MODEL.CHANNELS_LAST", True],
+        ["MODEL.GN.MEMORY", "lean"],
+        ["MODEL.GN.WEIGHT_STANDARDIZATION", True],
+    ],
+    ids=lambda on: on[0],
+)
+def test_a_key_that_no_part_obeys_is_a_warning(on):
+    (problem,) = _find(*RETINANET_FPN, *on)
+    assert not problem.fatal
+    assert problem.message.startswith(on[0])
+    assert problem.message.endswith(" is set, but no part of this model obeys it.")
+    assert _find(*RETINANET, *on) == []  # the backbone does
+
+
 class OwnGroups(nn.Sequential):
     """A box head with a GroupNorm of its own groups, which no key has made."""
 

@@ -108,9 +108,16 @@ def test_zero_init(tiny_cfg, name):
 
 
 def test_checks(tiny_cfg, name):
-    assert find_problems(_everywhere(tiny_cfg)) == []
+    problems = find_problems(_everywhere(tiny_cfg))
+    assert not any(problem.fatal for problem in problems)
+    # two images are few for the statistics of a batch
+    warned = KEYS if name == "running_mean" else ()
+    assert [p.message.split(" is New, unfrozen, with statistics of 2 ")[0] for p in problems] == [
+        f"MODEL.{key}.NORM" for key in warned
+    ]
     assert pretrain_spec_from_cfg(_everywhere(tiny_cfg)).norm == "New"
-    groups_7 = find_problems(_everywhere(tiny_cfg, "MODEL.GN.NUM_GROUPS", 7))
+    seven_groups = _everywhere(tiny_cfg, "MODEL.GN.NUM_GROUPS", 7)
+    groups_7 = find_problems(seven_groups, training=False)
     if name != "groups":
         assert groups_7 == []
     for key in KEYS if name == "groups" else ():
@@ -119,9 +126,8 @@ def test_checks(tiny_cfg, name):
 
 
 def test_a_stock_part_does_not_know_it(tiny_cfg, name):
-    (problem,) = find_problems(
-        _everywhere(tiny_cfg, "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")
-    )
+    cfg = _everywhere(tiny_cfg, "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")
+    (problem,) = find_problems(cfg, training=False)
     assert problem.fatal
     assert "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead is Detectron2's own" in problem.message
     assert "Set MODEL.ROI_BOX_HEAD.NAME GNFastRCNNConvFCHead." in problem.message
@@ -133,7 +139,7 @@ def test_clips(name):
     small = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16]
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", *small, "MODEL.GN.NUM_GROUPS", 8])
     cfg.merge_from_list(["MODEL.RESNETS.NORM", "New", "MODEL.GN.ZERO_INIT_RESIDUAL", True])
-    assert find_problems(cfg) == []
+    assert find_problems(cfg, training=False) == []
     clips = torch.rand(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     model, after = _step(cfg, {"image": 255 * clips, "label": torch.tensor([0, 1])}, "standard")
     assert type(model.backbone.stem.conv1.norm) is NORMS["New"].layer_3d

@@ -22,7 +22,8 @@ import torch
 
 from gn_det.checkpoint.converted import Converted
 from gn_det.modeling import PretrainSpec
-from gn_det.modeling.pretrain_spec import BGR, resnet_depth
+from gn_det.modeling.network import resnet_depth
+from gn_det.modeling.pretrain_spec import BGR
 
 __all__ = ["convert", "matches"]
 

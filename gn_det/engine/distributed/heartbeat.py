@@ -28,7 +28,7 @@ VARIABLE = "GN_DET_HEARTBEAT_TIMEOUT"  # seconds; 0 waits for PyTorch's time-out
 OLD_VARIABLE = "GN_DET_SILENT_AFTER"  # its earlier name
 DEFAULT = 120.0
 ENDED = 2**40  # added to the count of a process that has ended: it needs no heartbeat
-LOST_RANK = "silent"  # the key under which rank 0 publishes 1 + the rank that it found
+LOST_RANK = "lost"  # the key under which rank 0 publishes 1 + the rank that it found
 
 
 @contextmanager
