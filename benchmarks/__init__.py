@@ -1,1 +1,1 @@
-"""What tools/benchmark.py measures: a module a subcommand, and what they share."""
+"""Benchmarks of gn_det: one module per subcommand of tools/benchmark.py, and shared parts."""

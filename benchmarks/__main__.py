@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Measure gn_det beside stock Detectron2, in one run, interleaved, on the same inputs.
+"""Compare gn_det with stock Detectron2, interleaved in one run, on the same inputs.
 
 tools/benchmark.py train --output train.json    # two images of 480x640, 512 RoIs each
 tools/benchmark.py train --images 1 --height 800 --width 1333 --variants 'stock-*,lean-*'
 tools/benchmark.py infer                        # one image, 1000 proposals
 tools/benchmark.py growth --output growth.json --resume --plot docs/growth.png
 tools/benchmark.py estimate --config mask_rcnn_R50_gn_all.yaml --images 2 --budget 8GiB
-tools/benchmark.py eval                         # COCO scoring, and the parts of an evaluation
-tools/benchmark.py layer                        # one GN with ReLU, alone
-tools/benchmark.py recompute                       # ways to keep less of a ResNet stage
-tools/benchmark.py roi-align                    # RoIAlign of a pyramid, alone
+tools/benchmark.py eval                         # COCO scoring, and the steps of an evaluation
+tools/benchmark.py layer                        # a single GN with ReLU
+tools/benchmark.py recompute                    # activation checkpointing of a ResNet stage
+tools/benchmark.py roi-align                    # RoIAlign of a pyramid
 tools/benchmark.py precision --plot bf16.png    # AP and losses of whole trainings, bf16 and fp32
-tools/benchmark.py load                         # seconds to read R50 GN-all weights into the model
+tools/benchmark.py load                         # seconds to load weights into a model
 tools/benchmark.py load --repeats 9 --config mask_rcnn_R101_gn_all.yaml
 """
 
@@ -47,47 +47,50 @@ COMMANDS = {
     "load": load,
     "precision": precision,
 }
+ALIASES = {"recompute": ["remake"]}  # the name in older records
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = docstring_parser(__doc__)
+    parser.prog = "tools/benchmark.py"  # in place of __main__.py
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        summary, _, more = module.__doc__.partition("\n\n")
+        summary, _, more = (module.__doc__ or "").partition("\n\n")
         command = commands.add_parser(
             name,
+            aliases=ALIASES.get(name, []),
             help=summary,
             description=f"{summary}\n\n{more}".strip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         command.add_argument(
-            "--output", type=output_file, metavar="FILE.json", help="write all that was measured"
+            "--output", type=output_file, metavar="FILE.json", help="write all results to this file"
         )
+        command.set_defaults(module=module)
         module.add_arguments(command)
     return parser
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure, show, write."""
-    module = COMMANDS[args.command]
-    record = module.run(args)
+    """Run a benchmark, print its table, and write its record."""
+    record = args.module.run(args)
     here = records.describe()
     cpu, gpu = here["machine"]["cpu"], here["machine"]["gpu"]
-    print(module.table(record))
+    print(args.module.table(record))
     print(
         f"\n{gpu or cpu}, {here['machine']['threads']} threads, "
         f"torch {here['torch']}, gn_det {here['gn_det']}, {here['date']}"
     )
     if args.output:
         records.write(record, args.output)
-        print(f"written to {args.output}")
+        print(f"Wrote {args.output}")
 
 
 def main() -> None:
-    """Be the command."""
-    # notes of torch's and Detectron2's authors to each other, here and in the processes it starts
+    """Run the command."""
+    # no deprecation warnings of torch and Detectron2, here and in child processes
     warnings.simplefilter("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     logging.getLogger("torch").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""COCO evaluation: the fast scorer beside pycocotools, and where the time of an evaluation goes.
+"""COCO evaluation: the fast scorer and pycocotools, and the time of each step of an evaluation.
 
-score: made truth and detections of COCO val2017's size, each scorer in a process of its own.
-steps: tools/evaluate.py on some images, split between model, paste, encode and score.
+score: synthetic annotations and detections of COCO val2017's size, each scorer in its own process.
+steps: tools/evaluate.py on some images, split into model, paste, encode and score.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from gn_det.evaluation import METRICS, SCORERS, score
+from gn_det.utils import resident_bytes
 
 from .evaluation_steps import STEPS, measure_steps
-from .peak import resident_bytes
+from .options import add_numbers
 from .records import MIB
 from .synthetic_coco import synthetic_coco
 from .timing import seconds_of, summary
@@ -36,33 +37,35 @@ TASKS = ("bbox", "segm")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``tools/benchmark.py eval``."""
-    parser.add_argument("--only", choices=PARTS, help="one part alone; both take some minutes")
-    parser.add_argument("--images", type=int, default=5000, metavar="N", help="made ones (5000)")
-    parser.add_argument("--objects", type=int, default=36_000, metavar="N", help="in all (36000)")
-    parser.add_argument(
-        "--detections", type=int, default=500_000, metavar="N", help="in all (500000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is made (0)")
-    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="of scoring (1)")
+    parser.add_argument("--only", choices=PARTS, help="run one part only; both take some minutes")
+    numbers = {
+        "images": (5000, "synthetic images"),
+        "objects": (36_000, "objects in all images"),
+        "detections": (500_000, "detections in all images"),
+        "seed": (0, "seed of synthetic data"),
+        "repeats": (1, "timed runs of each scorer"),
+        "step-images": (200, "images of the steps"),
+    }
+    add_numbers(parser, numbers)
     parser.add_argument(
         "--config",
         default="photo_digits_mask_rcnn_R18_gn_all.yaml",
         metavar="FILE",
-        help="model of the steps (%(default)s)",
+        help="config of the steps (default: %(default)s)",
     )
     parser.add_argument(
-        "--weights", default="", metavar="FILE", help="of that model; random ones by default"
+        "--weights", default="", metavar="FILE", help="weights of that model; random by default"
     )
     parser.add_argument(
-        "--dataset", default="photo_digits_train", metavar="NAME", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--step-images", type=int, default=200, metavar="N", help="its first images (200)"
+        "--dataset",
+        default="photo_digits_train",
+        metavar="NAME",
+        help="dataset of the steps (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; see :func:`measure_scorers` and :func:`measure_steps`."""
+    """Run :func:`measure_scorers` and :func:`measure_steps`, and return the record."""
     record: dict[str, Any] = {"benchmark": "eval"}
     if args.only != "steps":
         sizes = (args.images, args.objects, args.detections)
@@ -75,15 +78,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def measure_scorers(
     images: int, objects: int, detections: int, *, seed: int = 0, repeats: int = 1
 ) -> dict[str, Any]:
-    """Score the same made results by each scorer, in turn, each time in a fresh process.
+    """Score the same synthetic detections by each scorer, in turn, each time in a new process.
 
     Args:
-        images, objects, detections, seed: see :func:`synthetic_coco`.
-        repeats: how often each is timed.
+        images: The number of images.
+        objects: The number of objects in all images.
+        detections: The number of detections in all images.
+        seed: The seed of :func:`synthetic_coco`.
+        repeats: The number of timed runs of each scorer.
 
     Returns:
-        The arguments, and ``tasks``: for "bbox" and "segm" the seconds, the results and the memory
-        of each scorer, and ``ratio``, pycocotools' seconds through fast's.
+        The arguments, and ``tasks``: for "bbox" and "segm" the seconds, results and memory of each
+        scorer, and ``ratio``, the seconds of pycocotools divided by those of the fast scorer.
     """
     record: dict[str, Any] = {
         "images": images,
@@ -100,17 +106,17 @@ def measure_scorers(
             file.write_text(json.dumps(content))
         del truth, found
         runs = [(t, s) for t in TASKS for _ in range(repeats) for s in SCORERS]
-        done: dict[tuple[str, str], list[dict]] = {}
+        measured_by: dict[tuple[str, str], list[dict]] = {}
         with tqdm(runs, unit="run", disable=None) as bar:
             for task, scorer in bar:
                 bar.set_description(f"{task} by {scorer}")
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                     work = pool.submit(_score, *files, task, scorer, torch.get_num_threads())
-                    done.setdefault((task, scorer), []).append(work.result())
+                    measured_by.setdefault((task, scorer), []).append(work.result())
     for task in TASKS:
         rows = {}
         for scorer in SCORERS:
-            measured = done[task, scorer]
+            measured = measured_by[task, scorer]
             rows[scorer] = {**measured[-1], **summary([m.pop("seconds") for m in measured])}
         fast, reference = (rows[scorer]["results"] for scorer in SCORERS)
         gaps = [_gap(fast[key], value) for key, value in reference.items()]
@@ -123,14 +129,14 @@ def measure_scorers(
 
 
 def _gap(a: float, b: float) -> float:
-    """Return the difference; infinite where one alone is NaN, which ``max`` would overlook."""
+    """Return the difference; infinite if only one is NaN, which ``max`` would ignore."""
     if math.isnan(a) or math.isnan(b):
         return 0.0 if math.isnan(a) and math.isnan(b) else math.inf
     return abs(a - b)
 
 
 def _score(truth_file: Path, results_file: Path, task: str, scorer: str, threads: int) -> dict:
-    """Score two files; what was read stays in memory, as it does after a model's predictions."""
+    """Score two files. Their content stays in memory, as it does after a model's predictions."""
     torch.set_num_threads(threads)
     truth = COCO()
     truth.dataset = json.loads(truth_file.read_text())
@@ -139,7 +145,7 @@ def _score(truth_file: Path, results_file: Path, task: str, scorer: str, threads
     found = json.loads(results_file.read_text())
     results: dict[str, float] = {}
     before = resident_bytes("VmRSS")
-    _forget_peak()
+    _reset_peak()
     seconds = seconds_of(lambda: results.update(score(truth, found, task, scorer)))
     return {
         "seconds": seconds,
@@ -149,15 +155,15 @@ def _score(truth_file: Path, results_file: Path, task: str, scorer: str, threads
     }
 
 
-def _forget_peak() -> None:
-    """Start anew with the process's highest memory: reading a file took more than it keeps."""
+def _reset_peak() -> None:
+    """Reset the process's peak memory, which reading the files has raised."""
     refs = Path("/proc/self/clear_refs")
     if refs.exists():
         refs.write_text("5")
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return a table for each part that was measured."""
+    """Return the tables of all parts that were measured."""
     parts = []
     if "score" in record:
         parts.append(_score_table(record["score"]))
@@ -182,10 +188,10 @@ def _score_table(record: dict[str, Any]) -> str:
                     f"{(row['peak_bytes'] - row['resident_bytes']) / MIB:.0f}",
                 ]
             )
-    headers = ["", "scorer", "s", "times faster", *METRICS, "MiB before", "MiB more"]
+    headers = ["", "scorer", "s", "times faster", *METRICS, "MiB before", "MiB added"]
     largest = max(of_task["largest_difference"] for of_task in record["tasks"].values())
     return (
-        f"Scoring {record['detections']} made detections of {record['objects']} objects on "
+        f"Scoring {record['detections']} synthetic detections of {record['objects']} objects on "
         f"{record['images']} images; median of {record['repeats']}\n\n"
         + tabulate(rows, headers, disable_numparse=True, colalign=["left"] * 2 + ["right"] * 10)
         + f"\n\nlargest difference, of all metrics and classes: {largest:.1e}"

@@ -1,4 +1,9 @@
-"""How an evaluation's time splits between reading, model, paste, encode and score."""
+"""The time of each step of an evaluation: read, model, paste, encode and score.
+
+Shapes:
+    N: detections
+    M: height and width of a predicted mask
+"""
 
 import contextlib
 import io
@@ -29,24 +34,24 @@ STEPS = ("read", "model", "paste", "encode", "score")
 
 
 def measure_steps(config: str, dataset: str, images: int, weights: str = "") -> dict[str, Any]:
-    """Evaluate as stock Detectron2 does, with pycocotools, and as gn_det does, in one run.
+    """Evaluate as stock Detectron2 does (with pycocotools) and as gn_det does, in one run.
 
-    Both post-process and score the same detections of one model. gn_det pastes nothing: it encodes
-    the masks as they are predicted.
+    Both post-process and score the same detections of one model. gn_det does not paste masks: it
+    encodes the predicted masks directly.
 
     Args:
-        config: a YAML file or the name of one of ours; a Mask R-CNN.
-        dataset: registered, in COCO's format.
-        images: how many of its first ones.
-        weights: a checkpoint; "" for random weights. With those the score threshold is 0, so that
-            each image has all the detections that it may have, and ellipses take the place of the
-            masks, which are 0.5 everywhere.
+        config: The path or name of a YAML config of a Mask R-CNN.
+        dataset: The name of a registered dataset in COCO's format.
+        images: The number of images, from the beginning of the dataset.
+        weights: The path of a checkpoint, or "" for random weights. With random weights the score
+            threshold is 0, so that each image has the maximal number of detections, and ellipses
+            replace the masks, which would be 0.5 everywhere.
 
     Returns:
-        ``seconds``: for "stock" and "gn_det", :data:`STEPS` by name; how many detections there
-        were, and how many masks of the two differ.
+        ``seconds`` of each of :data:`STEPS` for "stock" and "gn_det", the number of detections,
+        and the number of masks that differ.
     """
-    # in fp32: many a CPU only emulates bf16, and everything but the model would look free
+    # fp32: many CPUs emulate bf16, and the model's time would hide all others
     options = ["DATASETS.TEST", repr((dataset,)), "SOLVER.AMP.ENABLED", "False"]
     if not weights:
         options += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
@@ -103,9 +108,9 @@ def measure_steps(config: str, dataset: str, images: int, weights: str = "") -> 
 
 
 class _Clock:
-    """Adds up the wall seconds of calls, by name; waits for a GPU."""
+    """Sums up the wall time of calls in seconds, by name, and waits for the GPU."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def __call__(self, name: str, work: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -122,14 +127,14 @@ def _on_cpu(encode: Callable, found: Instances, image_id: int) -> list[dict]:
 
 
 def _copy(found: Instances) -> Instances:
-    """Return detections whose boxes may be scaled in place."""
+    """Return a copy whose boxes may be changed in place."""
     fields = dict(found.get_fields())
     fields["pred_boxes"] = Boxes(found.pred_boxes.tensor.clone())
     return Instances(found.image_size, **fields)
 
 
 def _ellipses(masks: torch.Tensor) -> torch.Tensor:
-    """Return (N, 1, M, M) probabilities of ellipses of several widths, as soft as a head's."""
+    """Return soft masks of ellipses, of the shape (N, 1, M, M) of ``masks``."""
     place = torch.linspace(-1, 1, masks.shape[-1], device=masks.device)
     width = torch.linspace(0.5, 1, len(masks), device=masks.device)[:, None, None, None]
     distance = (place / width) ** 2 + place[:, None] ** 2
@@ -137,7 +142,7 @@ def _ellipses(masks: torch.Tensor) -> torch.Tensor:
 
 
 def _truth(dataset: str, image_ids: set[int]) -> COCO:
-    """Return the annotations of some of a dataset's images."""
+    """Return the ground truth of some images of a dataset."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(MetadataCatalog.get(dataset).json_file)
         content = truth.dataset

@@ -1,7 +1,7 @@
-"""How a training step's time and the bytes kept for backward grow with pixels, RoIs and images.
+"""Growth of a training step's time and of the bytes saved for backward, with pixels, RoIs, images.
 
-From one point each of the three is varied by itself. Every point is written as soon as it is
-measured, so that a run that was stopped goes on with --resume.
+Each of the three is varied alone, starting from the same point. Every point is written as soon as
+it is measured, so that --resume can continue an interrupted run.
 """
 
 import argparse
@@ -35,16 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", type=reader, default=default, metavar=form, help="default: %(default)s"
         )
-    parser.add_argument("--resume", action="store_true", help="keep the points that --output has")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw it")
+    parser.add_argument(
+        "--resume", action="store_true", help="measure only the missing points of --output"
+    )
+    parser.add_argument("--plot", metavar="FILE.png", help="write a plot to this file")
     add_setting_arguments(parser, variants=DEFAULT_VARIANTS, repeats=3)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure every point that is not there yet; write to ``args.output`` after each.
+    """Measure every missing point, and write ``args.output`` after each.
 
     Raises:
-        ConfigError: ``--resume`` with another set-up than the file's, or without ``--output``.
+        ConfigError: ``--resume`` is given without ``--output``, or the file is of another set-up.
     """
     base = Setting.from_args(args)
     setup = {
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     record = {
         **setup,
         "axes": axis_points(base, args.sizes, args.roi_counts, args.image_counts),
-        "points": _kept_points(args.output, setup) if args.resume else [],
+        "points": _saved_points(args.output, setup) if args.resume else [],
     }
     for point in distinct(record["axes"]):
         if find(record, point):
@@ -73,16 +75,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return two tables, seconds and MiB: every point, and what one unit more of each axis costs.
+    """Return two tables, of seconds and of MiB: all points, and the cost of one more unit per axis.
 
-    The latter is the slope of the straight line through the points of an axis, by least squares.
+    The cost is the slope of a straight line through the points of an axis, by least squares.
     """
     title = f"Growth of a training step, {record['setting']['config']}"
     seconds = _table(record, "seconds", 1, ".3g")
-    kept = _table(record, "saved_bytes", records.MIB, ".4g")
+    saved = _table(record, "saved_bytes", records.MIB, ".4g")
     return (
         f"{title}; seconds, median of {record['repeats']}\n\n{seconds}\n\n"
-        f"{title}; MiB kept for backward\n\n{kept}"
+        f"{title}; MiB saved for backward\n\n{saved}"
     )
 
 
@@ -98,26 +100,26 @@ def _table(record: dict[str, Any], key: str, unit: float, form: str) -> str:
     return tabulate(rows, ["", *names], floatfmt=form)
 
 
-def _kept_points(output: str | None, setup: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the points of ``output``, which ``setup`` has to have made; none without a file."""
+def _saved_points(output: str | None, setup: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the points in the file ``output``, which must be of the same ``setup``."""
     if output is None:
-        raise ConfigError("--resume goes on with the points of a file: name it by --output.")
+        raise ConfigError("--resume continues with the points in a file: name it with --output.")
     if not os.path.exists(output):
         return []
-    kept, here = records.read(output), records.describe()
+    saved, here = records.read(output), records.describe()
     now = {**setup, **{key: here[key] for key in ("machine", "torch", "gn_det")}}
-    now["setting"]["options"] = list(now["setting"]["options"])  # as JSON has it
+    now["setting"]["options"] = list(now["setting"]["options"])  # as in JSON
     for key, value in now.items():
-        if kept.get(key) != value:
+        if saved.get(key) != value:
             raise ConfigError(
-                f"--resume: {output} was measured with {key} {kept.get(key)}, and now it would be "
-                f"{value}. Give another --output, or measure all again without --resume."
+                f"--resume: {output} was measured with {key} {saved.get(key)}, not with {value}. "
+                "Give another --output, or measure everything again without --resume."
             )
-    return kept["points"]
+    return saved["points"]
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
-    """Return (H, W) of each ``HxW``."""
+    """Return (height, width) of each ``HxW``."""
     sizes = [tuple(_counts(size, "x")) for size in text.split(",")]
     if any(len(size) != 2 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH,...")
@@ -125,8 +127,8 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 
 
 def _counts(text: str, separator: str = ",") -> list[int]:
-    """Return the numbers of a list on the command line."""
+    """Return the numbers of a list."""
     numbers = [int(word) if word.isdigit() else 0 for word in text.split(separator)]
     if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} has something else than numbers above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} has something other than numbers above 0")
     return numbers

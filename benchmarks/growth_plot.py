@@ -1,4 +1,4 @@
-"""The picture of :mod:`benchmarks.growth`: time and memory along each axis."""
+"""The plot of :mod:`benchmarks.growth`: time and memory along each axis."""
 
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,21 @@ from .records import MIB
 __all__ = ["plot"]
 
 LABELS = {
-    "pixels": "megapixels of each image",
-    "rois": "RoIs of each image",
-    "images": "images a step",
+    "pixels": "megapixels per image",
+    "rois": "RoIs per image",
+    "images": "images per step",
 }
-ROWS = {"seconds": ("s a step", 1), "saved_bytes": ("GiB kept for backward", 1024 * MIB)}
+ROWS = {"seconds": ("seconds per step", 1), "saved_bytes": ("GiB saved for backward", 1024 * MIB)}
 
 
 def plot(record: dict[str, Any], path: str | Path) -> None:
-    """Draw seconds above bytes, one column for each axis, one line for each variant.
+    """Plot seconds above bytes, with a column for each axis and a line for each variant.
 
     Args:
-        record: of :func:`benchmarks.growth.run`.
-        path: of the picture; its folder exists.
+        record: The record of :func:`benchmarks.growth.run`.
+        path: The path of the picture. Its folder exists.
     """
-    from matplotlib.figure import Figure  # no pyplot: it would pick a backend for the process
+    from matplotlib.figure import Figure  # not pyplot, which sets a backend for the process
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     grid = figure.subplots(len(ROWS), len(LABELS), sharex="col", sharey="row")
@@ -40,8 +40,8 @@ def plot(record: dict[str, Any], path: str | Path) -> None:
         axes.set_xlabel(label)
     setting = record["setting"]
     figure.suptitle(
-        f"{setting['config']}; unless varied {setting['images']} images of "
-        f"{setting['height']}x{setting['width']}, {setting['rois']} RoIs each"
+        f"{setting['config']}; if not varied: {setting['images']} images of "
+        f"{setting['height']}x{setting['width']}, {setting['rois']} RoIs per image"
     )
     lines, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=4)

@@ -1,4 +1,4 @@
-"""The points where :mod:`benchmarks.growth` measures, on axes that cross at one of them."""
+"""The points that :mod:`benchmarks.growth` measures, on axes that cross at one point."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from .workload import Setting
 
 __all__ = ["AXES", "POINT", "along", "axis_points", "distinct", "find", "slopes"]
 
-# what a point is, as in Setting
+# the coordinates of a point, as in Setting
 POINT = ("images", "height", "width", "rois")
 
-# what is varied: its unit, and how many of them a point has
+# the unit of each axis, and the position of a point on it
 AXES = {
-    "pixels": ("megapixel of each image", lambda p: p["height"] * p["width"] / 1e6),
-    "rois": ("RoI of each image", lambda p: p["rois"]),
+    "pixels": ("megapixel per image", lambda p: p["height"] * p["width"] / 1e6),
+    "rois": ("RoI per image", lambda p: p["rois"]),
     "images": ("image", lambda p: p["images"]),
 }
 
@@ -26,13 +26,13 @@ def axis_points(
     rois: Sequence[int],
     images: Sequence[int],
 ) -> dict[str, list[dict[str, int]]]:
-    """Return for each of :data:`AXES` the points along it; what it does not vary is ``base``'s.
+    """Return the points along each of :data:`AXES`.
 
     Args:
-        base: where the axes cross.
-        sizes: (H, W) each.
-        rois: an image.
-        images: a batch.
+        base: The setting where the axes cross.
+        sizes: The sizes of images, (height, width) in pixels.
+        rois: The numbers of RoIs per image.
+        images: The numbers of images per batch.
     """
     at = {key: getattr(base, key) for key in POINT}
     sizes = sorted(sizes, key=lambda size: size[0] * size[1])
@@ -44,15 +44,15 @@ def axis_points(
 
 
 def distinct(axes: dict[str, list[dict[str, int]]]) -> list[dict[str, int]]:
-    """Return the points of all axes, each once."""
-    points = []
+    """Return the points of all axes without duplicates."""
+    points: list[dict[str, int]] = []
     for of_axis in axes.values():
         points += [point for point in of_axis if point not in points]
     return points
 
 
 def find(record: dict[str, Any], point: dict[str, int]) -> dict[str, Any] | None:
-    """Return what ``record`` has of ``point``, None if it has nothing."""
+    """Return the entry of ``point`` in ``record``, or None if there is none."""
     fitting = (p for p in record["points"] if all(p[key] == point[key] for key in POINT))
     return next(fitting, None)
 
@@ -64,13 +64,13 @@ def along(record: dict[str, Any], axis: str) -> tuple[list[float], list[dict[str
 
 
 def slopes(record: dict[str, Any], key: str) -> dict[str, dict[str, float]]:
-    """Return ``{axis: {variant: what one unit more costs}}``, by least squares.
-
-    Args:
-        record: of :func:`benchmarks.growth.run`.
-        key: ``seconds`` or ``saved_bytes``.
+    """Return ``{axis: {variant: cost of one more unit}}``, by least squares.
 
     Axes with a single point are left out.
+
+    Args:
+        record: The record of :func:`benchmarks.growth.run`.
+        key: ``seconds`` or ``saved_bytes``.
     """
     lines = {}
     for axis in record["axes"]:

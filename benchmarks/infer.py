@@ -1,7 +1,10 @@
-"""Inference of gn_det beside stock Detectron2's: time, peak memory, difference of the outputs.
+"""Inference of gn_det and of stock Detectron2: time, peak memory, difference of the outputs.
 
 Each repeat runs every variant once, in turn, on the same images, proposals and weights. The modes
-of ``MODEL.GN.MEMORY`` are alike in inference; ``standard`` stands for them.
+of ``MODEL.GN.MEMORY`` are the same in inference, so that only ``standard`` is measured.
+
+Shapes:
+    R: RoIs
 """
 
 import argparse
@@ -31,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure ``args.variants``; see :func:`measure` for the record, and :func:`table`."""
+    """Measure ``args.variants`` and return the record; see :func:`measure`."""
     setting = Setting.from_args(args)
     workload = Workload(setting, training=False)
     reference = Inference(workload, VARIANTS[STOCK_GN]).outputs()
-    # as many candidates as there are RoIs, whatever the random weights' scores are
+    # as many candidates as RoIs, for any scores of the random weights
     threshold = score_threshold(reference["class logits"], sum(len(p) for p in workload.proposals))
     peaks = {v.name: peak_bytes(build_inference, setting, v, threshold) for v in args.variants}
     rows = measure(workload, args.variants, reference, threshold, args.repeats, args.warmup)
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return the variants as rows. Ratios and differences are to stock Detectron2's fp32 GN."""
+    """Return a table with a row for each variant. Differences are to stock Detectron2's fp32 GN."""
     outputs = list(record["largest_output"])
     rows = []
     for name, row in record["variants"].items():
@@ -85,15 +88,15 @@ def table(record: dict[str, Any]) -> str:
 
 
 class Inference:
-    """A variant's model; a call is one batch through the whole model, masks pasted.
+    """A variant's model; a call runs one batch through the whole model, with pasted masks.
 
     Args:
-        workload: what it works on.
-        variant: what is measured.
-        threshold: of the score; None for the config's.
+        workload: The batch, proposals and weights.
+        variant: The variant to measure.
+        threshold: The score threshold in [0, 1]; None for the config's.
 
     Attributes:
-        detections: of the last call, in all images.
+        detections: The number of detections of the last call, in all images.
     """
 
     def __init__(self, workload: Workload, variant: Variant, threshold: float | None = None):
@@ -113,10 +116,10 @@ class Inference:
 
     @torch.inference_mode()
     def outputs(self, num_masks: int = 100) -> dict[str, torch.Tensor]:
-        """Return what the heads say of the proposals, before any of it is thrown away.
+        """Return the outputs of the heads for all proposals, before any threshold.
 
         Args:
-            num_masks: proposals an image that get a mask, for class 0.
+            num_masks: The number of proposals per image that get a mask (of class 0).
         """
         model = self.model
         heads = model.roi_heads
@@ -143,15 +146,15 @@ def score_threshold(logits: torch.Tensor, candidates: int) -> float:
     """Return the score that ``candidates`` pairs of RoI and class reach.
 
     Args:
-        logits: (R, classes + 1), the last is the background's.
-        candidates: fewer than R x classes.
+        logits: The logits of shape (R, classes + 1). The last class is the background.
+        candidates: The number of pairs.
     """
     scores = logits.softmax(dim=1)[:, :-1].flatten()
     return scores.topk(min(candidates, len(scores))).values[-1].item()
 
 
 def build_inference(setting: Setting, variant: Variant, threshold: float) -> Inference:
-    """Return the inference of ``variant``, alone in its process."""
+    """Return the inference of ``variant``, for a process of its own."""
     return Inference(Workload(setting, training=False), variant, threshold)
 
 
@@ -163,15 +166,15 @@ def measure(
     repeats: int,
     warmup: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Return for each variant, by name: seconds a batch, detections, differences of the outputs.
+    """Return for each variant by name: seconds per batch, detections, differences of outputs.
 
     Args:
-        workload: the same for all.
-        variants: run in turn.
-        reference: the outputs that GN models are held against. FrozenBN's are another model's.
-        threshold: of the score.
-        repeats: timed batches of each.
-        warmup: batches before.
+        workload: The batch, proposals and weights of all variants.
+        variants: The variants, which run in turn.
+        reference: The outputs that those of GN models are compared with. FrozenBN is another model.
+        threshold: The score threshold in [0, 1].
+        repeats: The number of timed batches of each variant.
+        warmup: The number of untimed batches before.
     """
     works = {variant.name: Inference(workload, variant, threshold) for variant in variants}
     outputs = {

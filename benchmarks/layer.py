@@ -1,10 +1,15 @@
-"""One GN with ReLU, alone: time, GB/s and bytes saved, in each type and layout.
+"""A single GN with ReLU: time, GB/s and bytes saved, for each dtype and memory format.
 
 The shapes are those of R50-FPN with box and mask head. Each repeat runs every way once, in turn, on
-the same numbers. GB/s counts each tensor once: input and output forward, and in training also the
-output's gradient, the input again and its gradient. What a kernel reads twice makes it lower.
+the same numbers. GB/s counts each tensor once: input and output in the forward pass, and in
+training also the gradient of the output, the input again, and its gradient. A kernel that reads a
+tensor twice has a lower number.
 
-Shapes: N images, R RoIs, C channels, H x W pixels.
+Shapes:
+    N: images
+    R: RoIs
+    C: channels
+    H, W: height and width
 """
 
 import argparse
@@ -36,11 +41,11 @@ class Way:
     """A way to compute ``relu(group_norm(x))``.
 
     Attributes:
-        source: ``stock``: PyTorch's operator, under its autocast where the precision is bf16;
-            ``gn_det``: :class:`gn_det.layers.GroupNorm`, likewise; ``compiled``: both operations
-            as one by ``torch.compile``, for dynamic sizes.
-        precision: of the input, ``fp32`` or ``bf16``. Weights are fp32.
-        channels_last: the input's layout.
+        source: ``stock``: PyTorch's operator, under autocast if the precision is bf16;
+            ``gn_det``: :class:`gn_det.layers.GroupNorm`, also under autocast; ``compiled``: both
+            operations fused by ``torch.compile``, for dynamic sizes.
+        precision: The precision of the input, ``fp32`` or ``bf16``. Weights are fp32.
+        channels_last: Whether the input is channels_last.
     """
 
     source: str
@@ -49,11 +54,11 @@ class Way:
 
     @property
     def name(self) -> str:
-        """``SOURCE-PRECISION``, and ``-channels_last`` where it is."""
+        """``SOURCE-PRECISION``, with ``-channels_last`` if it is."""
         return f"{self.source}-{self.precision}" + "-channels_last" * self.channels_last
 
     def arrange(self, x: torch.Tensor) -> torch.Tensor:
-        """Return a copy of ``x`` in this way's type and layout."""
+        """Return a copy of ``x`` in this way's dtype and memory format."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return x.to(dtype, copy=True).contiguous(memory_format=layout)
@@ -77,21 +82,21 @@ WAYS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``tools/benchmark.py layer``."""
     numbers = {
-        "images": (2, "in the batch"),
-        "height": (480, "of an image, in pixels"),
-        "width": (640, "of an image, in pixels"),
-        "rois": (1024, "in the batch; a quarter of them has a mask"),
-        "repeats": (5, "timed runs of each"),
-        "warmup": (1, "runs of each before"),
+        "images": (2, "images in the batch"),
+        "height": (480, "height of an image in pixels"),
+        "width": (640, "width of an image in pixels"),
+        "rois": (1024, "RoIs in the batch; a quarter of them has a mask"),
+        "repeats": (5, "timed runs of each way"),
+        "warmup": (1, "untimed runs before"),
     }
     add_numbers(parser, numbers)
     parser.add_argument(
-        "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes"
+        "--no-compile", action="store_true", help="skip torch.compile, which takes minutes"
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure every way on every shape; see :func:`measure`, and :func:`table`."""
+    """Measure every way on every shape and return the record; see :func:`measure`."""
     ways = [way for way in WAYS.values() if way.source != "compiled"]
     error, seconds = None, None
     if not args.no_compile:
@@ -120,10 +125,10 @@ def layer_shapes(
     """Return the shapes of the norms' inputs in R50-FPN with 4conv1fc, the largest first.
 
     Args:
-        images: N.
-        height: of an image in pixels, like ``width`` a multiple of 32.
-        width: see ``height``.
-        rois: R, of which a quarter has a mask.
+        images: The number of images N.
+        height: The height of an image in pixels, a multiple of 32.
+        width: The width of an image in pixels, a multiple of 32.
+        rois: The number of RoIs R, of which a quarter has a mask.
     """
     channels = {
         "stem": (64, 2),
@@ -150,13 +155,13 @@ def layer_shapes(
 def measure(
     shape: tuple[int, int, int, int], ways: list[Way], repeats: int, warmup: int = 1
 ) -> dict[str, Any]:
-    """Return for each way, by name, what it costs on an input of ``shape``.
+    """Return the costs of each way, by name.
 
     Args:
-        shape: (N, C, H, W).
-        ways: run in turn.
-        repeats: timed runs of each, forward alone and forward with backward.
-        warmup: runs before.
+        shape: The shape (N, C, H, W) of the input.
+        ways: The ways, which run in turn.
+        repeats: The number of timed runs of each way, both forward and forward with backward.
+        warmup: The number of untimed runs before.
     """
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -169,7 +174,8 @@ def measure(
     }
     rows = {}
     for name, layer in layers.items():
-        rows[name] = row = {"saved_bytes": layer.saved_bytes()}
+        row: dict[str, Any] = {"saved_bytes": layer.saved_bytes()}
+        rows[name] = row
         for kind, nbytes in layer.least_bytes().items():
             row[kind] = summary(seconds[kind][name])
             row[kind]["gb_per_second"] = nbytes / row[kind]["seconds"] / 1e9
@@ -180,7 +186,7 @@ def measure(
 
 
 class _Layer:
-    """A way on one input, with and without backward."""
+    """A way with its input, forward and with backward."""
 
     def __init__(self, way: Way, norm: GroupNorm, x: torch.Tensor):
         self.x = way.arrange(x).requires_grad_()
@@ -203,34 +209,34 @@ class _Layer:
         self._run()
 
     def train(self) -> None:
-        """Run it forward and backward."""
+        """Run the layer forward and backward."""
         torch.autograd.grad(self._run(), self.inputs, self.dy)
 
     def saved_bytes(self) -> int:
-        """Return the bytes of distinct storages kept for backward, parameters left out."""
-        kept = {}
+        """Return the bytes of distinct storages saved for backward, without parameters."""
+        saved = {}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             y = self._run()
         for parameter in self.inputs[1:]:
-            kept.pop(parameter.untyped_storage().data_ptr(), None)
+            saved.pop(parameter.untyped_storage().data_ptr(), None)
         del y
-        return sum(kept.values())
+        return sum(saved.values())
 
     def least_bytes(self) -> dict[str, int]:
-        """Return the bytes that have to be moved: each tensor once."""
+        """Return the bytes that have to be moved if each tensor is read or written once."""
         x, y = (t.numel() * t.element_size() for t in (self.x, self.dy))
         return {"forward": x + y, "training": x + y + (y + x + x)}
 
 
 def _function(way: Way, norm: GroupNorm) -> Callable[[torch.Tensor], torch.Tensor]:
     if way.source == "compiled":
-        # the compiler keeps its graphs by function: one for each type, layout and width
+        # one function for all: the compiler caches a graph for each dtype, format and width
         compiled = torch.compile(_norm_relu, dynamic=True)
         return partial(compiled, weight=norm.weight, bias=norm.bias)
     forward = norm if way.source == "gn_det" else partial(nn.GroupNorm.forward, norm)
@@ -238,15 +244,15 @@ def _function(way: Way, norm: GroupNorm) -> Callable[[torch.Tensor], torch.Tenso
 
 
 def _norm_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Compute what :class:`GroupNorm` is for the compiler, and ReLU."""
+    """Compute the compiled form of :class:`GroupNorm`, and ReLU."""
     return F.relu(F.group_norm(x.to(weight.dtype).contiguous(), 32, weight, bias).to(x.dtype))
 
 
 def _try_to_compile() -> tuple[str | None, float | None]:
-    """Return why torch.compile does not work here, or None and the seconds that it took."""
+    """Return why torch.compile does not work here (or None), and the seconds of a compilation."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     norm = GroupNorm(64).to(device)
-    # beyond this many graphs the function would run as it is, without a word in the table
+    # beyond the limit the function would silently run without compilation
     limit = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(dynamo.config, limit, 256)
     try:
@@ -258,7 +264,7 @@ def _try_to_compile() -> tuple[str | None, float | None]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return layers and ways as rows. Ratios are to PyTorch's operator in fp32, contiguous."""
+    """Return a table of all layers. Ratios are to PyTorch's operator in fp32, contiguous."""
     rows = []
     for layer, measured in record["layers"].items():
         title = f"{layer} {'x'.join(map(str, measured['shape']))}"

@@ -1,4 +1,4 @@
-"""Reading weights into a model: gn_det's checkpointer beside Detectron2's, on the same files."""
+"""Loading weights into a model: gn_det's checkpointer and Detectron2's, on the same files."""
 
 import argparse
 import logging
@@ -16,6 +16,7 @@ from tabulate import tabulate
 from gn_det.checkpoint import Checkpointer
 from gn_det.engine import load_runnable_config
 
+from .options import add_numbers
 from .records import MIB
 from .timing import interleave, summary
 
@@ -28,18 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         default="mask_rcnn_R50_gn_all.yaml",
         metavar="FILE",
-        help="whose model is loaded (default: %(default)s)",
+        help="config of the model (default: %(default)s)",
     )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: %(default)s")
+    add_numbers(parser, {"repeats": (5, "timed runs of each loader")})
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Load a ``.pth`` and a ``.pkl`` of the same weights, in turn."""
+    """Load a ``.pth`` and a ``.pkl`` file of the same weights in turn, and return the record."""
     cfg = load_runnable_config(args.config, ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
     state = model.state_dict()
     files = {}
-    logging.disable(logging.WARNING)  # each load says what it does
+    logging.disable(logging.WARNING)  # each load writes log messages
     try:
         with tempfile.TemporaryDirectory() as folder:
             for ending in (".pth", ".pkl"):
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return one row for each file."""
+    """Return a table with a row for each file."""
     rows = [
         [
             ending,
@@ -85,7 +86,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def save(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a checkpoint as training does (.pth), or as Detectron2's zoo does (.pkl)."""
+    """Write a checkpoint like those of training (.pth) or of Detectron2's model zoo (.pkl)."""
     if path.suffix == ".pth":
         torch.save({"model": state}, path)
         return

@@ -1,36 +1,36 @@
-"""The most memory that a work takes, in a process of its own."""
+"""The peak memory of a function that runs in its own process."""
 
 import logging
-import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["peak_bytes", "resident_bytes"]
+from gn_det.utils import resident_bytes
+
+__all__ = ["peak_bytes"]
 
 
 def peak_bytes(build: Callable[..., Callable[[], Any]], *args: Any, runs: int = 2) -> int:
-    """Return what ``work = build(*args)`` and some runs of ``work()`` add to a fresh process.
+    """Return the peak memory that ``work = build(*args)`` and runs of ``work()`` need, in bytes.
 
-    With model, gradients and optimizer, without the interpreter and the libraries: resident memory
-    at its highest, minus that after the imports. Where ``work`` runs on a GPU it is the most that
-    PyTorch allocated there.
+    It is measured in a new process: the peak of resident memory, minus the memory after the
+    imports. It includes model, gradients and optimizer, but neither interpreter nor libraries. If
+    ``work`` runs on a GPU, it is the peak of PyTorch's allocations there.
 
     Args:
-        build: a function that can be imported by its name.
-        *args: are pickled.
-        runs: the second one has the optimizer's state from the start.
+        build: A function that can be imported by its name.
+        *args: The arguments of ``build``, which are pickled.
+        runs: The number of runs. From the second one on, the optimizer has its state.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, build, args, runs, torch.get_num_threads()).result()
 
 
 def _measure(build: Callable, args: tuple, runs: int, threads: int) -> int:
-    logging.getLogger("torch").setLevel(logging.ERROR)  # its authors' notes to each other
+    logging.getLogger("torch").setLevel(logging.ERROR)  # deprecation warnings
     torch.set_num_threads(threads)
     before = resident_bytes("VmRSS")
     work = build(*args)
@@ -39,15 +39,3 @@ def _measure(build: Callable, args: tuple, runs: int, threads: int) -> int:
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resident_bytes("VmHWM") - before
-
-
-def resident_bytes(field: str) -> int:
-    """Return this process's resident memory now (VmRSS) or at its highest (VmHWM).
-
-    On Linux ``ru_maxrss`` would not do: a new process starts with that of its parent.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(lines[field].split()[0]) * 1024

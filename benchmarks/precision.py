@@ -1,7 +1,7 @@
 """Whole trainings in float32 and in bfloat16: do losses and AP agree within the spread of seeds?
 
-Each run is trained in a process of its own, in a folder of its own under --folder; a run that was
-stopped goes on, and one that is done is not repeated. Its times say nothing: see ``train``.
+Each run has its own process and its own folder below --folder. An interrupted run is resumed, and a
+finished run is not repeated. For times see the benchmark ``train``.
 """
 
 import argparse
@@ -37,18 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         default="photo_digits_mask_rcnn_R18_gn_all.yaml",
         metavar="FILE",
-        help="what is trained (default: %(default)s)",
+        help="config that is trained (default: %(default)s)",
     )
     parser.add_argument(
-        "--folder", default="output/precision", help="of the runs (default: %(default)s)"
+        "--folder", default="output/precision", help="folder of the runs (default: %(default)s)"
     )
-    add_numbers(parser, {"seeds": (3, "SEED is 1 to N")})
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the losses")
+    add_numbers(parser, {"seeds": (3, "number of seeds: SEED is 1 to N")})
+    parser.add_argument("--plot", metavar="FILE.png", help="write a plot of the losses")
     add_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Train each seed in each precision; ``args.output`` is written after each.
+    """Train each seed in each precision, and write ``args.output`` after each run.
 
     Raises:
         ConfigError: ``args.folder`` holds runs with other options.
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             folder = os.path.join(args.folder, f"{precision}_seed{seed}")
             opts = [*args.opts, *options, "SEED", str(seed)]
             check_run_folder(folder, {**spec, "opts": opts})
-            # a fresh process: loggers and Detectron2's storage belong to one run
+            # a new process: loggers and Detectron2's event storage belong to one run
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 threads = torch.get_num_threads()
                 results = pool.submit(_train, args.config, opts, folder, threads).result()
@@ -92,7 +92,7 @@ def _train(config: str, opts: list[str], folder: str, threads: int) -> dict[str,
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return each seed's AP in each precision, their means, and the spread over seeds."""
+    """Return a table of AP in each precision: mean, spread and the value of each seed."""
     rows = []
     for task, metric in METRICS:
         for precision in PRECISIONS:
@@ -106,23 +106,23 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _values(record: dict[str, Any], precision: str, task: str, metric: str) -> Iterable[float]:
-    for one in record["runs"]:
-        if one["precision"] == precision and task in one["results"]:
-            yield one["results"][task][metric]
+    for entry in record["runs"]:
+        if entry["precision"] == precision and task in entry["results"]:
+            yield entry["results"][task][metric]
 
 
 def plot(record: dict[str, Any], path: str) -> None:
-    """Draw the loss of every run over its iterations, one colour for each precision."""
-    from matplotlib.figure import Figure  # no pyplot: it would pick a backend for the process
+    """Plot the loss of every run over its iterations, with a color for each precision."""
+    from matplotlib.figure import Figure  # not pyplot, which sets a backend for the process
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for colour, precision in zip(("C0", "C1"), PRECISIONS):
-        for one in record["runs"]:
-            if one["precision"] == precision:
-                x = [int(iteration) for iteration in one["losses"]]
-                label = precision if one["seed"] == 1 else None
-                axes.plot(x, list(one["losses"].values()), colour, lw=1, alpha=0.7, label=label)
+    for color, precision in zip(("C0", "C1"), PRECISIONS):
+        for entry in record["runs"]:
+            if entry["precision"] == precision:
+                x = [int(iteration) for iteration in entry["losses"]]
+                label = precision if entry["seed"] == 1 else None
+                axes.plot(x, list(entry["losses"].values()), color, lw=1, alpha=0.7, label=label)
     axes.set(xlabel="iteration", ylabel="total loss (median of 20)", title=record["config"])
     axes.grid(alpha=0.3)
     axes.legend()

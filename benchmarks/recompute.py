@@ -1,12 +1,13 @@
-"""Ways to keep less of a ResNet stage: why MODEL.GN.MEMORY works as it does.
+"""Activation checkpointing of a ResNet stage: the mechanism of MODEL.GN.MEMORY and others.
 
 Six bottlenecks of R50's res4 with GN, forward and backward:
 
-cut        gn_det's lean mode: PyTorch's checkpoint around pieces that end before a convolution
-selective  PyTorch's selective checkpoint of each block, told to keep the outputs of the first two
-           convolutions, as lean does (torch 2.4 and newer)
-whole      gn_det's minimal mode: PyTorch's checkpoint of each block, which keeps its input alone
-nested     the same around lean blocks, which pays for heads but not for blocks
+standard   no checkpointing
+cut        gn_det's lean mode: checkpoints of ``norm, ReLU, next convolution``
+selective  PyTorch's selective checkpointing of each block, with a policy that saves the outputs of
+           the first two convolutions, as lean mode does (torch 2.4 and newer)
+whole      gn_det's minimal mode: a checkpoint of each block, which saves only its input
+nested     a checkpoint of each block in lean mode, which helps for heads but not for blocks
 """
 
 import argparse
@@ -34,7 +35,7 @@ __all__ = ["WAYS", "add_arguments", "run", "table"]
 def _selective(block: BottleneckBlock, x: torch.Tensor) -> torch.Tensor:
     policy, inner = checkpointing.CheckpointPolicy, block.conv1.out_channels
 
-    def keep(_context: Any, op: Any, *args: Any, **_kwargs: Any) -> Any:
+    def save_inner(_context: Any, op: Any, *args: Any, **_kwargs: Any) -> Any:
         is_inner = op is torch.ops.aten.convolution.default and len(args[1]) == inner
         return policy.MUST_SAVE if is_inner else policy.PREFER_RECOMPUTE
 
@@ -43,36 +44,36 @@ def _selective(block: BottleneckBlock, x: torch.Tensor) -> torch.Tensor:
         x,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=partial(checkpointing.create_selective_checkpoint_contexts, keep),
+        context_fn=partial(checkpointing.create_selective_checkpoint_contexts, save_inner),
     )
 
 
 WAYS: dict[str, Callable[[BottleneckBlock, torch.Tensor], torch.Tensor]] = {
     "standard": lambda block, x: block(x),
-    "cut": lambda block, x: block.lean_forward(x),
+    "cut": lambda block, x: block.forward_lean(x),
     "selective": _selective,
     "whole": lambda block, x: recompute(block, x),
-    "nested": lambda block, x: recompute(block.lean_forward, x),
+    "nested": lambda block, x: recompute(block.forward_lean, x),
 }
 if not hasattr(checkpointing, "create_selective_checkpoint_contexts"):
     del WAYS["selective"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
+    """Add the options of ``tools/benchmark.py recompute``."""
     numbers = {
         "repeats": (7, "timed runs of each way"),
-        "blocks": (6, "of the stage"),
-        "channels": (1024, "of their outputs"),
-        "images": (2, "in the batch"),
-        "height": (30, "of the features"),
-        "width": (40, "of the features"),
+        "blocks": (6, "blocks of the stage"),
+        "channels": (1024, "channels of their outputs"),
+        "images": (2, "images in the batch"),
+        "height": (30, "height of the features"),
+        "width": (40, "width of the features"),
     }
     add_numbers(parser, numbers)
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Measure each way on the same blocks and input; the gradients have to be the same."""
+    """Measure each way on the same blocks and input, and compare the gradients."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     blocks = ResNet.make_stage(

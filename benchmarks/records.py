@@ -1,4 +1,4 @@
-"""What was measured, with where and how: JSON files."""
+"""Records of measurements with machine, versions and command: JSON files."""
 
 import datetime
 import json
@@ -13,17 +13,18 @@ from typing import Any
 import torch
 
 import gn_det
+from gn_det.utils import atomic_write
 
 __all__ = ["MIB", "code_version", "describe", "describe_machine", "read", "write"]
 
 MIB = 2**20
 
-# what decides how fast bfloat16 is on an x86 CPU
+# the features of an x86 CPU that make bfloat16 fast
 BF16_FLAGS = ("amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a time depends on: CPU, cores in use, memory, GPU."""
+    """Return the properties of the machine that affect times: CPU, cores, memory, GPU."""
     info = _cpu_info()
     flags = info.get("flags", "").split()
     return {
@@ -49,9 +50,9 @@ def describe() -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Return the git commit, and whether the code differs from it; None where there is no git."""
+    """Return the git commit, and whether the code differs from it; None without git."""
     git = ["git", "-C", os.path.dirname(gn_det.__file__)]
-    # records themselves lie in docs
+    # without docs, which holds the records themselves
     code = ["--", ":/", ":(top,exclude)docs"]
     try:
         commit, changes = (
@@ -64,24 +65,24 @@ def code_version() -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], path: str | Path) -> None:
-    """Write a record and :func:`describe` as JSON. A file that is there is replaced at once.
+    """Write a record and the values of :func:`describe` as JSON, atomically.
 
-    What the record says itself, such as its command, stays as it is.
+    Args:
+        record: The record. Its own keys, such as ``command``, replace those of :func:`describe`.
+        path: The path of the file.
     """
-    path = Path(path)
-    new = path.with_name(path.name + ".new")
     known = {key: value for key, value in describe().items() if key not in record}
-    new.write_text(json.dumps({**record, **known}, indent=2) + "\n")
-    new.replace(path)
+    text = json.dumps({**record, **known}, indent=2) + "\n"
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Return what :func:`write` wrote."""
+    """Return the record in a file of :func:`write`."""
     return json.loads(Path(path).read_text())
 
 
 def _cpu_info() -> dict[str, str]:
-    """Return the first core's fields in ``/proc/cpuinfo``; none where there is no such file."""
+    """Return the fields of the first core in ``/proc/cpuinfo``; empty without such a file."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}

@@ -1,13 +1,18 @@
-"""RoIAlign of box and mask head: gn_det's pooler beside Detectron2's, time and error.
+"""RoIAlign of box and mask head: time and error of gn_det's pooler and Detectron2's.
 
 Both pool the same boxes from the same features, p2 to p5, in turn. The boxes have random places and
-shapes, and sizes from 16 pixels to the image's height, log-uniform. An error is the largest
-difference from Detectron2's pooler in float64, in parts of the largest entry.
+shapes, and log-uniform sizes from 16 pixels to the image's height. An error is the largest
+difference from Detectron2's pooler in float64, relative to the largest entry.
 
-Shapes: N images of H x W pixels, R RoIs, C channels, P x P bins of a RoI.
+Shapes:
+    N: images
+    R: RoIs
+    C: channels
+    P: bins of a RoI along one side
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +27,7 @@ from gn_det.modeling.poolers import ROIPooler
 from .options import add_numbers
 from .timing import interleave, summary
 
-__all__ = ["add_arguments", "made_boxes", "measure", "run", "table"]
+__all__ = ["add_arguments", "random_boxes", "measure", "run", "table"]
 
 STRIDES = (4, 8, 16, 32)
 POOLERS = {"detectron2": poolers.ROIPooler, "gn_det": ROIPooler}
@@ -37,19 +42,19 @@ KINDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``tools/benchmark.py roi-align``."""
     numbers = {
-        "images": (2, "in the batch"),
-        "height": (480, "of an image, in pixels"),
-        "width": (640, "of an image, in pixels"),
-        "rois": (1024, "in the batch, to 7x7; a fifth of them to 14x14, for masks"),
-        "channels": (256, "of the features"),
-        "repeats": (5, "timed runs of each"),
-        "warmup": (1, "runs of each before"),
+        "images": (2, "images in the batch"),
+        "height": (480, "height of an image in pixels"),
+        "width": (640, "width of an image in pixels"),
+        "rois": (1024, "RoIs in the batch, pooled to 7x7; a fifth of them to 14x14, for masks"),
+        "channels": (256, "channels of the features"),
+        "repeats": (5, "timed runs of each pooler"),
+        "warmup": (1, "untimed runs before"),
     }
     add_numbers(parser, numbers)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure the pooling of box and mask head; see :func:`measure`, and :func:`table`."""
+    """Measure the pooling of box and mask head and return the record; see :func:`measure`."""
     setting = {key: getattr(args, key) for key in ("images", "height", "width", "rois", "channels")}
     heads = {
         f"{bins}x{bins}, {rois} RoIs": {
@@ -73,18 +78,20 @@ def measure(
     """Return seconds and errors, forward and backward, by pooler.
 
     Args:
-        kind: type and layout of the features, of :data:`KINDS`.
-        bins: P.
-        setting: numbers of ``images``, ``height``, ``width``, ``rois`` and ``channels``.
-        repeats: timed runs of each.
-        warmup: runs of each before.
+        kind: The dtype and memory format of the features, a key of :data:`KINDS`.
+        bins: The number of bins P.
+        setting: The numbers ``images``, ``height``, ``width``, ``rois`` and ``channels``.
+        repeats: The number of timed runs of each pooler.
+        warmup: The number of untimed runs before.
     """
     dtype, layout = KINDS[kind]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rng = torch.Generator().manual_seed(0)
-    boxes = made_boxes(setting["images"], setting["height"], setting["width"], setting["rois"], rng)
+    boxes = random_boxes(
+        setting["images"], setting["height"], setting["width"], setting["rois"], rng
+    )
     boxes = [Boxes(of_image.to(device)) for of_image in boxes]
-    # sides are padded as Detectron2 pads them for an FPN
+    # padded as by Detectron2 for an FPN
     height, width = (-(-setting[side] // 32) * 32 for side in ("height", "width"))
     shape = setting["images"], setting["channels"]
     maps = [torch.randn(*shape, height // s, width // s, generator=rng) for s in STRIDES]
@@ -96,19 +103,20 @@ def measure(
         name: cls(bins, [1 / s for s in STRIDES], 0, "ROIAlignV2") for name, cls in POOLERS.items()
     }
     doubles = [x.detach().double().requires_grad_() for x in features]
-    exact = modules["detectron2"](doubles, boxes)
-    exact_grads = torch.autograd.grad(exact, doubles, grad.double())
-    rows, works = {}, {}
+    reference = modules["detectron2"](doubles, boxes)
+    reference_grads = torch.autograd.grad(reference, doubles, grad.double())
+    rows: dict[str, dict[str, Any]] = {}
+    works: dict[str, Callable[[], Any]] = {}
     for name, module in modules.items():
         out = _pool(module, features, boxes)
         backward = partial(_backward, out, features, torch.empty_like(out).copy_(grad))
         works[f"{name} forward"] = partial(_pool, module, features, boxes)
         works[f"{name} backward"] = backward
         rows[name] = {
-            "forward_error": _error(out, exact),
-            "backward_error": max(_error(*pair) for pair in zip(backward(), exact_grads)),
+            "forward_error": _error(out, reference),
+            "backward_error": max(_error(*pair) for pair in zip(backward(), reference_grads)),
         }
-    del exact, exact_grads, doubles
+    del reference, reference_grads, doubles
     times = interleave(works, repeats, warmup)
     for name, row in rows.items():
         for way in ("forward", "backward"):
@@ -118,10 +126,10 @@ def measure(
     return rows
 
 
-def made_boxes(
+def random_boxes(
     images: int, height: int, width: int, rois: int, rng: torch.Generator
 ) -> list[torch.Tensor]:
-    """Return (R / N, 4) boxes of each image; the first image has those that are left over."""
+    """Return the boxes of each image, of shape (R / N, 4). The first image gets the remainder."""
     counts = [rois // images + (rois % images if index == 0 else 0) for index in range(images)]
     found = []
     for count in counts:
@@ -136,7 +144,7 @@ def made_boxes(
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return one row for each head, kind of features, and pooler."""
+    """Return a table with a row for each head, kind of features, and pooler."""
     rows = [
         [
             head,
@@ -164,7 +172,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _pool(module: nn.Module, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-    # as a head is run: torchvision knows bfloat16 under autocast alone
+    # as in a model: torchvision supports bfloat16 only under autocast
     low = features[0].dtype == torch.bfloat16
     with torch.autocast(features[0].device.type, torch.bfloat16, enabled=low):
         return module(features, boxes)
@@ -176,6 +184,6 @@ def _backward(
     return torch.autograd.grad(out, features, grad, retain_graph=True)
 
 
-def _error(x: torch.Tensor, exact: torch.Tensor) -> float:
-    largest = exact.abs().max() if exact.numel() else 0
-    return ((x - exact).abs().max() / largest).item() if largest else 0.0
+def _error(x: torch.Tensor, reference: torch.Tensor) -> float:
+    largest = reference.abs().max() if reference.numel() else 0
+    return ((x - reference).abs().max() / largest).item() if largest else 0.0

@@ -1,6 +1,8 @@
-"""Made truth and detections in COCO's format, of any size: to measure scoring, not a detector.
+"""Synthetic annotations and detections in COCO's format, to measure scorers on any size.
 
-Shapes: N objects or detections of an image, C = columns of pixels under all N masks.
+Shapes:
+    N: objects or detections of an image
+    C: columns of pixels of all N masks
 """
 
 import numpy as np
@@ -11,37 +13,38 @@ __all__ = ["synthetic_coco"]
 
 IMAGE_SIZES = ((480, 640), (640, 480), (427, 640), (640, 425))  # height, width
 CLASSES = 80
-# sqrt(box area) in pixels, and the share of objects: COCO's small, medium and large
+# sqrt(box area) in pixels from, to, and the share of objects: COCO's small, medium and large
 SIZES = ((8, 32, 0.41), (32, 96, 0.34), (96, 400, 0.25))
-CROWDS = 0.012  # of COCO val's objects
-MAX_FOUND = 0.6  # of an image's detections are near an object; the rest is noise
-CORNERS = 12  # of a polygon, above and below each
+CROWDS = 0.012  # the share of crowds, as in COCO val
+MAX_FOUND = 0.6  # the share of detections near an object; the others are noise
+CORNERS = 12  # points of the upper half of a polygon, and of the lower half
 
 
 def synthetic_coco(
     images: int = 5000, objects: int = 36_000, detections: int = 500_000, *, seed: int = 0
 ) -> tuple[dict, list[dict]]:
-    """Return an annotation file's content and a results file's content, the same for a seed.
+    """Return the content of an annotation file and of a results file. The same seed gives the same.
 
-    Truth has polygons, and RLE for crowds. Detections have boxes and RLE masks: objects that were
-    moved, stretched and sometimes given another class, with a higher score the less they were; and
-    noise. Scores have four digits, so that there are ties. Some images have no object.
+    Annotations have polygons, or RLE for crowds. Detections have boxes and RLE masks. Some are
+    objects that were moved, stretched and sometimes given another class; their score is higher
+    the smaller the changes are. The others are noise. Scores have four digits, so that there are
+    ties. Some images have no object.
 
     Args:
-        images: how many; the defaults are COCO val2017's size.
-        objects: in all images together.
-        detections: in all images together, spread evenly.
-        seed: of all chances.
+        images: The number of images. The defaults are the size of COCO val2017.
+        objects: The number of objects in all images.
+        detections: The number of detections in all images, evenly distributed.
+        seed: The seed of all random numbers.
 
     Returns:
-        ``{"images": ..., "categories": ..., "annotations": ...}`` and the list of detections.
+        ``{"images": ..., "categories": ..., "annotations": ...}``, and the list of detections.
     """
     rng = np.random.default_rng(seed)
     crowdedness = rng.gamma(2.0, size=images)
     objects_of = rng.multinomial(objects, crowdedness / crowdedness.sum())
     detections_of = np.full(images, detections // images)
     detections_of[: detections % images] += 1
-    classes = 1 / (np.arange(CLASSES) + 2.0)  # few are common, many are rare
+    classes = 1 / (np.arange(CLASSES) + 2.0)  # few classes are common, many are rare
     classes /= classes.sum()
 
     truth: dict[str, list] = {
@@ -50,7 +53,7 @@ def synthetic_coco(
         "annotations": [],
     }
     found: list[dict] = []
-    for index in tqdm(range(images), desc="made results", unit="image", disable=None):
+    for index in tqdm(range(images), desc="synthetic detections", unit="image", disable=None):
         height, width = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
         image_id = index + 1
         truth["images"].append({"id": image_id, "height": height, "width": width})
@@ -93,7 +96,7 @@ def synthetic_coco(
 
 
 def _boxes(count: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return (N, 4) boxes, XYWH, within the image."""
+    """Return boxes of shape (N, 4), XYWH, inside the image."""
     low, high, share = np.array(SIZES).T
     group = rng.choice(len(SIZES), count, p=share)
     size = np.exp(rng.uniform(np.log(low[group]), np.log(high[group])))
@@ -106,7 +109,7 @@ def _boxes(count: int, height: int, width: int, rng: np.random.Generator) -> np.
 def _moved(
     boxes: np.ndarray, noise: np.ndarray, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the boxes, each moved and stretched by about ``noise`` of its size."""
+    """Return the boxes, each moved and stretched by about ``noise`` times its size."""
     wh = boxes[:, 2:] * np.exp(rng.normal(size=(len(boxes), 2)) * noise[:, None])
     wh = wh.clip(4, [width - 2, height - 2])
     xy = boxes[:, :2] + rng.normal(size=(len(boxes), 2)) * noise[:, None] * boxes[:, 2:]
@@ -116,9 +119,16 @@ def _moved(
 def _outline(
     boxes: np.ndarray, waves: np.ndarray, owner: np.ndarray, along: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the upper and the lower edge, (C,) pixels, of wavy ellipses that fill their boxes.
+    """Return the upper and the lower edge of wavy ellipses that fill their boxes.
 
-    ``owner`` (C,) tells whose edge, ``along`` (C,) where between left, -1, and right, 1.
+    Args:
+        boxes: The boxes of shape (N, 4), XYWH, in pixels.
+        waves: The phase of each object's waves, of shape (N,).
+        owner: The index of each column's object, of shape (C,).
+        along: The place of each column between left, -1, and right, 1, of shape (C,).
+
+    Returns:
+        Two arrays of shape (C,), in pixels.
     """
     half = np.sqrt(1 - along**2) * boxes[owner, 3] / 2
     middle = boxes[owner, 1] + boxes[owner, 3] / 2
@@ -130,7 +140,7 @@ def _outline(
 
 
 def _masks(boxes: np.ndarray, waves: np.ndarray, height: int, width: int) -> list[dict]:
-    """Return one RLE for each box, with ``counts`` as text."""
+    """Return an RLE for each box, with ``counts`` as text."""
     if not len(boxes):
         return []
     left = np.floor(boxes[:, 0]).astype(int)
@@ -139,7 +149,7 @@ def _masks(boxes: np.ndarray, waves: np.ndarray, height: int, width: int) -> lis
     ends = np.cumsum(columns)
     column = np.arange(ends[-1]) - np.repeat(ends - columns, columns)
     upper, lower = _outline(boxes, waves, owner, (column + 0.5) / columns[owner] * 2 - 1)
-    # RLE runs down each column; the last row stays free, so that runs of two columns never touch
+    # RLE goes down each column; the last row stays empty, so that runs of two columns do not touch
     first = np.floor(upper).astype(int).clip(0, height - 2)
     last = np.ceil(lower).astype(int).clip(first + 1, height - 1)
     start = (left[owner] + column) * height

@@ -1,4 +1,4 @@
-"""Seconds of several works, run in turn, so that a slow minute of the machine hits them all."""
+"""Timing of several functions in turn, so that a slow minute of the machine affects them all."""
 
 import statistics
 import time
@@ -12,11 +12,11 @@ __all__ = ["interleave", "seconds_of", "summary"]
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
-    """Return the wall time of ``work()`` in seconds; a GPU's queue is emptied before and after."""
-    _finish_gpu()
+    """Return the wall time of ``work()`` in seconds, including its work on a GPU."""
+    _wait_for_gpu()
     start = time.perf_counter()
     work()
-    _finish_gpu()
+    _wait_for_gpu()
     return time.perf_counter() - start
 
 
@@ -26,23 +26,23 @@ def interleave(
     warmup: int = 1,
     after: Callable[[], Any] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Run each work once, in turn, ``warmup + repeats`` times. A bar shows it in a terminal.
+    """Run all functions in turn, ``warmup + repeats`` times.
 
     Args:
-        works: by name.
-        repeats: how often each is timed, at least 1.
-        warmup: how often each is run before.
-        after: is run after each of them, untimed.
+        works: The functions by name.
+        repeats: The number of timed runs of each, at least 1.
+        warmup: The number of untimed runs of each before.
+        after: A function that runs after each of them, untimed.
 
     Returns:
-        The seconds of each repeat, by name.
+        The seconds of each timed run, by name.
 
     Raises:
-        ValueError: no repeat, or a negative warm-up.
+        ValueError: ``repeats`` or ``warmup`` is too small.
     """
     if repeats < 1 or warmup < 0:
-        raise ValueError(f"{repeats} repeats after {warmup} of warm-up: nothing can be measured.")
-    times = {name: [] for name in works}
+        raise ValueError(f"Cannot time {repeats} repeats after {warmup} warm-up runs.")
+    times: dict[str, list[float]] = {name: [] for name in works}
     rounds = warmup + repeats
     with tqdm(total=rounds * len(works), unit="run", leave=False, disable=None) as bar:
         for index in range(rounds):
@@ -57,7 +57,7 @@ def interleave(
 
 
 def summary(times: list[float]) -> dict[str, Any]:
-    """Return all of ``times`` (seconds) with their median, least and most."""
+    """Return median, minimum and maximum of ``times`` (seconds), and all of them."""
     return {
         "seconds": statistics.median(times),
         "seconds_min": min(times),
@@ -66,6 +66,6 @@ def summary(times: list[float]) -> dict[str, Any]:
     }
 
 
-def _finish_gpu() -> None:
+def _wait_for_gpu() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

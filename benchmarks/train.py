@@ -1,4 +1,4 @@
-"""A training step of gn_det beside stock Detectron2's: time, bytes kept for backward, peak memory.
+"""A training step of gn_det and of stock Detectron2: time, bytes saved for backward, peak memory.
 
 Each repeat runs every variant once, in turn, on the same images, objects, proposals, sampled RoIs
 and weights. A step is forward, backward and SGD.
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure ``args.variants``; see :func:`measure` for the record, and :func:`table`."""
+    """Measure ``args.variants`` and return the record; see :func:`measure`."""
     setting = Setting.from_args(args)
     workload = Workload(setting)
-    # first, while this process is small: both have to fit into the machine
+    # first, while this process is small: both must fit into memory
     peaks = {v.name: peak_bytes(build_step, setting, v) for v in args.variants}
     rows = measure(workload, args.variants, args.repeats, args.warmup)
     for name, row in rows.items():
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return the variants as rows. Ratios are to the fp32 rows of stock Detectron2."""
+    """Return a table with a row for each variant. Ratios are to stock Detectron2 in fp32."""
     rows = []
     for name, row in record["variants"].items():
         gn, frozen = row["ratios"][STOCK_GN], row["ratios"][STOCK_FROZENBN]
@@ -82,11 +82,11 @@ class TrainStep:
     """A variant's model and optimizer; a call is one step.
 
     Args:
-        workload: what it works on.
-        variant: what is measured.
+        workload: The batch, proposals and weights.
+        variant: The variant to measure.
 
     Attributes:
-        losses: of the last step, by name.
+        losses: The losses of the last step, by name.
     """
 
     def __init__(self, workload: Workload, variant: Variant):
@@ -99,16 +99,16 @@ class TrainStep:
         self.losses: dict[str, float] = {}
 
     def forward(self) -> dict[str, torch.Tensor]:
-        """Return the losses; the same anchors and RoIs are sampled each time."""
+        """Return the losses, with the same sampled anchors and RoIs each time."""
         torch.manual_seed(self.seed)
         with EventStorage(), autocast(self.cfg):
             return self.model(self.batch)
 
     def __call__(self) -> None:
-        """Forward, backward and SGD, in the order of training.
+        """Run forward, backward and SGD, in the order of training.
 
         Raises:
-            FloatingPointError: a loss is NaN or infinite.
+            FloatingPointError: A loss is NaN or infinite.
         """
         losses = self.forward()
         self.optimizer.zero_grad()
@@ -119,29 +119,29 @@ class TrainStep:
             raise FloatingPointError(f"{self.name} has losses {self.losses}; try another --seed.")
 
     def saved_bytes(self) -> int:
-        """Return the bytes of distinct storages that a forward pass leaves for backward."""
+        """Return the bytes of distinct storages that a forward pass saves for backward."""
         with MemoryMeter() as meter:
             losses = self.forward()
-        kept = meter.alive_bytes()
+        saved = meter.alive_bytes()
         del losses
-        return kept
+        return saved
 
 
 def build_step(setting: Setting, variant: Variant) -> TrainStep:
-    """Return the step of ``variant``, alone in its process."""
+    """Return the training step of ``variant``, for a process of its own."""
     return TrainStep(Workload(setting), variant)
 
 
 def measure(
     workload: Workload, variants: list[Variant], repeats: int, warmup: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """Return for each variant, by name: seconds of a step, bytes kept for backward, losses.
+    """Return for each variant by name: seconds of a step, bytes saved for backward, losses.
 
     Args:
-        workload: the same for all.
-        variants: run in turn.
-        repeats: timed steps of each.
-        warmup: steps before.
+        workload: The batch, proposals and weights of all variants.
+        variants: The variants, which run in turn.
+        repeats: The number of timed steps of each variant.
+        warmup: The number of untimed steps before.
     """
     steps = {variant.name: TrainStep(workload, variant) for variant in variants}
     saved = {name: step.saved_bytes() for name, step in steps.items()}

@@ -1,4 +1,4 @@
-"""What is held side by side: stock Detectron2 and gn_det, in each mode, precision and layout."""
+"""The variants to compare: stock Detectron2 and gn_det in each mode, precision, memory format."""
 
 import argparse
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from fnmatch import fnmatch
 from typing import Any
 
 from detectron2.config import CfgNode
-
-from gn_det.config.checks import OURS_FOR
 
 __all__ = [
     "STOCK_FROZENBN",
@@ -19,9 +17,13 @@ __all__ = [
     "set_stock_names",
 ]
 
-# our registered names and Detectron2's own
+# Detectron2's registered name for each of ours
 STOCK_NAMES = {
-    **{ours: stock for stock, ours in OURS_FOR.items()},
+    "build_gn_resnet_backbone": "build_resnet_backbone",
+    "build_gn_resnet_fpn_backbone": "build_resnet_fpn_backbone",
+    "GNFastRCNNConvFCHead": "FastRCNNConvFCHead",
+    "GNMaskRCNNConvUpsampleHead": "MaskRCNNConvUpsampleHead",
+    "GNRes5ROIHeads": "Res5ROIHeads",
     "GNRPNHead": "StandardRPNHead",
     "GNStandardROIHeads": "StandardROIHeads",
 }
@@ -33,11 +35,11 @@ class Variant:
 
     Attributes:
         source: ``stock-frozenbn``: Detectron2 with FrozenBN in the backbone, no norm in FPN and
-            heads, and the stride on the first 1x1 convolution, as the weights that it is trained
-            from have it; ``stock-gn``: Detectron2's own ``NORM: GN`` everywhere; or gn_det with
-            the ``MODEL.GN.MEMORY`` of this name.
-        precision: ``fp32``, or ``bf16`` by autocast.
-        channels_last: gn_det's ``MODEL.CHANNELS_LAST``.
+            heads, and the stride in the first 1x1 convolution, as its pre-trained weights need it;
+            ``stock-gn``: Detectron2's own ``NORM: GN`` everywhere; otherwise gn_det with this
+            ``MODEL.GN.MEMORY``.
+        precision: ``fp32``, or ``bf16`` for autocast.
+        channels_last: The value of gn_det's ``MODEL.CHANNELS_LAST``.
     """
 
     source: str
@@ -46,16 +48,20 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """``SOURCE-PRECISION``, and ``-channels_last`` where it is on."""
+        """``SOURCE-PRECISION``, with ``-channels_last`` if it is on."""
         return f"{self.source}-{self.precision}" + "-channels_last" * self.channels_last
 
     @property
     def is_stock(self) -> bool:
-        """Whether Detectron2 alone is at work."""
+        """Whether the variant is Detectron2 without gn_det."""
         return self.source.startswith("stock")
 
     def config(self, cfg: CfgNode) -> CfgNode:
-        """Return ``cfg``, a config of gn_det with GN everywhere, as this variant has it."""
+        """Return the config of this variant.
+
+        Args:
+            cfg: A config of gn_det with GN everywhere. It is not changed.
+        """
         cfg = cfg.clone()
         m = cfg.MODEL
         if self.is_stock:
@@ -97,19 +103,19 @@ def _all_variants() -> list[Variant]:
 
 VARIANTS = {variant.name: variant for variant in _all_variants()}
 
-# what all others are held against
+# the variants that ratios refer to
 STOCK_FROZENBN = "stock-frozenbn-fp32"
 STOCK_GN = "stock-gn-fp32"
 
 
 def choose(names: str) -> list[Variant]:
-    """Return the variants called ``names``, in the order of :data:`VARIANTS`.
+    """Return the variants of some names, in the order of :data:`VARIANTS`.
 
     Args:
-        names: separated by commas, with ``*`` for any letters, such as ``stock-*,lean-bf16``.
+        names: Names separated by commas, with ``*`` for any letters, such as ``stock-*,lean-bf16``.
 
     Raises:
-        argparse.ArgumentTypeError: a name that fits none.
+        argparse.ArgumentTypeError: A name fits no variant.
     """
     patterns = [name.strip() for name in names.split(",") if name.strip()]
     for pattern in patterns:
@@ -121,14 +127,14 @@ def choose(names: str) -> list[Variant]:
 
 
 def add_ratios(rows: dict[str, dict[str, Any]], *keys: str) -> None:
-    """Add ``"ratios"`` to each variant's row: its numbers over those of stock Detectron2 in fp32.
+    """Add ``"ratios"`` to each row: its numbers divided by those of stock Detectron2 in fp32.
+
+    ``"ratios"`` is ``{STOCK_GN: {key: ratio}, STOCK_FROZENBN: {key: ratio}}``. A ratio is None if
+    that variant was not measured.
 
     Args:
-        rows: by variant's name.
-        keys: numbers of each row, all above 0.
-
-    Each row's ``"ratios"`` is ``{STOCK_GN: {key: ratio}, STOCK_FROZENBN: {key: ratio}}``, and None
-    in place of a ratio where that variant was not measured.
+        rows: The row of each variant, by name.
+        keys: The keys of numbers in each row, all above 0.
     """
     for row in rows.values():
         row["ratios"] = {

@@ -1,4 +1,4 @@
-"""Whole trainings, to be compared: each starts, or is resumed where it was stopped."""
+"""Whole trainings that can be stopped and resumed, for benchmarks and studies."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
     """Write what is trained in a folder to its ``run.json``, or check that this says the same.
 
     Args:
-        folder: The folder of a run; it is made where it is missing.
+        folder: The folder of a run. It is created if it is missing.
         spec: The description of the run, for JSON. Keys that an older file lacks are not compared.
 
     Raises:
@@ -64,7 +64,7 @@ def train_or_resume(config: str, opts: list, folder: str) -> Results:
     args = _arguments(config, opts, folder)
     trainer = Trainer(setup(args, verbose=False))
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train() or {}  # a run that was at its end is evaluated again, and recorded
+    return trainer.train() or {}  # a finished run is only evaluated again
 
 
 def pretrain_or_resume(config: str, opts: list, folder: str) -> Results:
@@ -85,6 +85,6 @@ def _arguments(config: str, opts: list, folder: str) -> argparse.Namespace:
     return argparse.Namespace(
         config_file=config,
         opts=[*opts, "OUTPUT_DIR", folder],
-        resume=True,  # where there is no checkpoint, the run starts
+        resume=True,  # without a checkpoint the run starts
         eval_only=False,
     )

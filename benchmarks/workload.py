@@ -1,7 +1,4 @@
-"""The same weights, images, objects and boxes for every variant.
-
-Shapes: N images of H x W pixels, R boxes an image as (x0, y0, x1, y1) in pixels.
-"""
+"""The same weights, images, objects and boxes for every variant."""
 
 import argparse
 from dataclasses import dataclass
@@ -26,17 +23,17 @@ __all__ = ["FixedProposals", "Setting", "Workload", "add_setting_arguments"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a measurement is of. Plain values, so that a process can be started with it.
+    """The setting of a measurement. It holds plain values, so that it can be pickled.
 
     Attributes:
-        config: a YAML file or the name of one of ours, with GN everywhere.
-        options: ``KEY VALUE ...`` on top of it.
-        images: N.
-        height: H, before padding.
-        width: W, before padding.
-        rois: in training those that the heads are trained on, in inference the proposals; an image.
-        objects: ground truth an image.
-        seed: of weights, images, boxes and of the sampling in each step.
+        config: The path or name of a YAML config with GN everywhere.
+        options: The keys to change, ``KEY VALUE ...``.
+        images: The number of images in the batch.
+        height: The height of the images in pixels, before padding.
+        width: The width of the images in pixels, before padding.
+        rois: The number of RoIs per image: sampled RoIs in training, proposals in inference.
+        objects: The number of ground truth objects per image.
+        seed: The seed of weights, images, boxes, and of the sampling in each step.
     """
 
     config: str = "mask_rcnn_R50_gn_all.yaml"
@@ -50,7 +47,7 @@ class Setting:
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "Setting":
-        """Read what :func:`add_setting_arguments` asked for."""
+        """Return the setting of the options of :func:`add_setting_arguments`."""
         return cls(
             config=args.config,
             options=tuple(args.opts),
@@ -62,17 +59,17 @@ class Setting:
         )
 
     def cfg(self) -> CfgNode:
-        """Return the finished config, on a GPU where there is one."""
+        """Return the complete config, for the GPU if there is one."""
         device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
         cfg = load_runnable_config(self.config, [*device, *self.options])
         cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = self.rois
-        # each step does all of an optimizer's work, and the next one finds the same weights
+        # the optimizer does all of its work, but the weights stay the same
         cfg.SOLVER.BASE_LR = 0.0
         return cfg
 
     def __str__(self) -> str:
         return (
-            f"{self.config}, {self.images} x {self.height}x{self.width}, {self.rois} RoIs an image"
+            f"{self.config}, {self.images} x {self.height}x{self.width}, {self.rois} RoIs per image"
         )
 
 
@@ -84,16 +81,16 @@ def add_setting_arguments(
     images: int = 2,
     rois: int = 512,
 ) -> None:
-    """Add ``--variants``, the options of :class:`Setting` and the trailing ``KEY VALUE ...``.
+    """Add ``--variants``, the options of :class:`Setting` and ``KEY VALUE ...`` at the end.
 
-    To be called last.
+    Call it after all other options are added.
 
     Args:
-        parser: of a subcommand.
-        variants: the default, see :func:`benchmarks.variants.choose`.
-        repeats: the default.
-        images: the default.
-        rois: the default.
+        parser: The parser of a subcommand.
+        variants: The default of ``--variants``, see :func:`benchmarks.variants.choose`.
+        repeats: The default of ``--repeats``.
+        images: The default of ``--images``.
+        rois: The default of ``--rois``.
     """
     parser.add_argument(
         "--variants",
@@ -106,27 +103,27 @@ def add_setting_arguments(
         "--config",
         default=Setting.config,
         metavar="FILE",
-        help="with GN everywhere; stock Detectron2 gets the same (default: %(default)s)",
+        help="config with GN everywhere, also for stock Detectron2 (default: %(default)s)",
     )
     numbers = {
         "repeats": (repeats, "timed runs of each variant"),
-        "warmup": (1, "runs of each before that"),
-        "images": (images, "a batch"),
-        "height": (Setting.height, "of an image, pixels"),
-        "width": (Setting.width, "of an image, pixels"),
-        "rois": (rois, "that the heads work on, an image"),
-        "seed": (Setting.seed, "of weights, images and boxes"),
+        "warmup": (1, "untimed runs before"),
+        "images": (images, "images in the batch"),
+        "height": (Setting.height, "height of an image in pixels"),
+        "width": (Setting.width, "width of an image in pixels"),
+        "rois": (rois, "RoIs per image"),
+        "seed": (Setting.seed, "seed of weights, images and boxes"),
     }
     add_numbers(parser, numbers)
     add_options(parser)
 
 
 class FixedProposals(nn.Module):
-    """A proposal generator that works and is trained as ever, but returns the same boxes each time.
+    """A proposal generator that runs as usual, but returns the same boxes each time.
 
     Args:
-        generator: Detectron2's, whose losses count.
-        proposals: one for each image of the batch.
+        generator: Detectron2's proposal generator, whose losses are returned.
+        proposals: The boxes for each image of the batch.
     """
 
     def __init__(self, generator: nn.Module, proposals: list[Instances]):
@@ -143,11 +140,11 @@ class FixedProposals(nn.Module):
 
 
 class Workload:
-    """Makes a batch, proposals for it, and models with the same weights where shapes match.
+    """A batch, its proposals, and models with the same weights where shapes match.
 
     Args:
-        setting: what to make.
-        training: with ground truth, and twice as many proposals as RoIs are sampled from them.
+        setting: The setting of the measurement.
+        training: Whether the batch has ground truth, and twice as many proposals as sampled RoIs.
     """
 
     def __init__(self, setting: Setting, training: bool = True):
@@ -155,18 +152,19 @@ class Workload:
         self.training = training
         self.cfg = setting.cfg()
         rng = torch.Generator().manual_seed(setting.seed)
-        self.batch, self.proposals = [], []
+        self.batch: list[dict[str, Any]] = []
+        self.proposals: list[Instances] = []
         for _ in range(setting.images):
             self._add_image(rng)
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
-        """The state of stock Detectron2's GN model, from its own initialization."""
+        """The initial state dict of stock Detectron2's GN model."""
         torch.manual_seed(self.setting.seed)
         return build_model(VARIANTS[STOCK_GN].config(self.cfg)).state_dict()
 
     def model(self, variant: Variant) -> nn.Module:
-        """Return a model of ``variant`` that gets :attr:`proposals`."""
+        """Return the model of ``variant`` with :class:`FixedProposals`."""
         model = build_model(variant.config(self.cfg)).train(self.training)
         own = model.state_dict()
         same = {k: v for k, v in self.weights.items() if k in own and own[k].shape == v.shape}
@@ -189,12 +187,12 @@ class Workload:
             truth.gt_boxes = Boxes(objects)
             classes = self.cfg.MODEL.ROI_HEADS.NUM_CLASSES
             truth.gt_classes = torch.randint(classes, (s.objects,), generator=rng)
-            # polygons, as COCO's are read by default: bitmaps would be copied for every RoI
+            # polygons are Detectron2's default: bitmaps would be copied for every RoI
             truth.gt_masks = PolygonMasks([[_ellipse(box)] for box in objects.numpy()])
             record["instances"] = truth
         self.batch.append(record)
 
-        # half of the proposals lie near objects, so that the mask head has its share of RoIs
+        # half of the proposals are near objects, so that the mask head gets RoIs
         count = 2 * s.rois if self.training else s.rois
         near = objects[torch.randint(s.objects, (count // 2,), generator=rng)]
         size = (near[:, 2:] - near[:, :2]).repeat(1, 2)
@@ -207,7 +205,7 @@ class Workload:
         self.proposals.append(proposals)
 
     def _boxes(self, count: int, rng: torch.Generator) -> torch.Tensor:
-        """Return ``count`` boxes of a tenth to a half of the image's sides, anywhere in it."""
+        """Return boxes of a tenth to half of the image's sides, of shape (count, 4), XYXY."""
         sides = torch.tensor([self.setting.width, self.setting.height])
         size = sides * (0.1 + 0.4 * torch.rand(count, 2, generator=rng))
         low = (sides - size) * torch.rand(count, 2, generator=rng)
@@ -216,9 +214,9 @@ class Workload:
 
 @torch.no_grad()
 def _fit_frozen_norms(model: nn.Module, batch: list[dict[str, Any]]) -> None:
-    """Give each FrozenBN of the backbone the statistics of ``batch``, as pre-training would.
+    """Set the statistics of each FrozenBN in the backbone to those of ``batch``.
 
-    With none, the features of random weights would double with every block or two.
+    Without statistics, the features of random weights would double every block or two.
     """
 
     def fit(norm: FrozenBatchNorm2d, inputs: tuple[torch.Tensor]) -> None:

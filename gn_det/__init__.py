@@ -23,7 +23,8 @@ with warnings.catch_warnings():
     # notes to Detectron2's authors on its imports, which a user can do nothing about
     warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)
     from . import data, model_zoo, modeling  # noqa: F401  (fills registries and catalogs)
-    from .config import add_gn_config, check_config, get_cfg
+    from .config import add_gn_config, get_cfg
+    from .modeling import check_config
 
 __all__ = ["__version__", "add_gn_config", "check_config", "get_cfg"]
 

@@ -1,15 +1,15 @@
-"""The paper's experiments at desk scale: files that describe them, and what carries them out."""
+"""The paper's experiments on a small scale: their descriptions, and the code that runs them."""
 
 from .plan import Run, Study, list_studies, load_study
 from .plot import plot
 from .report import page, write_page
+from .runner import run_study
 from .table import table
-from .whole import carry_out_study
 
 __all__ = [
     "Run",
     "Study",
-    "carry_out_study",
+    "run_study",
     "list_studies",
     "load_study",
     "page",

@@ -1,4 +1,4 @@
-"""What a run's ``metrics.json`` says: its metrics at each evaluation."""
+"""The metrics of a run at each evaluation, from its ``metrics.json``."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,12 @@ __all__ = ["METRICS", "OF_TOOL", "Metric", "curves"]
 
 @dataclass(frozen=True)
 class Metric:
-    """Attributes: key in ``metrics.json``; label for tables and plots."""
+    """A metric of a run.
+
+    Attributes:
+        key: The key in ``metrics.json``.
+        label: The label in tables and plots.
+    """
 
     key: str
     label: str
@@ -29,20 +34,20 @@ METRICS = {
     "p99": Metric("responses/p99", "99th percentile"),
 }
 
-# what a run of each tool has in any case
+# the metrics that every run of a tool has
 OF_TOOL = {"pretrain": ["val_error", "train_error"], "detection": ["box_AP"]}
 
 
 def curves(rows: Iterable[dict[str, float]], metrics: Iterable[str]) -> dict[str, list[Any]]:
-    """Return the values of ``metrics`` over a run.
+    """Return the values of some metrics over a run.
 
     Args:
-        rows: of a ``metrics.json``, see :func:`gn_det.evaluation.read_metrics`.
-        metrics: names of :data:`METRICS`.
+        rows: The rows of a ``metrics.json``, see :func:`gn_det.evaluation.read_metrics`.
+        metrics: The names of metrics, keys of :data:`METRICS`.
 
     Returns:
-        ``{"iteration": [done, ...], METRIC: [value, ...]}``, four digits behind the point; None
-        where an evaluation has no value, or not a number. A metric that is nowhere is left out.
+        ``{"iteration": [done, ...], METRIC: [value, ...]}``, rounded to four decimals. A value is
+        None if an evaluation has none or it is not finite. Metrics without any value are left out.
     """
     rows, keys = list(rows), {name: METRICS[name].key for name in metrics}
     trained = [row["iteration"] + 1 for row in rows if "total_loss" in row]

@@ -1,4 +1,4 @@
-"""The last values of a study's runs, over seeds, beside the paper's."""
+"""The final values of a study's runs over seeds, and the paper's values."""
 
 import statistics
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ __all__ = ["Cell", "cells", "published"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric at one place on the axes.
+    """One metric for one value of each axis, over seeds.
 
     Attributes:
-        values: of the runs that came to their end, a seed each.
-        diverged: the iterations at which others did.
-        failed: runs without any result.
+        values: The final value of each finished run.
+        diverged: The iteration at which each diverged run diverged.
+        failed: The number of failed runs.
     """
 
     values: tuple[float, ...]
@@ -23,18 +23,19 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """The mean over seeds; None where no run came to its end."""
-        # fmean can be less than the least of equal values, by rounding
+        """The mean over seeds; None if no run has finished."""
+        # not fmean, whose rounding can make the mean of equal values smaller than these
         return statistics.mean(self.values) if self.values else None
 
     @property
     def text(self) -> str:
-        """Mean and standard deviation over seeds, and what happened to the others."""
+        """Mean and standard deviation over seeds, and the numbers of diverged and failed runs."""
         parts = []
         if len(self.values) > 1:
-            parts.append(f"{_short(self.mean)} ± {statistics.stdev(self.values):.1f}")
+            mean = statistics.mean(self.values)
+            parts.append(f"{_short(mean)} ± {statistics.stdev(self.values):.1f}")
         elif self.values:
-            parts.append(_short(self.mean))
+            parts.append(_short(self.values[0]))
         if self.diverged:
             first = min(self.diverged)
             count = "" if len(self.diverged) == 1 else f"{len(self.diverged)} times, first "
@@ -45,15 +46,15 @@ class Cell:
 
 
 def _short(value: float) -> str:
-    return f"{round(value, 1) + 0.0:.1f}"  # not -0.0
+    return f"{round(value, 1) + 0.0:.1f}"  # 0.0 in place of -0.0
 
 
 def cells(record: dict[str, Any], metric: str) -> dict[tuple[str, ...], Cell]:
-    """Return what ``metric`` came to at each place on the axes, in the order of the runs.
+    """Return the cell of a metric for each combination of axis values, in the order of the runs.
 
     Args:
-        record: of :func:`studies.record.gather`.
-        metric: one of ``record["metrics"]``.
+        record: The record of :func:`studies.record.gather`.
+        metric: One of ``record["metrics"]``.
     """
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in record["runs"]:
@@ -62,9 +63,9 @@ def cells(record: dict[str, Any], metric: str) -> dict[tuple[str, ...], Cell]:
 
 
 def _cell(runs: list[dict[str, Any]], metric: str) -> Cell:
-    done = [run["curves"][metric][-1] for run in runs if _has(run, metric)]
+    final = [run["curves"][metric][-1] for run in runs if _has(run, metric)]
     return Cell(
-        tuple(value for value in done if value is not None),
+        tuple(value for value in final if value is not None),
         tuple(run["iteration"] for run in runs if run["status"] == "diverged"),
         sum(run["status"] == "failed" for run in runs),
     )
@@ -75,12 +76,12 @@ def _has(run: dict[str, Any], metric: str) -> bool:
 
 
 def published(numbers: dict[str, Any], metric: str, place: tuple[str, ...]) -> float | None:
-    """Return the paper's number, None where it has none.
+    """Return the paper's value, or None if there is none.
 
     Args:
-        numbers: ``published`` of a study.
-        metric: one of the study's.
-        place: a value of each axis.
+        numbers: The paper's values, ``published`` of a study.
+        metric: A metric of the study.
+        place: A value of each axis.
     """
     found: Any = numbers.get(metric, {})
     for value in place:

@@ -1,6 +1,6 @@
-"""One run of a study, in a process of its own.
+"""One run of a study in its own process.
 
-``FOLDER/run.json`` says what is trained; ``FOLDER/result.json`` is written at the end.
+``FOLDER/run.json`` describes the run. ``FOLDER/result.json`` is written at its end.
 """
 
 import contextlib
@@ -29,15 +29,18 @@ TRAIN = {"pretrain": pretrain_or_resume, "detection": train_or_resume}
 
 
 def run_process(folder: str) -> None:
-    """Be the process of a run: what it prints goes to ``console.txt``; it leaves by SIGTERM alone.
+    """Run a training with its output in ``console.txt``. This is the target of a process.
 
-    When the process that started it is gone, it saves and leaves as well.
+    The process stops on SIGTERM and when its parent process ends, but not on Ctrl-C.
+
+    Args:
+        folder: The folder of the run.
     """
-    os.setsid()  # Ctrl-C is for the one that started it
+    os.setsid()  # Ctrl-C goes to the parent process
     with open(os.path.join(folder, CONSOLE), "a") as console:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(console.fileno(), stream.fileno())
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         run_here(Path(folder))
     except Exception as error:
@@ -46,20 +49,26 @@ def run_process(folder: str) -> None:
         raise SystemExit(1) from None
 
 
-def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a child process
+    parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _seconds(clock: Path) -> float:
     try:
         return float(clock.read_text())
-    except (OSError, ValueError):  # none, or one that was cut off
+    except (OSError, ValueError):  # no file, or an incomplete one
         return 0.0
 
 
 def run_here(folder: Path) -> None:
-    """Train to the end, and write how it ended: "done", or "diverged" with the iteration."""
+    """Train to the end and write the result: "done", or "diverged" with the iteration.
+
+    Args:
+        folder: The folder of the run.
+    """
     spec = json.loads((folder / RUN).read_text())
     torch.set_num_threads(spec["threads"])
     opts: list[Any] = []
@@ -75,7 +84,7 @@ def run_here(folder: Path) -> None:
         "code": code,
     }
     clock = folder / SECONDS
-    spent = _seconds(clock)  # before it was stopped
+    spent = _seconds(clock)  # in earlier sessions
     start = time.perf_counter()
     try:
         TRAIN[spec["tool"]](spec["config"], opts, str(folder))
@@ -83,7 +92,7 @@ def run_here(folder: Path) -> None:
         result |= {"status": "diverged", "iteration": error.iteration}
     finally:
         spent += time.perf_counter() - start
-        with contextlib.suppress(OSError):  # on a full disk the error of the run is what to tell
+        with contextlib.suppress(OSError):  # on a full disk the run's own error counts
             atomic_write(clock, lambda file: file.write(f"{spent}\n".encode()))
     result["seconds"] = round(spent, 1)
     atomic_write(folder / RESULT, lambda file: file.write(f"{json.dumps(result)}\n".encode()))

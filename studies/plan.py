@@ -1,18 +1,18 @@
-"""A study as its YAML file describes it, and the trainings that it is made of.
+"""The description of a study in a YAML file, and the trainings that it consists of.
 
 title: one line
-paper: which figure or table, and what it shows
-published: {METRIC: {VALUE: number}}    # with two axes {METRIC: {VALUE: {VALUE: number}}}
+paper: the figure or table, and what it shows
+published: {METRIC: {VALUE: number}}    # two axes: {METRIC: {VALUE: {VALUE: number}}}
 tool: pretrain                          # or detection
-config: base/FILE.yaml                  # beside this file, or a name of gn_det's configs
+config: base/FILE.yaml                  # relative to this file, or gn_det://NAME.yaml
 opts: {KEY: VALUE}                      # for every run; "{folder}" is the study's folder
-before: {NAME: {tool: , config: , opts: }}    # runs that have to be there first
-vary: {AXIS: {VALUE: {KEY: VALUE}}}     # one axis or two
+before: {NAME: {tool: , config: , opts: }}    # runs whose weights the others start from
+vary: {AXIS: {VALUE: {KEY: VALUE}}}     # one or two axes
 seeds: [1, 2]
-metrics: [val_error, train_error]       # of studies.curves.METRICS
-threads: 1                              # of each run
+metrics: [val_error, train_error]       # keys of studies.curves.METRICS
+threads: 1                              # PyTorch's threads of each run
 quick: {opts: , seeds: , vary: {AXIS: [VALUE, ...]}, before: {NAME: {KEY: VALUE}}}
-seen: what was seen, in a paragraph
+seen: the observations, in a paragraph
 """
 
 import itertools
@@ -38,13 +38,13 @@ class Run:
     """One training.
 
     Attributes:
-        name: of its folder below the study's.
+        name: The name of its folder in the study's folder.
         tool: "pretrain" or "detection".
-        config: a file, or a name of gn_det's configs.
-        opts: keys to change; "{folder}" in a value stands for the study's folder.
-        cell: the value of each axis; empty for a run that others start from.
-        seed: the same as ``opts["SEED"]``.
-        threads: of PyTorch.
+        config: The path of a config file, or the name of one of gn_det's configs.
+        opts: The keys to change. "{folder}" in a value stands for the study's folder.
+        cell: The value of each axis; empty for a run that others start from.
+        seed: The seed, as in ``opts["SEED"]``.
+        threads: The number of PyTorch's threads.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study; the attributes are the keys of its file."""
+    """A study. The attributes are the keys of its file."""
 
     name: str
     title: str
@@ -93,8 +93,9 @@ class Study:
         ]
 
     def runs(self) -> list[Run]:
-        """Return the product of axes and seeds: seed by seed, so that a stopped study has whole
-        rounds.
+        """Return the product of axes and seeds.
+
+        All runs of a seed come before the next seed, so that an interrupted study has whole rounds.
         """
         runs = []
         for seed in self.seeds:
@@ -118,11 +119,11 @@ def load_study(name: str, *, quick: bool = False) -> Study:
     """Return the study called ``name``.
 
     Args:
-        name: with dashes or underscores; or the path of a YAML file.
-        quick: in its short form, which shows that it works and nothing of the paper.
+        name: The name of a study, with dashes or underscores, or the path of a YAML file.
+        quick: Whether to return the short form, which shows only that the study works.
 
     Raises:
-        ConfigError: no such study, or a file that describes none.
+        ConfigError: There is no such study, or the file does not describe a study.
     """
     path = Path(name) if name.endswith(".yaml") else _folder() / f"{name.replace('-', '_')}.yaml"
     if not path.is_file():
@@ -152,7 +153,7 @@ def _config(path: Path, name: str) -> str:
 
 
 def _slug(value: str) -> str:
-    """Return a value as a part of a file name."""
+    """Return a value as part of a file name."""
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", value)
 
 
@@ -196,11 +197,11 @@ def _shorten(path: Path, tree: dict[str, Any], short: dict[str, Any]) -> None:
     for values in tree["vary"].values():
         for value, opts in values.items():
             values[value] = {key: shorter.get(key, old) for key, old in opts.items()}
-    for axis, kept in short.get("vary", {}).items():
-        wrong = [value for value in kept if value not in tree["vary"].get(axis, {})]
+    for axis, chosen in short.get("vary", {}).items():
+        wrong = [value for value in chosen if value not in tree["vary"].get(axis, {})]
         if wrong:
-            raise ConfigError(f"{path}: quick has {axis} {', '.join(wrong)}, which vary has not.")
-        tree["vary"][axis] = {value: tree["vary"][axis][value] for value in kept}
+            raise ConfigError(f"{path}: quick has {axis} {', '.join(wrong)}, which is not in vary.")
+        tree["vary"][axis] = {value: tree["vary"][axis][value] for value in chosen}
     for name, opts in short.get("before", {}).items():
         one = tree["before"][name]
         one["opts"] = {**one.get("opts", {}), **opts}

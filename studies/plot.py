@@ -1,8 +1,9 @@
-"""The picture of a study: curves of each metric, and its last values beside the paper's."""
+"""The plot of a study: curves of each metric, and final values, ours and the paper's."""
 
 import hashlib
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> None:
-    """Draw a panel for each metric, then last values of the first one, ours and theirs.
+    """Plot a panel for each metric, and panels for final values of the first one, ours and theirs.
 
-    Percentiles share their panels, one for each value of the axis.
+    All percentiles are in the same panels, one for each value of the axis.
 
     Args:
-        record: of :func:`studies.record.gather`.
-        numbers: the paper's, ``published`` of a study.
-        path: of the picture; its folder exists.
+        record: The record of :func:`studies.record.gather`.
+        numbers: The paper's values, ``published`` of a study.
+        path: The path of the picture. Its folder exists.
     """
-    from matplotlib.figure import Figure  # no pyplot: it would pick a backend for the process
+    from matplotlib.figure import Figure  # not pyplot, which sets a backend for the process
 
     percentiles = [m for m in record["metrics"] if METRICS[m].key.startswith("responses/")]
     plain = [metric for metric in record["metrics"] if metric not in percentiles]
@@ -39,7 +40,7 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
     columns = math.ceil(count / rows)
     figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
     panels = iter([figure.add_subplot(rows, columns, place + 1) for place in range(count)])
-    # runs of other batches have other numbers of iterations, but the same epochs
+    # with another batch size a run has other iterations, but the same epochs
     clock = "epoch" if METRICS[plain[0]].key.startswith("classification/") else "iteration"
     for metric in plain:
         axes = next(panels)
@@ -64,8 +65,12 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
     for title, lines in ends:
         axes = next(panels)
         for index, (label, (x, y, error)) in enumerate(lines.items()):
-            style = {"marker": MARKS[index % len(MARKS)], "capsize": 3, "label": label}
-            if not label:  # one axis, of names: nothing lies between them
+            style: dict[str, Any] = {
+                "marker": MARKS[index % len(MARKS)],
+                "capsize": 3,
+                "label": label,
+            }
+            if not label:  # one axis of names: no line between them
                 style["linestyle"] = ""
             axes.errorbar([ticks.index(value) for value in x], y, error, **style)
         axes.set(title=title, xlabel=list(record["axes"])[-1])
@@ -77,12 +82,12 @@ def plot(record: dict[str, Any], numbers: dict[str, Any], path: str | Path) -> N
             axes.legend(fontsize="x-small")
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-    # without a software the file would say which matplotlib made it, and differ with that
+    # without Software: the file does not depend on the version of matplotlib
     figure.savefig(path, dpi=100, metadata={"Software": None, "Comment": digest(record)})
 
 
 def digest(record: dict[str, Any]) -> str:
-    """Return what a picture's comment says of the runs that it shows."""
+    """Return a hash of the runs in a plot, which is the comment of the picture."""
     shown = [record["axes"], record["metrics"], record["runs"]]
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
@@ -94,13 +99,13 @@ def _draw(
     metric: str,
     clock: str,
     look: dict[str, Any],
-    label: str,
+    label: str | None,
 ) -> None:
-    """Draw a metric of each seed, all looking alike."""
+    """Plot a metric of each seed, all in the same style."""
     for run in record["runs"]:
         if tuple(run["cell"].values()) == place and metric in run["curves"]:
             done = run["curves"]["iteration"]
-            if clock == "epoch":  # a classifier is evaluated after each of them
+            if clock == "epoch":  # a classifier is evaluated after each epoch
                 done = range(1, len(done) + 1)
             points = [(at, y) for at, y in zip(done, run["curves"][metric]) if y is not None]
             x, y = zip(*points or [((), ())])
@@ -109,15 +114,15 @@ def _draw(
 
 
 def _looks(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what lines look like: a colour for the last axis, and a style for the other one."""
+    """Return the style of each line: a color for the last axis, a line style for the other one."""
     from matplotlib import colormaps
 
     *others, last = record["axes"].values()
-    colours = colormaps["tab10" if len(last) <= 10 else "tab20"]
+    colors = colormaps["tab10" if len(last) <= 10 else "tab20"]
     return [
-        {"color": colours(colour % colours.N), "linestyle": STYLES[style % len(STYLES)]}
+        {"color": colors(color % colors.N), "linestyle": STYLES[style % len(STYLES)]}
         for style in range(len(others[0]) if others else 1)
-        for colour in range(len(last))
+        for color in range(len(last))
     ]
 
 
@@ -129,7 +134,7 @@ def _last_axis(record: dict[str, Any]) -> list[str]:
 
 
 def _lines(record: dict[str, Any]) -> dict[str, list[tuple[str, ...]]]:
-    """Return the places along the last axis, for each value of the other one."""
+    """Return the values of both axes along the last axis, for each value of the other one."""
     *others, last = record["axes"].values()
     if not others:
         return {"": [(value,) for value in last]}
@@ -137,26 +142,24 @@ def _lines(record: dict[str, Any]) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _ours(record: dict[str, Any], metric: str) -> Lines:
-    """Return means, and how far the least and the largest are from them."""
-    found, lines = cells(record, metric), {}
+    """Return means, and their distances to minimum and maximum."""
+    found = cells(record, metric)
+    lines: Lines = {}
     for label, places in _lines(record).items():
-        have = [(place[-1], found[place]) for place in places if found[place].values]
-        lines[label] = (
-            [x for x, _ in have],
-            [cell.mean for _, cell in have],
-            [
-                [cell.mean - min(cell.values) for _, cell in have],
-                [max(cell.values) - cell.mean for _, cell in have],
-            ],
-        )
+        x = [place[-1] for place in places if found[place].values]
+        values = [found[place].values for place in places if found[place].values]
+        means = [statistics.mean(each) for each in values]
+        below = [mean - min(each) for mean, each in zip(means, values)]
+        above = [max(each) - mean for mean, each in zip(means, values)]
+        lines[label] = (x, means, [below, above])
     return lines
 
 
 def _theirs(record: dict[str, Any], numbers: dict[str, Any], metric: str) -> Lines:
     lines: Lines = {}
     for label, places in _lines(record).items():
-        have = [(place[-1], published(numbers, metric, place)) for place in places]
-        have = [(x, value) for x, value in have if value is not None]
-        if have:
-            lines[label] = ([x for x, _ in have], [value for _, value in have], None)
+        values = {place[-1]: published(numbers, metric, place) for place in places}
+        known = {x: value for x, value in values.items() if value is not None}
+        if known:
+            lines[label] = (list(known), list(known.values()), None)
     return lines

@@ -1,4 +1,4 @@
-"""What a study found, as JSON: each run's last values and its curves, and where it was measured."""
+"""The record of a study as JSON: result and curves of each run, machine and versions."""
 
 import shlex
 from pathlib import Path
@@ -7,36 +7,39 @@ from typing import Any
 from benchmarks import records
 from gn_det.evaluation import read_metrics
 
-from .carry_out import result_of
 from .curves import OF_TOOL, curves
 from .plan import Run, Study
+from .processes import result_of
 
 __all__ = ["gather", "write"]
 
 
 def gather(study: Study, folder: Path) -> dict[str, Any]:
-    """Return the record of the runs below ``folder``, of those that have not ended as well.
+    """Return the record of all runs, also of unfinished ones.
 
-    Each has the keys that it was trained with, so that a study that was changed can be told from
-    the one that was run.
+    Each run is recorded with its keys, which shows whether the study has changed since.
+
+    Args:
+        study: The study.
+        folder: The folder of the study.
     """
     return {
         "study": study.name,
         "axes": study.axes,
         "metrics": study.metrics,
         "threads": study.threads,
-        "before": [_ended(run, study, folder) for run in study.runs_before()],
+        "before": [_record_of(run, study, folder) for run in study.runs_before()],
         "runs": [
-            {**_ended(run, study, folder), "cell": run.cell, "seed": run.seed}
+            {**_record_of(run, study, folder), "cell": run.cell, "seed": run.seed}
             for run in study.runs()
         ],
     }
 
 
-def _ended(run: Run, study: Study, folder: Path) -> dict[str, Any]:
+def _record_of(run: Run, study: Study, folder: Path) -> dict[str, Any]:
     path = folder / run.name / "metrics.json"
     rows = read_metrics(path) if path.exists() else []
-    # what others start from may be of another kind
+    # a run that others start from may use another tool
     metrics = study.metrics if run.tool == study.tool else OF_TOOL[run.tool]
     return {
         "name": run.name,
@@ -47,13 +50,13 @@ def _ended(run: Run, study: Study, folder: Path) -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], path: Path, words: list[str], seconds: float) -> None:
-    """Write a record with where, when and by which code its runs were trained.
+    """Write a record, with the machine, the time and the version of the code of its runs.
 
     Args:
-        record: of :func:`gather`.
-        path: of the file, which is replaced at once.
-        words: of the command line, after the name of the tool.
-        seconds: since the study was started, this time.
+        record: The record of :func:`gather`.
+        path: The path of the file, which is replaced atomically.
+        words: The arguments of the command line.
+        seconds: The seconds since the start of this command.
     """
     runs = [*record["before"], *record["runs"]]
     known = {
@@ -66,7 +69,7 @@ def write(record: dict[str, Any], path: Path, words: list[str], seconds: float) 
 
 
 def _code(codes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what trained the runs, which need not be what writes the record."""
+    """Return the version of the code that trained the runs, which may not be the present one."""
     if not codes:
         return {"commit": None, "changed": None}
     return {

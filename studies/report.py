@@ -1,4 +1,4 @@
-"""The page of all studies, docs/study.md, from the records that are there."""
+"""The page of all studies, docs/study.md, from their records."""
 
 import json
 from pathlib import Path
@@ -36,11 +36,11 @@ Detection, scratch and video need nothing; the others need the four files of Fas
 
 
 def page(folder: Path) -> str:
-    """Return the page's text.
+    """Return the text of the page.
 
     Args:
-        folder: has a ``NAME.json`` of :func:`studies.record.write` for each study done.
-            The page is beside it.
+        folder: The folder of the records, with a ``NAME.json`` for each study that was run. The
+            page is written to its parent folder.
     """
     there = [name for name in list_studies() if (folder / f"{name}.json").exists()]
     records = {name: json.loads((folder / f"{name}.json").read_text()) for name in there}
@@ -58,10 +58,16 @@ def _whole(record: dict[str, Any] | None) -> bool:
 
 
 def write_page(folder: Path) -> Path:
-    """Write the page beside ``folder`` and the pictures into it; return the page's path.
+    """Write the page to the parent of ``folder``, and the plots to ``folder``.
+
+    Args:
+        folder: The folder of the records.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        ConfigError: there is no record in the folder; a page that is there stays.
+        ConfigError: The folder has no record. An existing page is not changed.
     """
     if not any((folder / f"{name}.json").exists() for name in list_studies()):
         raise ConfigError(f"{folder} has no record of a study (NAME.json).")

@@ -1,4 +1,4 @@
-"""A study's last values, the paper's beside them: for the screen and for a page."""
+"""The table of a study: final values, ours and the paper's, for a terminal or a page."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ __all__ = ["table"]
 
 
 def table(record: dict[str, Any], numbers: dict[str, Any], form: str = "simple") -> str:
-    """Return the table of a study with one axis, or a table for each metric of one with two.
+    """Return the table of a study with one axis, or with two axes a table for each metric.
 
     Args:
-        record: of :func:`studies.record.gather`.
-        numbers: the paper's, ``published`` of a study.
-        form: of tabulate: "simple" for a screen, "github" for a page.
+        record: The record of :func:`studies.record.gather`.
+        numbers: The paper's values, ``published`` of a study.
+        form: The format of tabulate: "simple" for a terminal, "github" for a page.
     """
     make = _one_axis if len(record["axes"]) == 1 else _two_axes
     return make(record, numbers, form)

@@ -16,10 +16,8 @@ import gn_det_command
 from gn_det.config import config_folder
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [
-    *("check-dataset", "convert-weights", "demo", "estimate"),
-    *("evaluate", "pretrain", "replay", "train"),
-]
+COMMANDS = [*gn_det_command.list_commands()]
+PROMISED = "check-dataset convert-weights demo estimate evaluate pretrain replay train"
 
 
 def _module(command):
@@ -35,7 +33,7 @@ def _end(*words):
 
 def test_commands_and_their_lines():
     commands = gn_det_command.list_commands()
-    assert list(commands) == COMMANDS
+    assert commands.keys() >= {*PROMISED.split()}
     for name, line in commands.items():
         assert line == _module(name).__doc__.splitlines()[0]
         assert 10 < len(line) <= 80

@@ -138,7 +138,7 @@ def test_wheel_carries_the_package_and_the_configs(setup_arguments):
         for path in (ROOT / "configs").rglob("*")
         if path.suffix in (".yaml", ".py")
     }
-    assert configs >= {"gn_det.configs", "gn_det.configs.base", "gn_det.configs.pretrain"}
+    assert configs >= {"gn_det.configs", "gn_det.configs.base", "gn_det.configs.common.models"}
     assert packages == sources | configs
     assert setup_arguments["package_dir"] == {"gn_det.configs": "configs"}
 

@@ -6,13 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from gn_det.config import check_config
 from gn_det.engine import read_config
 from gn_det.model_zoo.table import markdown_table
+from gn_det.modeling import check_config
 from gn_det_command import list_commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(str(p.relative_to(ROOT)) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's: the heading in lower case, without punctuation, with - for spaces."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_table_is_the_zoos():
@@ -25,19 +36,41 @@ def test_it_opens_with_two_commands():
     assert README.index("make demo") < 100
 
 
-PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", text_of(page)):
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        there = (ROOT / page).parent / target if target else ROOT / page
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there), link
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
-        there = (ROOT / page).parent / target
-        assert target.startswith("https://") or there.exists(), target
-
-
-def test_commands_name_tools_and_configs_that_exist():
-    for path in re.findall(r"(?:tools|configs|gn_det|docs)/[\w/]+\.(?:py|yaml|md)", README):
+def test_commands_name_tools_and_configs_that_exist(page):
+    names = r"(?<![\w/])(?:tools|configs|gn_det|docs|tests|studies|examples)/[\w/]+\.(?:py|yaml|md)"
+    for path in re.findall(names, text_of(page)):
         assert (ROOT / path).exists(), path
+
+
+def test_the_index_has_every_page():
+    index = text_of("docs/README.md")
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs"))
+        assert name == "README.md" or f"]({name})" in index, name
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["gradient accumulation", "activation checkpointing", "mixed precision", "supported systems"],
+)
+def test_the_readme_has_the_words_that_users_search_for(word):
+    assert word in README.lower()
+
+
+def test_performance_begins_with_what_to_set():
+    assert re.findall(r"^## (.+)$", text_of("docs/performance.md"), re.M)[0] == "What to set"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -54,7 +87,7 @@ def test_subcommands_and_their_options_exist(page):
 @pytest.mark.usefixtures("forget")
 @pytest.mark.parametrize("page", ["README.md", "docs/configs.md", "docs/own_data.md"])
 def test_configs_in_the_text_are_valid(page, tmp_path):
-    blocks = re.findall(r"```yaml\n(_BASE_.*?)```", (ROOT / page).read_text(), re.S)
+    blocks = re.findall(r"```yaml\n(_BASE_.*?)```", text_of(page), re.S)
     assert blocks
     for block in blocks:
         (tmp_path / "my.yaml").write_text(block)

@@ -1,4 +1,4 @@
-"""A box head of one's own: gn_det's, with dropout. The config names it MODEL.ROI_BOX_HEAD.NAME."""
+"""A box head of your own: gn_det's with dropout. Set MODEL.ROI_BOX_HEAD.NAME to its name."""
 
 import torch
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
@@ -8,8 +8,8 @@ from gn_det.modeling import GNFastRCNNConvFCHead
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class DropoutBoxHead(GNFastRCNNConvFCHead):
-    """Input (R, C, H, W) for R RoIs; output (R, FC_DIM), a tenth of it dropped in training."""
+    """The input has shape (R, C, H, W) for R RoIs, the output (R, FC_DIM), with 10% dropout."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the features that boxes and classes are predicted from."""
+        """Return the features from which boxes and classes are predicted."""
         return torch.nn.functional.dropout(super().forward(x), 0.1, self.training)

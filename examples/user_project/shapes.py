@@ -1,6 +1,6 @@
-"""A dataset of one's own: pictures of circles, squares and triangles, drawn at the first use.
+"""A dataset of your own: pictures of circles, squares and triangles, drawn at the first use.
 
-Replace ``draw`` by whatever makes or finds your images and their COCO json.
+Replace ``draw`` by the code that creates or finds your images and their COCO JSON file.
 """
 
 import json
@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 
 CLASSES = ("circle", "square", "triangle")
 CORNERS = {"circle": 32, "square": 4, "triangle": 3}
-SIZE = 128  # pixels; a picture has 2 x 2 cells with at most one shape each
+SIZE = 128  # pixels of a side; a picture has 2 x 2 cells with at most one shape each
 
 
 def register(root: str = "datasets/shapes") -> None:
-    """Register shapes_train and shapes_val below ``root``; draw what is not there yet."""
+    """Register shapes_train and shapes_val, and draw missing pictures below ``root``."""
     for split, count, seed in (("train", 64, 0), ("val", 16, 1)):
         images, json_file = Path(root, split), Path(root, f"{split}.json")
         if not json_file.exists():
@@ -26,7 +26,7 @@ def register(root: str = "datasets/shapes") -> None:
 
 
 def draw(folder: Path, json_file: Path, count: int, rng: np.random.Generator) -> None:
-    """Draw ``count`` pictures into ``folder``, and write their annotations last of all."""
+    """Draw ``count`` pictures into ``folder``, and then write their annotations."""
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for image_id in range(count):
@@ -49,7 +49,7 @@ def draw(folder: Path, json_file: Path, count: int, rng: np.random.Generator) ->
 
 
 def outline(corners: int, cell: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the corners (n, 2), x and y in pixels, of a regular polygon inside a cell."""
+    """Return the corners of a regular polygon in a cell, of shape (n, 2), as x and y in pixels."""
     radius = rng.uniform(12, 28)
     center = SIZE / 4 + SIZE / 2 * np.array([cell % 2, cell // 2]) + rng.uniform(-3, 3, 2)
     angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners

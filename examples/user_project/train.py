@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train GN Mask R-CNN on shapes, and evaluate it. Start from here with a project of your own.
+"""Train GN Mask R-CNN on shapes, and evaluate it. Start your own project from this file.
 
 python train.py
 python train.py --resume SOLVER.MAX_ITER 800
@@ -16,7 +16,7 @@ from gn_det.engine import Trainer, run, setup, training_parser
 
 
 def main(args: argparse.Namespace) -> dict | None:
-    """Train, or evaluate, in this process."""
+    """Train or evaluate in this process."""
     shapes.register()
     cfg = setup(args)
     if args.eval_only:

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from gn_det.config import check_weights
+from gn_det.modeling import check_weights
 from gn_det.utils.atomic_write import atomic_write
 
 from .convert import convert
@@ -188,7 +188,7 @@ class Checkpointer(DetectionCheckpointer):
         self._log(report)
 
     def _check_config(self, converted: Converted) -> None:
-        problems = check_weights(self.cfg, converted.known, self._path)
+        problems = check_weights(self.cfg, converted.known, self._path, self.model)
         fatal = [problem.message for problem in problems if problem.fatal]
         if fatal:
             raise WeightsError("\n".join(fatal))

@@ -6,7 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from gn_det.config import check_weights
+from gn_det.modeling import check_weights
 
 from .convert import convert, save_converted
 from .converted import Converted

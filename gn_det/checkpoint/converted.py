@@ -6,21 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gn_det.config import PretrainSpec
+from gn_det.modeling import PretrainSpec
+from gn_det.modeling.network import resnet_depth
 
 from .errors import WeightsError
 
 __all__ = ["Converted", "metadata_from_dict", "metadata_to_dict", "resnet_depth", "resnet_norm"]
-
-# (blocks of res2 to res5, convolutions of a block) -> depth
-_DEPTHS = {
-    ((2, 2, 2, 2), 2): 18,
-    ((3, 4, 6, 3), 2): 34,
-    ((3, 4, 6, 3), 3): 50,
-    ((3, 4, 23, 3), 3): 101,
-    ((3, 8, 36, 3), 3): 152,
-}
-_BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.conv(\d)\.weight$")
 
 
 @dataclass
@@ -47,19 +38,6 @@ class Converted:
     def name_in_file(self, name: str) -> str:
         """Return what the file calls ``name``, a key of ``state``."""
         return self.names.get(name, name)
-
-
-def resnet_depth(names: list[str]) -> int | None:
-    """Return the depth of the ResNet with parameters ``names``; None for one that has no name."""
-    blocks = [0, 0, 0, 0]
-    convs = 0
-    for name in names:
-        found = _BLOCK.search(name)
-        if found:
-            stage, block, conv = map(int, found.groups())
-            blocks[stage - 2] = max(blocks[stage - 2], block + 1)
-            convs = max(convs, conv)
-    return _DEPTHS.get((tuple(blocks), convs))
 
 
 def resnet_norm(names: list[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from detectron2.config import CfgNode
 
-from gn_det.config import pretrain_spec_from_cfg
+from gn_det.modeling import pretrain_spec_from_cfg
 
 from .converted import metadata_to_dict
 

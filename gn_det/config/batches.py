@@ -1,50 +1,51 @@
-"""How ``SOLVER.IMS_PER_BATCH`` is shared by processes and by their forward passes."""
+"""How ``SOLVER.IMS_PER_BATCH`` is split: among processes, and into micro-batches.
+
+With gradient accumulation a process runs several micro-batches a step, one after the other, and
+sums up their gradients (``SOLVER.IMS_PER_STEP``).
+"""
 
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
-from .errors import ConfigError
-from .weights import Problem
+from .errors import ConfigError, Problem
 
 __all__ = ["batch_problems", "images_per_micro_batch"]
 
-UNFROZEN_BN = ("BN", "SyncBN")
-
 
 def images_per_micro_batch(cfg: CfgNode, num_processes: int) -> int:
-    """Return the images in one forward pass of one process.
+    """Return the number of images in one forward pass of one process.
 
     Args:
-        cfg: ``SOLVER.IMS_PER_STEP`` says it; 0 stands for all of a process's share.
-        num_processes: that share ``SOLVER.IMS_PER_BATCH``.
+        cfg: A config with gn_det's keys. ``SOLVER.IMS_PER_STEP`` 0 stands for all images of a
+            process.
+        num_processes: The number of processes that share ``SOLVER.IMS_PER_BATCH``.
 
     Raises:
-        ConfigError: the batch cannot be shared so.
+        ConfigError: The batch cannot be split so.
     """
     for problem in _batch_that_does_not_split(cfg, num_processes):
         raise ConfigError(problem.message)
     return cfg.SOLVER.IMS_PER_STEP or cfg.SOLVER.IMS_PER_BATCH // num_processes
 
 
-def batch_problems(cfg: CfgNode, num_processes: int, norms: dict[str, str]) -> Iterator[Problem]:
-    """Yield what is wrong with the batch, and what unfrozen BN makes of it.
+def batch_problems(cfg: CfgNode, num_processes: int, unfrozen: dict[str, str]) -> Iterator[Problem]:
+    """Yield what is wrong with the batch, and what norms with batch statistics make of it.
 
     Args:
-        cfg: a finished config.
-        num_processes: that share the batch.
-        norms: config key -> name of the norm.
+        cfg: A finished config with gn_det's keys.
+        num_processes: The number of processes that share the batch.
+        unfrozen: The names of the model's norms that update statistics, by the key that holds the
+            name, such as ``{"MODEL.FPN.NORM": "BN"}``.
     """
     problems = list(_batch_that_does_not_split(cfg, num_processes))
     yield from problems
     if problems:
         return
-    per_pass = images_per_micro_batch(cfg, num_processes)
-    passes = cfg.SOLVER.IMS_PER_BATCH // (per_pass * num_processes)
-    for key, name in norms.items():
-        if name not in UNFROZEN_BN:
-            continue
-        images = per_pass * num_processes if name == "SyncBN" else per_pass
+    per_forward = images_per_micro_batch(cfg, num_processes)
+    micro_batches = cfg.SOLVER.IMS_PER_BATCH // (per_forward * num_processes)
+    for key, name in unfrozen.items():
+        images = per_forward * num_processes if name == "SyncBN" else per_forward
         if images < 8:
             yield Problem(
                 False,
@@ -52,29 +53,29 @@ def batch_problems(cfg: CfgNode, num_processes: int, norms: dict[str, str]) -> I
                 "error of R50 at 32, 16, 8, 4, 2 images: BN 23.6, 23.7, 24.8, 27.3, 34.7; GN 24.1, "
                 "24.2, 24.0, 24.2, 24.1 (Group Normalization, table 2). Consider GN.",
             )
-        if passes > 1:
+        if micro_batches > 1:
             yield Problem(
                 False,
-                f"SOLVER.IMS_PER_STEP {per_pass} makes {passes} forward passes a step, and {key} "
-                f"is {name}, unfrozen: its statistics are those of a pass, and its running "
-                "averages move with each. So it is not the training of as many GPUs, as it is "
-                "with GN.",
+                f"SOLVER.IMS_PER_STEP {per_forward} makes {micro_batches} micro-batches a step, "
+                f"and {key} is {name}, unfrozen: its statistics are those of a micro-batch, and "
+                "its running averages move with each one. With GN gradient accumulation gives the "
+                "result of as many GPUs; with this norm it does not.",
             )
 
 
 def _batch_that_does_not_split(cfg: CfgNode, num_processes: int) -> Iterator[Problem]:
-    batch, per_pass = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_STEP
+    batch, per_forward = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_STEP
     if batch < 1 or batch % num_processes:
         yield Problem(
             True,
             f"SOLVER.IMS_PER_BATCH {batch} cannot be shared equally by {num_processes} processes.",
         )
-    elif per_pass < 0 or (per_pass and batch % (per_pass * num_processes)):
+    elif per_forward < 0 or (per_forward and batch % (per_forward * num_processes)):
         share = batch // num_processes
         divisors = [n for n in range(1, share + 1) if share % n == 0]
         yield Problem(
             True,
-            f"SOLVER.IMS_PER_STEP {per_pass} does not divide the {share} images that a process has "
-            f"(SOLVER.IMS_PER_BATCH {batch}, processes: {num_processes}). These do: "
+            f"SOLVER.IMS_PER_STEP {per_forward} does not divide the {share} images that a process "
+            f"has (SOLVER.IMS_PER_BATCH {batch}, processes: {num_processes}). These do: "
             f"{', '.join(map(str, divisors))}; 0 takes them all at once.",
         )

@@ -1,12 +1,13 @@
-"""A config whose errors say which key was likely meant, and which never runs code from a YAML."""
+"""A config whose errors name the key that was probably meant, and that runs no code from a YAML."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import detectron2.config
+
+from gn_det.utils import closest
 
 from .defaults import add_gn_config
 from .errors import ConfigError, UnknownKeyError
@@ -15,14 +16,14 @@ from .paths import resolve
 
 __all__ = ["CfgNode", "flatten", "get_cfg"]
 
-# what yacs, fvcore and Detectron2 raise on values that they did not expect
+# the errors of yacs, fvcore and Detectron2 for wrong values
 _MERGE_ERRORS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _MISMATCH = re.compile(
     r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) "
     r"with values \((.*) vs\. (.*)\) for config key: (.+)",
     re.DOTALL,
 )
-# my_train, or my_train,my_val, in place of a list
+# my_train or my_train,my_val, where a list is needed
 _PLAIN_WORDS = re.compile(r"[\w./:-]+(,[\w./:-]+)*")
 _KINDS = {
     "int": "a whole number",
@@ -37,7 +38,12 @@ _KINDS = {
 
 
 def flatten(cfg: detectron2.config.CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield ``("MODEL.GN.NUM_GROUPS", 32)`` and so on for each leaf of ``cfg``."""
+    """Yield the name and value of each key, such as ``("MODEL.GN.NUM_GROUPS", 32)``.
+
+    Args:
+        cfg: The config.
+        prefix: The first part of each name.
+    """
     for key, value in cfg.items():
         if isinstance(value, detectron2.config.CfgNode):
             yield from flatten(value, f"{prefix}{key}.")
@@ -46,14 +52,19 @@ def flatten(cfg: detectron2.config.CfgNode, prefix: str = "") -> Iterator[tuple[
 
 
 class CfgNode(detectron2.config.CfgNode):
-    """Detectron2's CfgNode; keys that do not exist are refused with the one likely meant."""
+    """Detectron2's CfgNode, with an error for unknown keys that names the closest one."""
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Return the keys of a YAML file and its ``_BASE_`` files, as plain dicts.
 
+        Args:
+            filename: The address of the file, see :meth:`merge_from_file`.
+            allow_unsafe: An argument of Detectron2's callers. True is refused.
+
         Raises:
-            ConfigError, FileNotFoundError: see :func:`gn_det.config.inheritance.load_with_bases`.
+            ConfigError, FileNotFoundError: The file cannot be read, see
+                :func:`gn_det.config.inheritance.load_with_bases`.
         """
         if allow_unsafe:
             raise ConfigError(f"{filename}: gn_det reads YAML with the safe loader only.")
@@ -68,44 +79,47 @@ class CfgNode(detectron2.config.CfgNode):
         """Merge a YAML file and its ``_BASE_`` files, with the safe loader only.
 
         Args:
-            cfg_filename: a path, ``gn_det://NAME.yaml``, or ``detectron2://PATH.yaml`` of
-                Detectron2's model zoo. A ``_BASE_`` may be each of them, or a list; a relative
-                path starts at the folder of the file that names it.
-            allow_unsafe: there for Detectron2's callers; True is refused.
+            cfg_filename: The address: a path, ``gn_det://NAME.yaml``, or ``detectron2://PATH.yaml``
+                of Detectron2's model zoo. A ``_BASE_`` is such an address, or a list of them; its
+                relative paths are relative to the folder of the file that has it.
+            allow_unsafe: An argument of Detectron2's callers. True is refused.
 
         Raises:
-            FileNotFoundError: the file or a base does not exist.
-            ConfigError: not YAML, a tag that is not plain data, a key given twice, bases in a
-                circle, or a value of another type than the key's.
-            UnknownKeyError: a key that does not exist; nothing is merged then.
+            FileNotFoundError: The file or a base does not exist.
+            ConfigError: The file is not YAML or has a tag that is not plain data, a key is given
+                twice, bases form a circle, or a value has another type than the key.
+            UnknownKeyError: A key does not exist. Nothing is merged then.
         """
         filename = os.fspath(cfg_filename)
         if filename.endswith(".py"):
             raise ConfigError(
-                f"{filename}: this is a Python config, which gn-det train alone runs; "
-                "here a YAML is needed."
+                f"{filename}: this is a Python config, which only `gn-det train` runs. A YAML is "
+                "needed here."
             )
         path = str(resolve(filename))
         try:
-            # Detectron2's own: it loads by load_yaml_with_base and upgrades old versions
+            # Detectron2's method calls load_yaml_with_base and upgrades old versions
             super().merge_from_file(path, allow_unsafe=allow_unsafe)
         except UnknownKeyError as error:
             where = load_with_bases(path).find(error.key) or path
             raise UnknownKeyError(f"{where}: {error}", error.key) from None
         except ConfigError:
-            raise  # of the loader, which knows the line
+            raise  # from the loader, whose message has the line
         except _MERGE_ERRORS as error:
-            key, message = _explained(error)
+            key, message = _describe(error)
             where = load_with_bases(path).find(key) or path
             raise ConfigError(f"{where}: {message}") from error
 
     def merge_from_other_cfg(self, cfg_other: detectron2.config.CfgNode) -> None:
         """Merge another config.
 
+        Args:
+            cfg_other: The other config. Its values override those of this one.
+
         Raises:
-            UnknownKeyError: a key that does not exist, where new ones are not allowed; nothing is
-                merged then.
-            ValueError: a value of another type than the key's.
+            UnknownKeyError: A key does not exist, and new ones are not allowed. Nothing is merged
+                then.
+            ValueError: A value has another type than the key.
         """
         for name in _new_keys(self, cfg_other):
             raise _unknown(name, dict(flatten(self)))
@@ -114,10 +128,13 @@ class CfgNode(detectron2.config.CfgNode):
     def merge_from_list(self, cfg_list: list) -> None:
         """Merge ``[KEY, VALUE, KEY, VALUE, ...]``, as typed on a command line.
 
+        Args:
+            cfg_list: The keys and values in turn.
+
         Raises:
-            ConfigError: an odd number of entries, an option such as ``--resume`` among the keys, or
-                a value of another type than the key's.
-            UnknownKeyError: a key that does not exist.
+            ConfigError: The number of entries is odd, an option such as ``--resume`` stands among
+                the keys, or a value has another type than the key.
+            UnknownKeyError: A key does not exist.
         """
         for name in cfg_list[0::2]:
             if str(name).startswith("--"):
@@ -136,7 +153,7 @@ class CfgNode(detectron2.config.CfgNode):
         try:
             super().merge_from_list(cfg_list)
         except _MERGE_ERRORS as error:
-            raise ConfigError(f"Command line: {_explained(error)[1]}") from error
+            raise ConfigError(f"Command line: {_describe(error)[1]}") from error
 
 
 def _new_keys(
@@ -149,7 +166,7 @@ def _new_keys(
         if group and isinstance(mine.get(key), detectron2.config.CfgNode):
             yield from _new_keys(mine[key], value, f"{name}.")
         elif key not in mine and not mine.is_new_allowed():
-            # a leaf says more than its group
+            # the name of a leaf says more than that of its group
             yield next((leaf for leaf, _ in flatten(value, f"{name}.")), name) if group else name
 
 
@@ -157,7 +174,7 @@ def _unknown(name: str, known: dict[str, object]) -> UnknownKeyError:
     if name in known:  # "MODEL.GN.EPS: 1e-3" in a file
         nested = f"{name.replace('.', ': {')}: ...{'}' * name.count('.')}"
         return UnknownKeyError(f"{name} is written with dots; in a file, write {nested}", name)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = closest(name, known)
     if not close:
         # the right name in the wrong place, such as MODEL.NUM_CLASSES
         close = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]][:3]
@@ -165,15 +182,15 @@ def _unknown(name: str, known: dict[str, object]) -> UnknownKeyError:
     return UnknownKeyError(f"There is no config key {name}.{meant}", name)
 
 
-def _explained(error: Exception) -> tuple[str, str]:
-    """Return the key that an error of yacs or Detectron2 is about, as far as known, and a sentence.
+def _describe(error: Exception) -> tuple[str, str]:
+    """Return the key that an error of yacs or Detectron2 is about, and a message for a person.
 
-    yacs says it as "Type mismatch (<class 'int'> vs. <class 'str'>) with values (40000 vs. many)
-    for config key: SOLVER.MAX_ITER".
+    The message of yacs is "Type mismatch (<class 'int'> vs. <class 'str'>) with values (40000 vs.
+    many) for config key: SOLVER.MAX_ITER".
     """
     found = _MISMATCH.search(str(error))
     if found is None:
-        # Detectron2 compares versions before anything is merged
+        # Detectron2 compares versions before it merges
         return "VERSION", f"it cannot be merged: {error}"
     wanted, given, old, new, key = found.groups()
     plain = wanted in ("bool", "int", "float", "str") and old
@@ -196,7 +213,7 @@ def _short(text: str) -> str:
 
 
 def get_cfg() -> CfgNode:
-    """Return a fresh config: Detectron2's defaults and gn_det's keys."""
+    """Return a new config with Detectron2's and gn_det's keys and defaults."""
     cfg = CfgNode(detectron2.config.get_cfg())
     add_gn_config(cfg)
     return cfg

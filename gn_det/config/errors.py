@@ -1,18 +1,33 @@
-"""Errors of a config: always for a person to read."""
+"""What is wrong with a config: errors and problems, always for a person to read."""
 
-__all__ = ["ConfigError", "UnknownKeyError"]
+from dataclasses import dataclass
+
+__all__ = ["ConfigError", "Problem", "UnknownKeyError"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a config.
+
+    Attributes:
+        fatal: Whether the config is refused; otherwise this is a warning.
+        message: The keys, the cause and the remedy, in one line.
+    """
+
+    fatal: bool
+    message: str
 
 
 class ConfigError(ValueError):
-    """A config that cannot work, or that would silently do something else than it says."""
+    """A config cannot work, or would silently do something else than it says."""
 
 
 class UnknownKeyError(ConfigError, KeyError):
-    """A key that does not exist. A KeyError too, as Detectron2 raises one.
+    """A key does not exist. This is a KeyError too, because Detectron2 raises one.
 
     Args:
-        message: for a person.
-        key: the key, such as ``"SOLVER.BASE_RL"``.
+        message: The message for a person.
+        key: The name of the key, such as ``"SOLVER.BASE_RL"``.
     """
 
     def __init__(self, message: str, key: str = ""):
@@ -24,5 +39,5 @@ class UnknownKeyError(ConfigError, KeyError):
         return self.args[1]
 
     def __str__(self) -> str:
-        """Return the plain message: KeyError would show its repr, on one line, in quotes."""
+        """Return the plain message. KeyError would show its repr, in quotes on one line."""
         return str(self.args[0])

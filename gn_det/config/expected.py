@@ -5,16 +5,20 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
-from .weights import Problem
+from .errors import Problem
 
 __all__ = ["expected_problems"]
 
-# of Detectron2's evaluators; with test-time augmentation its configs call them bbox_TTA and so on
+# the tasks of Detectron2's evaluators; its configs add _TTA to them for test-time augmentation
 TASKS = ("bbox", "segm", "keypoints", "box_proposals", "sem_seg", "panoptic_seg")
 
 
 def expected_problems(cfg: CfgNode) -> Iterator[Problem]:
-    """Yield the first entry that is malformed, or that nothing would be held against it."""
+    """Yield the first entry that is malformed, or that nothing would be compared with.
+
+    Args:
+        cfg: A finished config with gn_det's keys.
+    """
     if cfg.TEST.EXPECTED_RESULTS and not cfg.DATASETS.TEST:
         yield Problem(
             True,

@@ -1,6 +1,6 @@
-"""``_BASE_``: a config and the files that it inherits from, merged into one tree.
+"""``_BASE_``: merges a config and the files that it inherits from into one tree.
 
-Detectron2 looks for every base in the folder of the file that names it. Here a base may also be
+Detectron2 looks for every base in the folder of the file that names it. Here, a base may also be
 ``gn_det://NAME.yaml`` or ``detectron2://PATH.yaml``, from any folder.
 """
 
@@ -16,9 +16,10 @@ from .yaml_loader import Budget, Document, read_yaml
 __all__ = ["BASE_KEY", "Inherited", "load_with_bases"]
 
 BASE_KEY = "_BASE_"
-# of one config, each counted as often as it is named: a list of bases may be a list at every step
+# The files of one config, each counted as often as it is named. Without the limit, lists of bases
+# that have lists of bases could stand for millions of files.
 MAX_FILES = 64
-MAX_ADDRESS = 1024  # characters; no file has so long a path
+MAX_ADDRESS = 1024  # characters; no file has a longer path
 
 
 @dataclass
@@ -26,28 +27,32 @@ class Inherited:
     """A config with its bases.
 
     Attributes:
-        tree: the keys of all files, without ``_BASE_``.
-        where: ``"FILE:LINE"`` of each key by its path, where it got its value.
+        tree: The keys of all files, without ``_BASE_``.
+        where: The place ``"FILE:LINE"`` where each key got its value, by the path of the key.
     """
 
     tree: dict[str, Any] = field(default_factory=dict)
     where: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def find(self, name: str) -> str | None:
-        """Return the ``FILE:LINE`` of the key ``name``, ``"MODEL.GN.EPS"``; None if unknown."""
-        # by the joined path, since a key may have dots in its own name
+        """Return the ``FILE:LINE`` of a key; None where it is unknown.
+
+        Args:
+            name: The name of the key, such as ``"MODEL.GN.EPS"``.
+        """
+        # compares the joined path, because a key may have dots in its own name
         return next((at for path, at in self.where.items() if ".".join(path) == name), None)
 
 
 def load_with_bases(address: str | os.PathLike) -> Inherited:
-    """Read a config and its ``_BASE_`` files: later ones win over earlier ones, the file over all.
+    """Read a config and its ``_BASE_`` files. Later bases override earlier ones, the file all.
 
     Args:
-        address: a path, ``gn_det://NAME.yaml`` or ``detectron2://PATH.yaml``.
+        address: The path, ``gn_det://NAME.yaml`` or ``detectron2://PATH.yaml`` of the config.
 
     Raises:
-        ConfigError: a file is refused, bases form a circle, or ``_BASE_`` is none.
-        FileNotFoundError: the file or a base does not exist.
+        ConfigError: A file is refused, bases form a circle, or ``_BASE_`` has a wrong value.
+        FileNotFoundError: The file or a base does not exist.
     """
     return _Reader().load(resolve(os.fspath(address)), [])
 
@@ -55,7 +60,8 @@ def load_with_bases(address: str | os.PathLike) -> Inherited:
 class _Reader:
     """Reads the files of one config.
 
-    A link of the chain is (the real path of a file, the ``FILE:LINE`` that names the next one).
+    The chain leads from the config to a base. A link is the real path of a file, and the
+    ``FILE:LINE`` that names the next file.
     """
 
     def __init__(self) -> None:
@@ -89,7 +95,7 @@ class _Reader:
 
 
 def _bases(path: Path, document: Document) -> list[str]:
-    """Take ``_BASE_`` out of a document."""
+    """Remove ``_BASE_`` from a document, and return its files."""
     for key, line in document.lines.items():
         if key[-1] == BASE_KEY and len(key) > 1:
             raise ConfigError(
@@ -132,7 +138,7 @@ def _check_circle(base: Path, chain: list[tuple[str, str]]) -> None:
 
 
 def _merge(source: Inherited, target: Inherited) -> None:
-    """Merge ``source`` into ``target``, group by group. A value of ``source`` wins."""
+    """Merge ``source`` into ``target``, group by group. Values of ``source`` override others."""
 
     def merge(theirs: dict[str, Any], mine: dict[str, Any], path: tuple[str, ...]) -> None:
         for key, value in theirs.items():

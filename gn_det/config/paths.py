@@ -1,9 +1,10 @@
-"""Where configs are: gn_det's own folder, and the addresses gn_det:// and detectron2://."""
+"""The places of configs: gn_det's own folder, and the addresses gn_det:// and detectron2://."""
 
-import difflib
 from pathlib import Path
 
 import detectron2
+
+from gn_det.utils import closest
 
 from .errors import ConfigError
 
@@ -14,7 +15,7 @@ def config_folder() -> Path:
     """Return the folder of the configs: inside the installed package, or beside it in a checkout.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: Neither folder exists.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "configs", package.parent / "configs"):
@@ -27,16 +28,16 @@ def config_folder() -> Path:
 
 
 def resolve(address: str, folder: Path | None = None) -> Path:
-    """Return the file that a ``_BASE_`` or the name of a config stands for.
+    """Return the path of a config, or of a ``_BASE_``.
 
     Args:
-        address: ``gn_det://NAME.yaml``, ``detectron2://PATH.yaml`` of Detectron2's model zoo, or a
-            path: absolute, below ``~``, or relative to ``folder``.
-        folder: of the file that names it; None for the current one.
+        address: The address: ``gn_det://NAME.yaml``, ``detectron2://PATH.yaml`` of Detectron2's
+            model zoo, or a path that is absolute, below ``~``, or relative to ``folder``.
+        folder: The folder of the file that has the address; None for the working directory.
 
     Raises:
-        ConfigError: an address that is not read: of the web, or one that leaves the zoo's folder.
-        FileNotFoundError: no such file; the message says which others there are.
+        ConfigError: The address is of the web, or leads out of the folder of the configs.
+        FileNotFoundError: The file does not exist. The message names similar ones.
     """
     scheme, separator, inside = address.partition("://")
     if not separator:
@@ -47,13 +48,14 @@ def resolve(address: str, folder: Path | None = None) -> Path:
     if scheme == "gn_det":
         return _in_zoo(address, inside, config_folder())
     if scheme == "detectron2":
-        # detectron2.model_zoo itself imports pkg_resources, which newer setuptools do not have
+        # without an import of detectron2.model_zoo, which needs pkg_resources: newer setuptools
+        # do not have it
         root = Path(detectron2.__file__).parent / "model_zoo" / "configs"
         return _in_zoo(address, inside, root)
     raise ConfigError(
-        f"{address!r} is not read: configs come from files, gn_det:// and detectron2:// alone. "
-        "What is loaded over a network can be changed by others, between two runs as well. "
-        "Save the file, and name it here by its path."
+        f"{address!r} is not read: configs come from files, gn_det:// and detectron2:// only. "
+        "Others can change a file on the web, even between two runs. Save the file, and name it "
+        "here by its path."
     )
 
 
@@ -86,21 +88,19 @@ def _in_zoo(address: str, inside: str, root: Path) -> Path:
     if not _exists(path) or not path.is_file():
         scheme = address.partition("://")[0]
         names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.yaml"))
-        close = difflib.get_close_matches(inside, names, n=3, cutoff=0.4)
-        shown = ", ".join(f"{scheme}://{name}" for name in close)
-        hint = f" Closest: {shown}." if close else f" They are in {str(root)!r}."
+        shown = ", ".join(f"{scheme}://{name}" for name in closest(inside, names, 3, cutoff=0.4))
+        hint = f" Closest: {shown}." if shown else f" They are in {str(root)!r}."
         raise FileNotFoundError(f"{address!r}: there is no such config.{hint}")
     return path
 
 
 def _closest(path: Path) -> str:
-    """Return what may have been meant: files beside it, and gn_det's own config."""
+    """Return the closest names for a message: of files in the same folder, and of gn_det's own."""
     try:
         names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
     except (OSError, ValueError):
         names = []
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
+    close = closest(path.name, names, 3, cutoff=0.4)
     beside = f" Closest in that folder: {', '.join(close)}." if close else ""
-    names = sorted(p.name for p in config_folder().glob("*.yaml"))
-    ours = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    ours = closest(path.name, sorted(p.name for p in config_folder().glob("*.yaml")))
     return beside + "".join(f" Closest of gn_det's: gn_det://{n}." for n in ours if n not in close)

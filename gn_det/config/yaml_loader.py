@@ -1,13 +1,12 @@
-"""Reads one YAML file: plain values only, where each key stands, and limits on its size.
+"""Reads one YAML file: plain values only, the line of each key, and limits on its size.
 
-PyYAML's safe loader does the scanning and parsing. What is done here in addition: no tag makes
-anything but text, numbers, booleans, null, lists and mappings; a key given twice is refused (PyYAML
-keeps the last one and says nothing); aliases are counted as often as they are used (a few
-lines of them can stand for billions of values).
+PyYAML's safe loader scans and parses. This module adds three things. No tag makes anything but
+text, numbers, booleans, null, lists and mappings. A key that is given twice is refused (PyYAML
+silently keeps the last one). And an alias counts as often as it is used, because a few lines of
+aliases can stand for billions of values.
 """
 
 import ast
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +14,19 @@ from typing import Any
 
 import yaml
 
+from gn_det.utils import open_regular
+
 from .errors import ConfigError
 
 __all__ = ["Budget", "Document", "read_yaml"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-# all files of a chain together; Detectron2's whole config has some 400 keys
+# of a config and its bases together; Detectron2's whole config has about 400 keys
 MAX_VALUES = 20_000
-# of one text; also keeps yacs, which reads text as a Python literal, at a harmless size
+# characters of one text; yacs parses texts as Python literals, which is harmless at this length
 MAX_TEXT = 4096
-MAX_KEY = 200  # characters; a key is shown whole where something is wrong with it
+MAX_KEY = 200  # characters; messages show a whole key
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null")}
@@ -36,23 +37,27 @@ KeyPath = tuple[str, ...]
 
 @dataclass
 class Budget:
-    """What may still be read, shared by all files of a chain."""
+    """The number of values that may still be read, shared by a config and its bases.
+
+    Attributes:
+        values: The number of values; below 0, the config is refused.
+    """
 
     values: int = MAX_VALUES
 
     def spend(self) -> bool:
-        """Take one value; return whether it was still there."""
+        """Count one value, and return whether the budget allowed it."""
         self.values -= 1
         return self.values >= 0
 
 
 @dataclass
 class Document:
-    """A YAML file.
+    """The content of a YAML file.
 
     Attributes:
-        tree: its mapping; lists and mappings in it belong to nobody else.
-        lines: the line, from 1, of each key by its path, such as ``("MODEL", "WEIGHTS")``.
+        tree: The mapping. No list or mapping in it is shared with another place.
+        lines: The line, from 1, of each key by its path, such as ``("MODEL", "WEIGHTS")``.
     """
 
     tree: dict[str, Any]
@@ -60,7 +65,12 @@ class Document:
 
 
 class _Refused(Exception):
-    """Why a file is refused, and the line of it, from 1."""
+    """The reason why a file is refused.
+
+    Args:
+        reason: The reason, for a person.
+        line: The line, from 1; None where there is none.
+    """
 
     def __init__(self, reason: str, line: int | None = None):
         super().__init__(reason, line)
@@ -71,11 +81,11 @@ def read_yaml(path: Path, budget: Budget | None = None) -> Document:
     """Read one file, without its bases.
 
     Args:
-        path: of the file.
-        budget: of values, where several files share one.
+        path: The path of the file.
+        budget: The number of values that may be read, where several files share it.
 
     Raises:
-        ConfigError: the file is refused; the message begins with ``FILE:LINE:``, or ``FILE:``
+        ConfigError: The file is refused. The message begins with ``FILE:LINE:``, or ``FILE:``
             where there is no line.
     """
     try:
@@ -87,13 +97,10 @@ def read_yaml(path: Path, budget: Budget | None = None) -> Document:
 
 def _read_text(path: Path) -> str:
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise _Refused("this is a folder; name a YAML file in it.")
-        if not stat.S_ISREG(mode):  # a pipe would wait for ever, a device might never end
-            raise _Refused("this is a pipe or a device, not a file.")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise _Refused("it is a folder; name a YAML file in it.") from None
     except OSError as error:
         raise _Refused(f"it cannot be read ({error.strerror}).") from None
     if len(data) > MAX_BYTES:
@@ -104,17 +111,17 @@ def _read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _Refused("it is not a text in UTF-8, and so no YAML file.", line) from None
+        raise _Refused("it is not text in UTF-8, so not a YAML file.", line) from None
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader up to the graph of nodes, with limits on its size."""
+    """The safe loader, used up to the graph of nodes, with limits on the graph's size."""
 
     def __init__(self, text: str, budget: Budget):
         super().__init__(text)
         self._depth, self._budget = 0, budget.values
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         mark = self.peek_event().start_mark
         self._depth += 1
         self._budget -= 1
@@ -133,7 +140,7 @@ def _read(text: str, budget: Budget) -> Document:
     except yaml.reader.ReaderError as error:  # NUL and other control characters
         line = text.count("\n", 0, error.position) + 1
         raise _Refused(
-            f"it has a character that no text has ({error.character:#x}).", line
+            f"it has a character that is not text ({error.character:#x}).", line
         ) from None
     try:
         root = loader.get_single_node()
@@ -154,7 +161,7 @@ def _read(text: str, budget: Budget) -> Document:
 
 def _syntax_error(error: yaml.MarkedYAMLError) -> _Refused:
     mark = error.problem_mark or error.context_mark
-    # they may quote a name of the file, as long as the file has it
+    # cut, because they may quote a very long name from the file
     parts = [part[:120] for part in (error.context, error.problem) if part]
     hint = " YAML is indented by spaces, not tabs." if "\\t" in (error.problem or "") else ""
     return _Refused(f"it is not YAML: {', '.join(parts)}.{hint}", mark.line + 1 if mark else None)
@@ -169,12 +176,12 @@ def _too_many(line: int) -> _Refused:
 
 
 class _Builder:
-    """Turns nodes into values.
+    """Builds values from nodes.
 
     Args:
-        loader: makes the values of scalars.
-        budget: of values.
-        lines: gets the line of each key.
+        loader: The loader that builds the values of scalars.
+        budget: The number of values that may be built.
+        lines: The dict that gets the line of each key.
     """
 
     def __init__(self, loader: yaml.SafeLoader, budget: Budget, lines: dict[KeyPath, int]):
@@ -217,9 +224,9 @@ class _Builder:
             raise _Refused(f"{node.value[:40]!r} is not of YAML's type {kind}.", line) from None
         if isinstance(value, str):
             try:
-                ast.literal_eval(value)  # as yacs will do
+                ast.literal_eval(value)  # yacs will do this too
             except (ValueError, SyntaxError):
-                pass  # a plain text
+                pass  # plain text
             except (RecursionError, MemoryError, TypeError):
                 raise _Refused(f"the text {value[:20]!r}... cannot be a value.", line) from None
         return value
@@ -228,7 +235,8 @@ class _Builder:
         if node.tag != _TAG + "map":
             raise _bad_tag(node.tag, node.start_mark.line + 1)
         self.enter(node)
-        values, seen = {}, {}
+        values: dict[str, Any] = {}
+        seen: dict[str, int] = {}
         for key_node, value_node in node.value:
             key, line = self.key(key_node), key_node.start_mark.line + 1
             if key in seen:
@@ -257,7 +265,7 @@ class _Builder:
             raise _Refused("a key is not a plain name.", line)
         key = self.scalar(node, line)
         if not isinstance(key, str):
-            raise _Refused(f"the key {node.value[:40]!r} is no text, but a {_kind(key)}.", line)
+            raise _Refused(f"the key {node.value[:40]!r} is not text, but a {_kind(key)}.", line)
         if len(key) > MAX_KEY:
             raise _Refused(f"a key has more than {MAX_KEY} characters.", line)
         if not key.isprintable():
@@ -265,10 +273,10 @@ class _Builder:
         return key
 
     def merge(self, node: yaml.MappingNode, into: dict[str, Any], path: KeyPath) -> None:
-        """Add what ``<<: *anchor`` brings; what is there already stays."""
+        """Add the keys of ``<<: *anchor`` that ``into`` does not have."""
         lines, self.lines = self.lines, {}
-        brought = self.mapping(node, path)
-        new = {key: value for key, value in brought.items() if key not in into}
+        merged = self.mapping(node, path)
+        new = {key: value for key, value in merged.items() if key not in into}
         into.update(new)
         lines.update({p: line for p, line in self.lines.items() if p[len(path)] in new})
         self.lines = lines
@@ -293,8 +301,8 @@ def _bad_tag(tag: str, line: int) -> _Refused:
         return _Refused("the tag !!python/tuple is not read; write a list, [1, 2].", line)
     if short.startswith("!!python/"):
         return _Refused(
-            f"the tag {short[:80]} asks for Python objects or code, which is never made or run "
-            "from a YAML. Write the plain value.",
+            f"the tag {short[:80]} asks for Python objects or code. A YAML never creates or runs "
+            "them. Write the plain value.",
             line,
         )
     if short == "!!timestamp":

@@ -1,24 +1,32 @@
-"""The embedded dataset, and checks of datasets: of a json and its images, and of a config's."""
+"""Datasets: names and formats, the embedded one, checks, pre-training data, the training stream.
 
-from .as_coco import write_coco_json
-from .checks.coco_file import CheckedJson, check_json, compare_classes
+Where to look:
+    formats.py, catalog.py: the formats of datasets, and their names. A new format goes here.
+    embedded/: photo digits, the dataset that is built on this machine.
+    checks/: checks of a dataset and of a config's datasets, and the fixed copy.
+    pretraining/: labelled images for the pre-training of backbones. A new source goes here.
+    stream.py, train_loader.py: the stream of training images that can start at any step.
+"""
+
+from .catalog import json_of, locate_dataset, register_datasets
+from .checks.coco_json import CheckedJson, check_json, compare_classes
 from .checks.config_datasets import check_datasets, check_images, check_masks
 from .checks.fixed_copy import changes_file, refuse_existing, repair
 from .checks.images import check_files
 from .embedded.photo_digits import build_photo_digits
 from .embedded.registration import ensure_dataset, register_photo_digits
 from .errors import DatasetError
-from .locate import json_of, locate_dataset
-from .pretraining.labelled import LabelledSplit
-from .pretraining.loader import build_eval_loader, build_train_loader
+from .formats import FORMATS, write_coco_json
+from .pretraining.labelled_data import LabelledSplit
+from .pretraining.loaders import build_eval_loader, build_train_loader
 from .pretraining.sources import check_labelled_data, labelled_split
-from .register import register_datasets
 from .seeding import choose_seed, kept_rng, seed_everything
 from .stream import TrainStream
 from .train_loader import build_train_stream, stream_of
 from .worker_watch import MapperError, WorkerDied
 
 __all__ = [
+    "FORMATS",
     "CheckedJson",
     "DatasetError",
     "LabelledSplit",

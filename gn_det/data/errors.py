@@ -1,4 +1,4 @@
-"""Errors of datasets: always for a person to read."""
+"""The error of a dataset, written for a person to read."""
 
 from gn_det.config import ConfigError
 
@@ -6,4 +6,4 @@ __all__ = ["DatasetError"]
 
 
 class DatasetError(ConfigError):
-    """A dataset that is unknown, missing, wrong, or does not fit the config."""
+    """A dataset is unknown, missing or wrong, or does not fit the config."""

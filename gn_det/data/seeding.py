@@ -1,10 +1,10 @@
-"""Random numbers that are a function of what they are for, not of what was drawn before.
+"""Random numbers that depend on what they are for, not on what was drawn before.
 
-A step or an image seeds Python, numpy and torch from the run's seed and its own number. So a run
-that is stopped goes on with the numbers that it would have had, whatever process draws them.
+Each step and each image seeds Python, numpy and torch from the run's seed and its own number. So a
+resumed run has the same random numbers as one that was never stopped, in any process.
 
-Nor may sums vary: MKL, which does a CPU's matrix products, is asked for the same bits each time,
-unless the environment variable MKL_CBWR says otherwise.
+Sums must not vary either. MKL, which computes matrix products on CPUs, is asked for the same bits
+each time, unless the environment variable MKL_CBWR is set.
 """
 
 import os
@@ -18,12 +18,16 @@ from detectron2.utils import comm
 
 __all__ = ["choose_seed", "kept_rng", "seed_cpu", "seed_everything"]
 
-# Read at MKL's first call. Without it two threads add the products of small images in either order.
+# MKL reads it at its first call. Without it, two threads may add products in either order.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def choose_seed(seed: int) -> int:
-    """Return ``seed``; where it is negative, one that all processes agree on."""
+    """Return the seed of a run, the same in all processes.
+
+    Args:
+        seed: The seed of the config. A negative one stands for a random seed.
+    """
     return seed if seed >= 0 else int(comm.shared_random_seed())
 
 
@@ -31,14 +35,22 @@ def seed_everything(*numbers: int) -> None:
     """Seed Python, numpy and torch (the GPUs' generators too) from ``numbers``.
 
     Args:
-        *numbers: at least 0, such as (seed of the run, iteration). Others give independent streams.
+        *numbers: The whole numbers, at least 0, such as (seed of the run, iteration). Different
+            ones give independent random numbers.
     """
     torch.manual_seed(seed_cpu(*numbers))
 
 
 def seed_cpu(*numbers: int) -> int:
-    """Seed the same without the GPUs, in a tenth of the time, and return torch's seed."""
-    # with their count, since zeros at the end would not count
+    """Seed the same without the GPUs, in a tenth of the time.
+
+    Args:
+        *numbers: The whole numbers, at least 0.
+
+    Returns:
+        The seed of torch.
+    """
+    # with the number of numbers: SeedSequence ignores zeros at the end
     words = np.random.SeedSequence((len(numbers), *numbers)).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])
@@ -48,7 +60,7 @@ def seed_cpu(*numbers: int) -> int:
 
 @contextmanager
 def kept_rng() -> Iterator[None]:
-    """Give back to Python, numpy and torch's CPU the states they had, whatever is drawn inside."""
+    """Restore the random states of Python, numpy and torch's CPU at the end of the block."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -1,38 +1,45 @@
-"""The endless stream of training images, which can be entered at any place.
+"""The endless stream of training images, which can start at any step.
 
-An image's place in the stream decides which image it is, how it is augmented and which virtual GPU
-gets it. A virtual GPU is what a GPU would be if each had one micro-batch a step: of V of them,
-number v gets the places v, v + V, v + 2V, ..., as with Detectron2. How many processes there really
-are changes nothing, nor does a run that was stopped in between.
+The place of an image in the stream decides which image it is, how it is augmented and which
+micro-batch it belongs to. Each step has V micro-batches, one for each of V slots. Slot v gets the
+places v, v + V, v + 2V, ..., like GPU v of V GPUs with Detectron2. The micro-batches do not depend
+on the number of processes, and a resumed run gets those of a run that was never stopped.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .errors import DatasetError
 from .seeding import kept_rng, seed_cpu
-from .worker_watch import WorkerDied, WorkerWatch
+from .worker_watch import Records, WorkerDied, WorkerWatch
 
-__all__ = ["MicroBatchSampler", "SeededDataset", "TrainStream"]
+__all__ = ["InfiniteSampler", "MicroBatchSampler", "SeededDataset", "TrainStream"]
 
-MAX_TRIES = 100  # mapped images in a row that are None
+MAX_TRIES = 100  # images in a row for which the mapper returns None
+
+
+class InfiniteSampler(Protocol):
+    """What all of Detectron2's training samplers have: the stream that the processes share."""
+
+    def _infinite_indices(self) -> Iterator[int]: ...
 
 
 class MicroBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Yields micro-batches of ``(place, index)``, in turn for each virtual GPU of this process.
+    """Yields micro-batches of ``(place, index)`` for the slots of this process in turn.
 
     Args:
-        indices: returns the endless stream of indices, the same in all processes.
-        batch_size: images in a micro-batch.
-        num_gpus: V, virtual GPUs of all processes together.
-        mine: the virtual GPUs of this process.
-        groups: a number for each index; a micro-batch is of one group. None: of any images.
-        start: steps to leave out; a step takes one micro-batch of each virtual GPU.
+        indices: The function that returns the endless stream of indices, the same in all processes.
+        batch_size: The number of images in a micro-batch.
+        num_slots: The number V of micro-batches in a step, of all processes together.
+        slots: The slots of this process, each in 0 to V - 1.
+        groups: A number for each index. All images of a micro-batch have the same number. None
+            allows all images together.
+        start: The number of steps to skip.
     """
 
     def __init__(
@@ -40,54 +47,57 @@ class MicroBatchSampler(Sampler[list[tuple[int, int]]]):
         indices: Callable[[], Iterator[int]],
         batch_size: int,
         *,
-        num_gpus: int = 1,
-        mine: Sequence[int] = (0,),
+        num_slots: int = 1,
+        slots: Sequence[int] = (0,),
         groups: Sequence[int] | None = None,
         start: int = 0,
     ):
         self.indices, self.batch_size, self.groups = indices, batch_size, groups
-        self.num_gpus, self.mine, self.start = num_gpus, mine, start
+        self.num_slots, self.slots, self.start = num_slots, slots, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Go through the stream; with groups from its beginning, which decides what comes later."""
-        ready: dict[int, deque] = {gpu: deque() for gpu in self.mine}
+        """Yield the micro-batches from step ``start`` on.
+
+        With groups, the whole stream before that step is read, because it decides what comes later.
+        """
+        ready: dict[int, deque] = {slot: deque() for slot in self.slots}
         filling: dict[tuple[int, int], list] = {}
-        stream = enumerate(self.indices())
+        stream: Iterator[tuple[int, int]] = enumerate(self.indices())
         first = 0
-        if self.groups is None:  # a step takes one place after the other
+        if self.groups is None:  # the places of a step are consecutive
             first = self.start
-            stream = islice(stream, first * self.batch_size * self.num_gpus, None)
+            stream = islice(stream, first * self.batch_size * self.num_slots, None)
         for step in count(first):
-            for gpu in self.mine:
-                while not ready[gpu]:
+            for slot in self.slots:
+                while not ready[slot]:
                     place, index = next(stream)
-                    of = place % self.num_gpus
-                    if of not in ready:
+                    owner = place % self.num_slots
+                    if owner not in ready:
                         continue
                     group = self.groups[index] if self.groups is not None else 0
-                    batch = filling.setdefault((of, group), [])
+                    batch = filling.setdefault((owner, group), [])
                     batch.append((place, index))
                     if len(batch) == self.batch_size:
-                        ready[of].append(filling.pop((of, group)))
-                batch = ready[gpu].popleft()
+                        ready[owner].append(filling.pop((owner, group)))
+                batch = ready[slot].popleft()
                 if step >= self.start:
                     yield batch
 
 
 class SeededDataset(Dataset):
-    """Maps a dataset's records; the random numbers of a place are its own.
+    """Maps the records of a dataset. Each place in the stream has its own random numbers.
 
     Args:
-        records: the dataset.
-        mapper: ``record -> what the model gets``, or None for a record that it cannot use: then
-            another one is drawn.
-        seed: of the run.
-        watch: is told which record is at work.
+        records: The dataset.
+        mapper: The function from a record to an input of the model. It returns None for a record
+            that it cannot use; then another one is drawn.
+        seed: The seed of the run.
+        watch: The object that notes which record a process works on.
     """
 
     def __init__(
         self,
-        records: Sequence[Any],
+        records: Records,
         mapper: Callable[[Any], Any],
         seed: int,
         watch: WorkerWatch,
@@ -98,7 +108,11 @@ class SeededDataset(Dataset):
         return len(self.records)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
-        """Return the mapped records of a batch of ``(place, index)``."""
+        """Return the mapped records of a batch.
+
+        Args:
+            keys: The pairs ``(place, index)`` of the batch.
+        """
         with kept_rng():
             return [self._map(place, index) for place, index in keys]
 
@@ -114,32 +128,32 @@ class SeededDataset(Dataset):
 
 
 class TrainStream:
-    """An endless loader of micro-batches that knows its place.
+    """An endless loader of micro-batches that can start at any step.
 
     Args:
-        records: the dataset's dicts, or any sequence that Detectron2's ``DatasetFromList`` makes.
-        mapper: see :class:`SeededDataset`. Its random numbers are to come from Python's, numpy's or
-            torch's global generator.
-        sampler: ``seed -> sampler``, one of Detectron2's training samplers.
-        images_per_step: of all processes together.
-        batch_size: images in a micro-batch, a divisor of ``images_per_step``.
-        rank: of this process.
-        num_processes: a divisor of the number of virtual GPUs, ``images_per_step / batch_size``.
-        groups: see :class:`MicroBatchSampler`.
-        seed: of the run.
-        num_workers: processes that load images; 0 loads them in this one.
-        collate: makes a micro-batch of a list of what the mapper gave; default: the list.
-        pin_memory: let tensors lie in memory that a GPU can copy from at once.
+        records: The dataset's dicts, or any sequence such as Detectron2's ``DatasetFromList``.
+        mapper: The function from a record to an input of the model, see :class:`SeededDataset`. It
+            takes its random numbers from Python's, numpy's or torch's global generator.
+        sampler: The function from a seed to one of Detectron2's training samplers.
+        images_per_step: The number of images in a step, of all processes together.
+        batch_size: The number of images in a micro-batch, a divisor of ``images_per_step``.
+        rank: The rank of this process.
+        num_processes: The number of processes, a divisor of ``images_per_step / batch_size``.
+        groups: The group of each image, see :class:`MicroBatchSampler`.
+        seed: The seed of the run.
+        num_workers: The number of processes that load images; 0 loads them in this process.
+        collate: The function from a list of mapped records to a micro-batch; None keeps the list.
+        pin_memory: Whether tensors are in page-locked memory, from which a GPU copies faster.
 
     Attributes:
-        mine: the virtual GPUs of this process, in the order of their micro-batches.
+        slots: The slots of this process, in the order of their micro-batches.
     """
 
     def __init__(
         self,
-        records: Sequence[Any],
+        records: Records,
         mapper: Callable[[Any], Any],
-        sampler: Callable[[int], Sampler],
+        sampler: Callable[[int], InfiniteSampler],
         *,
         images_per_step: int,
         batch_size: int,
@@ -153,26 +167,25 @@ class TrainStream:
     ):
         self.records, self.mapper, self.sampler = records, mapper, sampler
         self.batch_size = batch_size
-        self.num_gpus = images_per_step // batch_size
-        self.mine = list(range(rank, self.num_gpus, num_processes))
+        self.num_slots = images_per_step // batch_size
+        self.slots = list(range(rank, self.num_slots, num_processes))
         self.groups, self.seed, self.num_workers = groups, seed, num_workers
-        self.collate, self.pin_memory = collate or _as_it_is, pin_memory
+        self.collate, self.pin_memory = collate or _keep_list, pin_memory
         self.step = 0
         self._watch = WorkerWatch(records, 0)
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin where :meth:`seek` said, by default at the beginning.
+        """Yield micro-batches from the step of :meth:`seek` on, by default from the first one.
 
-        Raises, as it goes on:
-            DatasetError, MapperError, WorkerDied: they name the image, see :class:`WorkerWatch`.
+        Raises:
+            DatasetError, MapperError, WorkerDied: An image failed. The message names it, see
+                :class:`WorkerWatch`.
         """
-        # all of Detectron2's training samplers have this stream, of which a process takes its share
-        indices = self.sampler(self.seed)._infinite_indices
         batches = MicroBatchSampler(
-            indices,
+            self.sampler(self.seed)._infinite_indices,
             self.batch_size,
-            num_gpus=self.num_gpus,
-            mine=self.mine,
+            num_slots=self.num_slots,
+            slots=self.slots,
             groups=self.groups,
             start=self.step,
         )
@@ -183,21 +196,31 @@ class TrainStream:
             num_workers=self.num_workers,
             collate_fn=self.collate,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # it would draw from the global one
+            generator=torch.Generator(),  # without it, the loader draws from the global one
         )
         return self._watch.batches(iter(loader))
 
     def seek(self, seed: int, step: int) -> None:
-        """Let the next loop over the stream begin where the run of ``seed`` has it at ``step``."""
+        """Let the next loop over the stream start at another step.
+
+        Args:
+            seed: The seed of the run.
+            step: The step, from 0.
+        """
         self.seed, self.step = seed, step
 
     def worker_died(self, error: BaseException) -> WorkerDied | None:
-        """Return what a PyTorch error about dead workers means; None for any other error.
+        """Return the error that names the image, for a PyTorch error about a dead worker.
 
-        It need not come out of the loop over the stream: PyTorch raises it wherever the process is.
+        Args:
+            error: Any error of the run. PyTorch raises the one about a dead worker wherever the
+                process is, not only in the loop over the stream.
+
+        Returns:
+            The error; None where ``error`` is another one.
         """
         return self._watch.died(error)
 
 
-def _as_it_is(batch: list[Any]) -> list[Any]:
+def _keep_list(batch: list[Any]) -> list[Any]:
     return batch

@@ -1,4 +1,4 @@
-"""Training data as Detectron2 reads them, as a stream that can be entered at any place."""
+"""Builds the training stream of a detector from a config, or from explicit arguments."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,12 +8,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data.build import _train_loader_from_config
 from detectron2.utils import comm
-from torch.utils.data import Sampler
 
 from gn_det.config import images_per_micro_batch
 
 from .seeding import kept_rng, seed_everything
-from .stream import TrainStream
+from .stream import InfiniteSampler, TrainStream
 
 __all__ = ["build_train_stream", "stream_of"]
 
@@ -21,17 +20,19 @@ __all__ = ["build_train_stream", "stream_of"]
 def build_train_stream(
     cfg: CfgNode, dicts: list[dict], mapper: Callable[[dict], Any] | None = None
 ) -> TrainStream:
-    """Return the stream of ``dicts`` as the config's ``DATALOADER`` and ``SOLVER`` say.
+    """Return the training stream that ``DATALOADER`` and ``SOLVER`` of a config describe.
 
-    Micro-batches are what Detectron2 would give to as many GPUs, for the same seed of the sampler.
+    For the same seed of the sampler, the micro-batches are those that Detectron2 gives to as many
+    GPUs.
 
     Args:
-        cfg: a finished config.
+        cfg: A complete config.
         dicts: Detectron2's dataset dicts.
-        mapper: default: Detectron2's ``DatasetMapper``.
+        mapper: The function from a dict to an input of the model; None means Detectron2's
+            ``DatasetMapper``.
 
     Raises:
-        ConfigError: a batch that cannot be shared.
+        ConfigError: The batch cannot be divided among the processes.
     """
     mapper = mapper or DatasetMapper(cfg, is_train=True)
     return stream_of(
@@ -48,20 +49,21 @@ def build_train_stream(
 def stream_of(
     dicts: list[dict],
     mapper: Callable[[dict], Any],
-    sampler: Callable[[], Sampler],
+    sampler: Callable[[], InfiniteSampler],
     *,
     aspect_ratio_grouping: bool,
     **kwargs: Any,
 ) -> TrainStream:
-    """Return the stream of ``dicts`` for this process.
+    """Return the training stream of this process.
 
     Args:
         dicts: Detectron2's dataset dicts.
-        mapper: see :class:`gn_det.data.TrainStream`.
-        sampler: builds one of Detectron2's, which takes its seed from the random numbers of all
-            processes.
-        aspect_ratio_grouping: let a micro-batch have wide images alone, or none.
-        **kwargs: of :class:`gn_det.data.TrainStream`.
+        mapper: The function from a dict to an input of the model, see
+            :class:`gn_det.data.TrainStream`.
+        sampler: The function that builds one of Detectron2's training samplers. The sampler takes
+            its seed from the random numbers that all processes share.
+        aspect_ratio_grouping: Whether a micro-batch has only wide images or only tall ones.
+        **kwargs: The other arguments of :class:`gn_det.data.TrainStream`.
     """
     groups = None
     if aspect_ratio_grouping:
@@ -69,7 +71,7 @@ def stream_of(
     return TrainStream(
         DatasetFromList(dicts, copy=False),
         mapper,
-        partial(_seeded, sampler),
+        partial(_build_seeded, sampler),
         rank=comm.get_rank(),
         num_processes=comm.get_world_size(),
         groups=groups,
@@ -77,8 +79,8 @@ def stream_of(
     )
 
 
-def _seeded(build: Callable[[], Sampler], seed: int) -> Sampler:
-    """Build a sampler whose own seed follows from ``seed``. Called in all processes together."""
+def _build_seeded(build: Callable[[], InfiniteSampler], seed: int) -> InfiniteSampler:
+    """Build a sampler whose own seed depends on ``seed``. All processes call this together."""
     with kept_rng():
         seed_everything(seed)
         return build()

@@ -20,7 +20,8 @@ from .evaluation_run import (
 )
 from .grad_accum import GradAccumTrainer
 from .hooks.progress import ProgressBar, in_terminal
-from .lazy import finish_lazy, is_lazy, run_lazy
+from .lazy_config import is_lazy, load_lazy_config
+from .lazy_run import run_lazy
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
 from .setup import check_run, has_checkpoint, load_runnable_config, read_config, setup
@@ -42,10 +43,10 @@ __all__ = [
     "docstring_parser",
     "evaluate_only",
     "exit_on_error",
-    "finish_lazy",
     "has_checkpoint",
     "in_terminal",
     "is_lazy",
+    "load_lazy_config",
     "load_runnable_config",
     "load_to_evaluate",
     "output_file",

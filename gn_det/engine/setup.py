@@ -16,9 +16,10 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from gn_det.checkpoint import resumable
-from gn_det.config import ConfigError, check_config, get_cfg
+from gn_det.config import ConfigError, get_cfg
 from gn_det.data import check_datasets, register_datasets
 from gn_det.model_zoo import get_config_file, list_configs
+from gn_det.modeling import check_config
 
 from .precision import cpu_has_bfloat16
 

@@ -1,4 +1,4 @@
-"""COCO evaluation, classification errors, tables beside the paper's numbers, pictures and plots."""
+"""COCO evaluation, classification errors, tables with published numbers, pictures and plots."""
 
 from .classification import ClassificationEvaluator, median_of_last
 from .coco import COCOEvaluator, build_evaluator, score_file

@@ -1,4 +1,9 @@
-"""Top-1 and top-5 error of classification."""
+"""Top-1 and top-5 error of classification.
+
+Shapes:
+    N: images
+    K: classes
+"""
 
 from collections.abc import Iterable
 from statistics import median
@@ -13,33 +18,33 @@ TASK = "classification"
 
 
 def top_k_hits(logits: torch.Tensor, labels: torch.Tensor, k: int) -> int:
-    """Return for how many images the label is among the k largest logits.
+    """Return the number of images whose label is among the k largest logits.
 
     Args:
-        logits: (N, K), N may be 0.
-        labels: (N).
-        k: more than there are classes counts as all of them.
+        logits: The logits of shape (N, K). N may be 0.
+        labels: The labels of shape (N,).
+        k: The number of classes that count as the prediction. If it exceeds K, all classes count.
     """
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return int((best == labels.to(best.device).unsqueeze(1)).sum())
 
 
 class ClassificationEvaluator(DatasetEvaluator):
-    """Counts over all batches, of all processes: ``top1_error`` and ``top5_error`` in percent."""
+    """Computes ``top1_error`` and ``top5_error`` in percent, over all batches and processes."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget all batches."""
         self._images, self._hits = 0, {1: 0, 5: 0}
 
     def process(self, inputs: dict[str, torch.Tensor], outputs: torch.Tensor) -> None:
-        """Count a batch; NaN logits are a miss.
+        """Count the errors of a batch. NaN logits count as errors.
 
         Args:
-            inputs: its ``label`` (N).
-            outputs: logits (N, K).
+            inputs: A dict with ``label``, a tensor of shape (N,).
+            outputs: The logits of shape (N, K).
         """
         logits = outputs.float().nan_to_num(nan=-torch.inf)
         known = torch.isfinite(logits).any(dim=1).cpu()
@@ -49,7 +54,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             self._hits[k] += top_k_hits(logits, labels, k)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Return the errors; NaN where there was no image."""
+        """Return the errors of all processes; NaN if there was no image."""
         parts = comm.all_gather((self._images, self._hits))
         images = sum(count for count, _ in parts)
         return {
@@ -66,9 +71,12 @@ def median_of_last(rows: Iterable[dict[str, float]], count: int = 5) -> float | 
     """Return the median top-1 error of the last evaluations, as the paper reports it.
 
     Args:
-        rows: of a ``metrics.json``, see :func:`gn_det.evaluation.read_metrics`. Of several
-            evaluations at one iteration the last counts.
-        count: how many evaluations.
+        rows: The rows of a ``metrics.json``, see :func:`gn_det.evaluation.read_metrics`. If an
+            iteration was evaluated several times, the last evaluation counts.
+        count: The number of evaluations.
+
+    Returns:
+        The median in percent, or None if there was no evaluation.
     """
     key = f"{TASK}/top1_error"
     errors = {row["iteration"]: row[key] for row in rows if key in row}

@@ -1,10 +1,14 @@
-"""Masks of detections to COCO's RLE, looking only at the pixels around each of them.
+"""Encoding of masks as COCO's RLE that looks only at the pixels around each object.
 
-Detectron2 pastes each mask of 28x28 into a mask of the image's size, and pycocotools then runs over
-all of its pixels, one mask after the other: on a CPU that takes longer than a small detector. Here
-the runs come from the part of the image where a mask lies, and are the same to the last one.
+Detectron2 pastes each mask of 28x28 pixels into a mask of the image's size, and pycocotools encodes
+all pixels of these, one mask after the other. On a CPU this takes longer than a small detector.
+Here only the part of the image around each object is pasted and encoded. The result is the same.
 
-Shapes: N = detections, H, W = the image, M = side of a predicted mask, h, w = one mask's part.
+Shapes:
+    N: detections
+    H, W: height and width of the image
+    M: height and width of a predicted mask
+    h, w: height and width of the part of the image around one object
 """
 
 from collections.abc import Iterator
@@ -16,16 +20,19 @@ from torch.nn import functional as F
 
 __all__ = ["encode_masks", "encode_roi_masks"]
 
-THRESHOLD = 0.5  # detector_postprocess's
-MARGIN = 2e-5  # more than the two ways of interpolating differ by, which is about 5e-6
-MAX_PIXELS = 2**20  # of the parts that are looked at together: 4 MiB in fp32
+THRESHOLD = 0.5  # the same as in Detectron2's detector_postprocess
+MARGIN = 2e-5  # our interpolation and Detectron2's differ by about 5e-6
+MAX_PIXELS = 2**20  # pixels that are pasted at once: 4 MiB in float32
 
 
 class _Parts(NamedTuple):
-    """Where N masks lie in an image: (N,) whole pixels each, ``right`` and ``bottom`` outside.
+    """The parts of an image around N objects, in pixels. ``right`` and ``bottom`` are exclusive.
 
-    What they hold is kept in one flat array: part after part, each column by column as RLE runs,
-    each column with one pixel more at its end. That one is 0, so that no run leaves its column.
+    The pixels of all parts are stored in one flat array: part after part, column by column (the
+    order of RLE), with an additional 0 at the end of each column, so that no run crosses columns.
+
+    Attributes:
+        left, right, top, bottom: The edges of each part, of shape (N,) and dtype int64.
     """
 
     left: torch.Tensor
@@ -46,38 +53,44 @@ class _Parts(NamedTuple):
         return (self.widths * self.strides).cumsum(0)
 
     def groups(self) -> Iterator[tuple[slice, "_Parts"]]:
-        """Cut into stretches of about ``MAX_PIXELS`` pixels, or of one part that has more."""
+        """Split the parts into groups of about ``MAX_PIXELS`` pixels, at least one part each."""
         first = 0
         for count in ((self.ends - 1) // MAX_PIXELS).unique_consecutive(return_counts=True)[1]:
             chosen = slice(first, first := first + int(count))
             yield chosen, _Parts(*(side[chosen] for side in self))
 
     def blocks(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """Return each part's view of the flat array, (w, h + 1)."""
+        """Return a view of the flat array for each part, of shape (w, h + 1)."""
         sizes = zip(self.widths.tolist(), self.strides.tolist())
         parts = flat.split((self.widths * self.strides).tolist())
         return [part.view(size) for part, size in zip(parts, sizes)]
 
     def places(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the owner, and the column and row in its part, of places in the flat array."""
+        """Return the part, and column and row in the part, of indices of the flat array."""
         owner = torch.searchsorted(self.ends, flat, right=True)
         start = (self.ends - self.widths * self.strides)[owner]
         stride = self.strides[owner]
         return owner, (flat - start) // stride, (flat - start) % stride
 
     def encode(self, inside: torch.Tensor, height: int, width: int) -> list[dict]:
-        """Return the RLEs of the flat bool array, in an image of that size."""
+        """Return the RLE of each part.
+
+        Args:
+            inside: The flat bool array.
+            height: The height H of the image.
+            width: The width W of the image.
+        """
         before = torch.cat([inside.new_zeros(1), inside])[:-1]
         owner, x, y = self.places((inside != before).nonzero()[:, 0])
         place = (self.left[owner] + x) * height + self.top[owner] + y
-        # a run may end at the image's last row, and the next start at the first row beside it
+        # runs touch where one ends at the image's last row and the next starts in the first row
         key = owner * (height * width + 1) + place
         touch = key[1:] == key[:-1]
         keep = torch.ones_like(key, dtype=torch.bool)
         keep[1:] &= ~touch
         keep[:-1] &= ~touch
         owner, place = owner[keep], place[keep]
-        # each mask's runs lie between 0, its places and the number of pixels
+        # the borders of a mask's runs: 0, the places of its changes, the number of pixels
         changes = torch.bincount(owner, minlength=len(self.left))
         ends = (changes + 2).cumsum(0)
         borders = torch.full((int(ends[-1]),), height * width)
@@ -94,17 +107,17 @@ class _Parts(NamedTuple):
 
 
 def encode_masks(masks: torch.Tensor) -> list[dict]:
-    """Encode masks of the image's size; equal to ``pycocotools.mask.encode`` on each.
+    """Encode masks of the image's size, as ``pycocotools.mask.encode`` does.
 
     Args:
-        masks: (N, H, W) bool, or 0 and 1, on any device.
+        masks: The masks of shape (N, H, W), bool or 0 and 1, on any device.
 
     Returns:
-        RLEs with ``counts`` as text, ready for JSON.
+        The RLE of each mask, with ``counts`` as text for JSON.
     """
     height, width = masks.shape[1:]
     masks = masks.detach().cpu()
-    # amax is quick for bytes, and there is none of no pixels
+    # amax is fast for bytes, and undefined without pixels
     masks = masks.view(torch.uint8) if masks.dtype == torch.bool else masks.to(torch.uint8)
     if not masks.numel():
         masks = masks.new_zeros(len(masks), 1, 1)
@@ -120,7 +133,7 @@ def encode_masks(masks: torch.Tensor) -> list[dict]:
 
 
 def _extent(shown: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the first place that is not 0, and the one after the last, of each row."""
+    """Return the index of the first nonzero of each row, and of the last plus 1."""
     size = shown.shape[1]
     places = torch.arange(size)
     shown = shown != 0
@@ -132,25 +145,25 @@ def _extent(shown: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def encode_roi_masks(
     masks: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int]
 ) -> list[dict]:
-    """Encode masks as a head predicts them, each in its box.
+    """Encode the masks that a mask head predicts for boxes.
 
-    Equal to Detectron2's ``paste_masks_in_image`` with ``pycocotools.mask.encode`` after it: its
-    interpolation is linear in y and in x, so one after the other does it, and pixels too close to
-    the threshold to be sure are looked up by its own ``grid_sample``.
+    The result is that of Detectron2's ``paste_masks_in_image`` and ``pycocotools.mask.encode``. The
+    interpolation is linear in y and in x, and is computed here along one axis after the other.
+    Pixels too close to the threshold are computed again by ``grid_sample``, as in Detectron2.
 
     Args:
-        masks: (N, M, M) probabilities, 0 to 1; low precision is widened to fp32.
-        boxes: (N, 4) XYXY in the image's pixels, not empty.
-        image_size: H, W.
+        masks: The probabilities of shape (N, M, M), in [0, 1]. They are converted to float32.
+        boxes: The boxes of shape (N, 4), XYXY, in pixels of the image. None is empty.
+        image_size: The height H and width W of the image.
 
     Returns:
-        RLEs with ``counts`` as text, ready for JSON.
+        The RLE of each mask, with ``counts`` as text for JSON.
     """
     height, width = image_size
     masks = masks.detach().to("cpu", torch.float32)
     boxes = boxes.detach().to("cpu", torch.float32)
     x0, y0, x1, y1 = boxes.unbind(1)
-    # what detectron2.layers.mask_ops._do_paste_mask looks at
+    # the same pixels as in detectron2.layers.mask_ops._do_paste_mask
     left, right = (x0.floor() - 1).clamp(0, width), (x1.ceil() + 1).clamp(0, width)
     top, bottom = (y0.floor() - 1).clamp(0, height), (y1.ceil() + 1).clamp(0, height)
     parts = _Parts(left.long(), right.long(), top.long(), bottom.long())
@@ -161,17 +174,17 @@ def encode_roi_masks(
 
 
 def _paste(masks: torch.Tensor, boxes: torch.Tensor, parts: _Parts) -> torch.Tensor:
-    """Return the flat bool array of masks (N, M, M) in their boxes (N, 4)."""
+    """Return the flat bool array of ``parts`` for masks (N, M, M) in their boxes (N, 4)."""
     x0, y0, x1, y1 = boxes.unbind(1)
     size = masks.shape[1]
     grid_x = _grid(x0, x1, parts.left, parts.widths)
     grid_y = _grid(y0, y1, parts.top, parts.strides)
-    # no matrix product with the weights: for so small ones threads cost more than they save
+    # not a matrix product: for such small ones threads cost more than they save
     rows = F.pad(masks, (1, 1, 1, 1)).view(-1, size + 2)
     low, share = _between(grid_y, size)
     low += (size + 2) * torch.arange(len(masks)).repeat_interleave(parts.strides)
     strips = torch.lerp(rows[low], rows[low + 1], share)  # (sum of h + 1, M + 2)
-    strips[parts.strides.cumsum(0) - 1] = 0  # the pixel more
+    strips[parts.strides.cumsum(0) - 1] = 0  # the additional 0 of each column
     values = torch.empty(int(parts.ends[-1]))
     widths = parts.widths.tolist()
     low, share = (t.split(widths) for t in _between(grid_x, size))
@@ -181,7 +194,7 @@ def _paste(masks: torch.Tensor, boxes: torch.Tensor, parts: _Parts) -> torch.Ten
         columns = strip.T.contiguous()
         torch.lerp(columns[at], columns[at + 1], part, out=block)
     inside = values >= THRESHOLD
-    sure = values.sub_(THRESHOLD).abs_() > MARGIN  # NaN is not
+    sure = values.sub_(THRESHOLD).abs_() > MARGIN  # False for NaN
     unsure = sure.logical_not_().nonzero()[:, 0]
     owner, x, y = parts.places(unsure)
     real = y < parts.strides[owner] - 1
@@ -196,22 +209,38 @@ def _paste(masks: torch.Tensor, boxes: torch.Tensor, parts: _Parts) -> torch.Ten
     own, counts = owner.unique_consecutive(return_counts=True)
     pieces = zip(own.tolist(), grid.split(counts.tolist()), unsure.split(counts.tolist()))
     for i, points, places in pieces:
-        exact = F.grid_sample(masks[i, None, None], points[None, None], align_corners=False)
-        inside[places] = exact[0, 0, 0] >= THRESHOLD
+        sampled = F.grid_sample(masks[i, None, None], points[None, None], align_corners=False)
+        inside[places] = sampled[0, 0, 0] >= THRESHOLD
     return inside
 
 
-def _grid(low: torch.Tensor, high: torch.Tensor, first: torch.Tensor, counts: torch.Tensor):
-    """Return where pixels lie in their masks, -1 to 1, by Detectron2's arithmetic; all in a row."""
+def _grid(
+    low: torch.Tensor, high: torch.Tensor, first: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
+    """Return the coordinates, in [-1, 1], of the pixels of all parts along one axis.
+
+    The arithmetic is Detectron2's.
+
+    Args:
+        low: The lower edge of each box, of shape (N,).
+        high: The upper edge of each box, of shape (N,).
+        first: The first pixel of each part, of shape (N,).
+        counts: The number of pixels of each part, of shape (N,).
+    """
     owner = torch.arange(len(counts)).repeat_interleave(counts)
     pixel = torch.arange(len(owner)) - (counts.cumsum(0) - counts - first)[owner]
     return (pixel.float() + 0.5 - low[owner]) / (high - low)[owner] * 2 - 1
 
 
 def _between(grid: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the first of the two pixels, of a mask with a border of 0, that a place lies between.
+    """Return the first of the two mask pixels around each coordinate, and the second one's weight.
 
-    And how much of the second one counts, (len(grid), 1) in 0 to 1.
+    Args:
+        grid: The coordinates in [-1, 1], of shape (L,).
+        size: The height or width M of the mask, which has a border of one 0 here.
+
+    Returns:
+        The indices of shape (L,), and the weights of shape (L, 1) in [0, 1].
     """
     position = (((grid + 1) * size - 1) / 2).nan_to_num(-1).clamp(-1, size)
     low = position.floor().clamp(max=size - 1)

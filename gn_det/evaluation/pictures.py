@@ -1,4 +1,4 @@
-"""Pictures of predictions beside the truth."""
+"""Pictures of ground truth and predictions."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from pycocotools import mask as mask_util
 
 __all__ = ["draw_predictions"]
 
-SCALE = 1.5  # small images are drawn larger, so that labels can be read
-GAP = 6  # white pixels between pictures
+SCALE = 1.5  # enlarges images, so that labels can be read
+GAP = 6  # pixels of white between images
 
 
 def draw_predictions(
@@ -23,14 +23,17 @@ def draw_predictions(
     num_images: int = 6,
     min_score: float = 0.5,
 ) -> None:
-    """Draw images of a dataset in rows of two: truth on the left, predictions on the right.
+    """Draw images of a dataset, two in a row, each with ground truth left and predictions right.
 
     Args:
-        dataset_name: registered, in COCO's format.
-        results_file: detections, ``coco_instances_results.json``.
-        output: the picture; its folder exists.
-        num_images: the first images of the dataset.
-        min_score: detections below are not drawn, 0 to 1.
+        dataset_name: The name of a registered dataset in COCO's format.
+        results_file: The path of the detections, ``coco_instances_results.json``.
+        output: The path of the picture. Its folder exists.
+        num_images: The number of images, from the beginning of the dataset.
+        min_score: The lowest score, in [0, 1], of a detection that is drawn.
+
+    Raises:
+        OSError: An image cannot be read, or the picture cannot be written.
     """
     records = DatasetCatalog.get(dataset_name)[:num_images]
     metadata = MetadataCatalog.get(dataset_name)
@@ -41,7 +44,7 @@ def draw_predictions(
             detections.setdefault(detection["image_id"], []).append(detection)
     pairs = []
     for record in records:
-        image = cv2.imread(record["file_name"])[:, :, ::-1]
+        image = _read_rgb(record["file_name"])
         truth = Visualizer(image, metadata, scale=SCALE).draw_dataset_dict(record)
         found = detections.get(record["image_id"], [])
         predicted = Visualizer(image, metadata, scale=SCALE).overlay_instances(
@@ -59,7 +62,14 @@ def draw_predictions(
     rows = [_pad(row, width) for row in rows]
     picture = np.concatenate(rows)
     if not cv2.imwrite(str(output), np.ascontiguousarray(picture[:, :, ::-1])):
-        raise OSError(f"{output} could not be written.")
+        raise OSError(f"{output} cannot be written.")
+
+
+def _read_rgb(path: str) -> np.ndarray:
+    image = cv2.imread(path)
+    if image is None:
+        raise OSError(f"{path} is missing, or is not an image.")
+    return image[:, :, ::-1]
 
 
 def _xyxy(box: list[float]) -> list[float]:

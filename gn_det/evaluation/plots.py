@@ -1,4 +1,4 @@
-"""A plot of a run: losses and AP over iterations, from its ``metrics.json``."""
+"""Plot of a training run: losses and AP over iterations, from its ``metrics.json``."""
 
 import contextlib
 import json
@@ -11,10 +11,13 @@ APS = {"bbox/AP50": "box AP50", "segm/AP50": "mask AP50", "bbox/AP": "box AP", "
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the values of a ``metrics.json``, one dict an iteration, in their order.
+    """Return the values of a ``metrics.json``, one dict per iteration, in order.
 
-    A run that was stopped may have left a line that is cut off, which is left out, and may have
-    repeated iterations, of which the later values count.
+    An interrupted run may leave an incomplete line, which is skipped. A resumed run may repeat
+    iterations, whose later values count.
+
+    Args:
+        path: The path of the file.
     """
     rows: dict[int, dict[str, float]] = {}
     for line in Path(path).read_text().splitlines():
@@ -25,13 +28,13 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 
 def plot_metrics(metrics_file: str | Path, output: str | Path) -> None:
-    """Plot losses on the left, AP on the right.
+    """Plot the losses on the left and AP on the right.
 
     Args:
-        metrics_file: a ``metrics.json`` as training writes it.
-        output: the picture; its folder exists.
+        metrics_file: The path of the ``metrics.json`` that training wrote.
+        output: The path of the picture. Its folder exists.
     """
-    from matplotlib.figure import Figure  # no pyplot: it would pick a backend for the process
+    from matplotlib.figure import Figure  # not pyplot, which sets a backend for the process
 
     rows = read_metrics(metrics_file)
     figure = Figure(figsize=(10, 4.5), layout="constrained")
@@ -49,7 +52,7 @@ def plot_metrics(metrics_file: str | Path, output: str | Path) -> None:
     right.set(xlabel="iteration", ylabel="%", ylim=(0, 100), title="AP on the validation set")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        if axes.lines:  # below, where it hides no curve
+        if axes.lines:  # below the plot, so that it hides no curve
             axes.legend(
                 loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=(len(axes.lines) + 1) // 2
             )

@@ -1,4 +1,4 @@
-"""How the responses of a network's last convolution are distributed: the paper's figure 6."""
+"""Distribution of the outputs of a network's last convolution (the paper's figure 6)."""
 
 from typing import Any
 
@@ -14,57 +14,60 @@ from gn_det.config import ConfigError
 __all__ = ["PERCENTILES", "ResponsePercentiles"]
 
 PERCENTILES = (1, 20, 80, 99)
-# drawn of each forward pass, so that all classes are seen where images are sorted by them
-PER_PASS = 100_000
+# values that are sampled from each batch: all classes count even if images are sorted by class
+PER_BATCH = 100_000
 
 
 class ResponsePercentiles(DatasetEvaluator):
-    """Percentiles of the last convolution's output, before norm and ReLU: ``p1``, ``p20``, ....
+    """Computes percentiles of the last convolution's output before norm and ReLU.
 
     Args:
-        backbone: its last :class:`detectron2.layers.Conv2d` is looked at.
+        backbone: The backbone, whose last :class:`detectron2.layers.Conv2d` is observed.
 
     Raises:
-        ConfigError: there is none, or nothing follows it, neither norm nor activation.
+        ConfigError: The backbone has no such layer, or the layer has neither norm nor activation.
     """
 
     def __init__(self, backbone: nn.Module):
         convs = [module for module in backbone.modules() if isinstance(module, Conv2d)]
         if not convs:
             raise ConfigError(
-                f"PRETRAIN.RESPONSE_PERCENTILES: {type(backbone).__name__} has no convolution of "
-                "images whose responses could be seen. Set it to False."
+                f"PRETRAIN.RESPONSE_PERCENTILES: {type(backbone).__name__} has no Conv2d whose "
+                "outputs could be observed. Set it to False."
             )
         conv = convs[-1]
-        # Conv2d calls what follows inside, so that it is this that sees the plain output
+        # Conv2d calls norm and activation itself: the input of the first is the plain output
         self._next = conv.norm if isinstance(conv.norm, nn.Module) else conv.activation
         if not isinstance(self._next, nn.Module):
             raise ConfigError(
-                "PRETRAIN.RESPONSE_PERCENTILES: the backbone's last convolution has neither norm "
-                "nor activation behind it, where its responses could be seen. Set it to False."
+                "PRETRAIN.RESPONSE_PERCENTILES: the backbone's last Conv2d has neither norm nor "
+                "activation, so its outputs cannot be observed. Set it to False."
             )
         self._values: list[np.ndarray] = []
         self._hook: torch.utils.hooks.RemovableHandle | None = None
 
     def reset(self) -> None:
-        """Start to look."""
+        """Forget all batches and start to observe."""
         self._values = []
         if self._hook is None:
-            self._hook = self._next.register_forward_pre_hook(self._note)
+            self._hook = self._next.register_forward_pre_hook(self._sample)
 
-    def _note(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _sample(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         values = inputs[0].detach().flatten()
-        if len(values) > PER_PASS:
+        if len(values) > PER_BATCH:
             draw = torch.Generator().manual_seed(len(self._values))
-            drawn = torch.randint(len(values), (PER_PASS,), generator=draw)
+            drawn = torch.randint(len(values), (PER_BATCH,), generator=draw)
             values = values[drawn.to(values.device)]
         self._values.append(values.float().cpu().numpy())
 
     def process(self, inputs: dict[str, torch.Tensor], outputs: torch.Tensor) -> None:
-        """Do nothing: the model's own forward pass shows it."""
+        """Do nothing: the model's forward pass is observed by a hook."""
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Look no more; return ``{"responses": {"p1": ..., "p20": ...}}``, in the main process."""
+        """Stop to observe, and return ``{"responses": {"p1": ..., "p20": ...}}``.
+
+        The result is empty in all but the main process.
+        """
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

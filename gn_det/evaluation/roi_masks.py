@@ -1,4 +1,10 @@
-"""A model whose masks stay as its head predicts them, for an evaluator that encodes them itself."""
+"""A model without mask pasting, for an evaluator that encodes the predicted masks directly.
+
+Shapes:
+    N: detections
+    M: height and width of a predicted mask
+    H, W: height and width of the image
+"""
 
 from collections.abc import Iterable
 
@@ -14,23 +20,23 @@ __all__ = ["keep_roi_masks"]
 
 
 def keep_roi_masks(model: nn.Module, evaluators: Iterable[DatasetEvaluator]) -> nn.Module:
-    """Return the model without the pasting of its masks, where nobody needs the pasted ones.
+    """Return the model without mask pasting, if no evaluator needs pasted masks.
 
-    Detectron2's R-CNN ends in a mask of the image's size for each detection, which only serves to
-    be encoded as RLE. :class:`COCOEvaluator` makes the same RLE from the 28x28 that the head
-    predicts, many times sooner.
+    Detectron2's R-CNN pastes each predicted mask into a mask of the image's size, which is then
+    only encoded as RLE. :class:`COCOEvaluator` computes the same RLE from the predicted mask of
+    28x28 pixels, which is much faster.
 
     Args:
-        model: any; also in ``DistributedDataParallel``.
-        evaluators: of its outputs.
+        model: The model, which may be wrapped in ``DistributedDataParallel``.
+        evaluators: All evaluators of the model's outputs.
 
     Returns:
-        A module that shares ``model``'s layers and gives ``roi_masks`` (N, M, M) in place of
-        ``pred_masks`` (N, H, W); ``model`` itself where it has no masks, is not Detectron2's
+        A module that shares the model's layers and returns ``roi_masks`` (N, M, M) in place of
+        ``pred_masks`` (N, H, W). Or the model itself, if it has no masks, is not Detectron2's
         ``GeneralizedRCNN``, or an evaluator is not a :class:`COCOEvaluator`.
     """
     rcnn = getattr(model, "module", model)
-    # a subclass may post-process in its own way
+    # a subclass may have its own post-processing
     known = type(rcnn) is GeneralizedRCNN and getattr(rcnn.roi_heads, "mask_on", False)
     if known and all(isinstance(evaluator, COCOEvaluator) for evaluator in evaluators):
         return _RoiMasks(rcnn)
@@ -41,10 +47,10 @@ class _RoiMasks(nn.Module):
     def __init__(self, rcnn: GeneralizedRCNN):
         super().__init__()
         self.rcnn = rcnn
-        self.training = rcnn.training  # what evaluation goes back to afterwards
+        self.training = rcnn.training  # inference_on_dataset restores this mode
 
     def forward(self, inputs: list[dict]) -> list[dict]:
-        """Do as ``GeneralizedRCNN.inference``, but for the masks."""
+        """Return the same as ``GeneralizedRCNN.inference``, except for the masks."""
         found = self.rcnn.inference(inputs, do_postprocess=False)
         return [
             {"instances": postprocess(f, image.get("height"), image.get("width"))}
@@ -53,18 +59,18 @@ class _RoiMasks(nn.Module):
 
 
 def postprocess(found: Instances, height: int | None, width: int | None) -> Instances:
-    """Do as Detectron2's ``detector_postprocess``, but leave the masks as they are.
+    """Post-process as Detectron2's ``detector_postprocess``, but do not paste masks.
 
     Args:
-        found: detections in the pixels of the network's input; changed in place.
-        height: of the image as it is on disk; None for the network's input.
-        width: likewise.
+        found: The detections in pixels of the network's input, changed in place.
+        height: The height of the image file; None for that of the network's input.
+        width: The width of the image file; None for that of the network's input.
 
     Returns:
-        Detections in the pixels of that image, with ``roi_masks`` (N, M, M) for ``pred_masks``.
+        The detections in pixels of the image file, with ``roi_masks`` (N, M, M).
     """
     if found.has("pred_masks"):
-        # under another name, so that they are picked with the boxes and not pasted
+        # under another name they are filtered like the boxes, but not pasted
         found.roi_masks = found.pred_masks[:, 0]
         found.remove("pred_masks")
     return detector_postprocess(found, height or found.image_size[0], width or found.image_size[1])

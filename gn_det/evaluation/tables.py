@@ -1,4 +1,4 @@
-"""Tables of results, beside the published numbers of the same config."""
+"""Tables of results, with the published numbers of the same config."""
 
 from collections.abc import Mapping
 
@@ -16,25 +16,29 @@ NAMES = {"bbox": "box", "segm": "mask"}
 def results_table(
     results: Mapping[str, Mapping[str, float]], config_name: str | None = None
 ) -> str:
-    """Return the table of a run's AP.
+    """Return the table of a model's AP.
 
     Args:
-        results: ``{"bbox": {"AP": ...}, "segm": {...}}``, in percent.
-        config_name: a config of the model zoo; its published row is put below each of ours.
+        results: The AP in percent, ``{"bbox": {"AP": ...}, "segm": {...}}``.
+        config_name: The name of a config in the model zoo, whose published numbers are shown below
+            the measured ones. None shows only the latter.
     """
     rows = []
     paper = published(config_name) if config_name else None
     for task, values in results.items():
         name = NAMES.get(task, task)
         rows.append([name, "measured", *(_number(values.get(m)) for m in METRICS)])
-        numbers = paper.numbers(name) if paper else None
-        if numbers:
+        if paper is not None and (numbers := paper.numbers(name)):
             rows.append([name, paper.row, *(_number(numbers.get(m)) for m in METRICS)])
     return _table(rows, ["", "", *METRICS], left=2)
 
 
 def per_class_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the table of AP by class; see :func:`results_table` for ``results``."""
+    """Return the table of AP by class.
+
+    Args:
+        results: The AP in percent, as for :func:`results_table`.
+    """
     classes = [key for key in next(iter(results.values())) if key.startswith("AP-")]
     rows = [
         [key.removeprefix("AP-"), *(_number(results[task].get(key)) for task in results)]

@@ -1,4 +1,4 @@
-"""The annotations that detections are held against: read, and completed where that is plain."""
+"""The ground truth of an evaluation: reading it, and filling in what it lacks."""
 
 import contextlib
 import io
@@ -11,10 +11,10 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 
 from gn_det.data import DatasetError, json_of, write_coco_json
-from gn_det.data.checks.annotations import is_area
-from gn_det.data.checks.fixes import object_area
+from gn_det.data.checks.fix_annotation import object_area
+from gn_det.data.checks.records import has_mask, is_area
 
-__all__ = ["completed", "load_truth"]
+__all__ = ["fill_missing_fields", "load_truth"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +22,16 @@ logger = logging.getLogger(__name__)
 def load_truth(dataset_name: str, output_dir: str | None = None) -> COCO:
     """Read the annotations of a dataset.
 
-    One without a json is converted, as by Detectron2's evaluator; each process does so for itself,
-    so that none waits, and machines need no folder in common.
+    A dataset without a JSON file is converted to COCO's format, as by Detectron2's evaluator. Each
+    process does this on its own, so that no process waits and machines need no shared folder.
 
     Args:
-        dataset_name: registered.
-        output_dir: gets ``NAME_coco_format.json``, from the main process, where there was no json.
+        dataset_name: The name of a registered dataset.
+        output_dir: The folder in which the main process writes converted annotations,
+            ``NAME_coco_format.json``. None writes no file.
 
     Raises:
-        DatasetError: the dataset is unknown, missing, or cannot be scored.
+        DatasetError: The dataset is unknown, missing, or cannot be scored.
     """
     json_file = json_of(dataset_name)
     if json_file is not None:
@@ -49,23 +50,29 @@ def _read(json_file: str) -> COCO:
             truth = COCO(json_file)
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"{json_file} is no dataset in COCO's format ({type(error).__name__}: {error}). "
-            "gn-det check-dataset tells what is wrong."
+            f"{json_file} is not a dataset in COCO's format ({type(error).__name__}: {error}). "
+            "gn-det check-dataset shows what is wrong."
         ) from None
     if "annotations" not in truth.dataset:
         raise DatasetError(f"{json_file} has no annotations, so nothing can be scored against it.")
     return truth
 
 
-def completed(truth: COCO) -> COCO:
-    """Return annotations as pycocotools needs them: the same where they are so, else a copy.
+def fill_missing_fields(truth: COCO) -> COCO:
+    """Return the ground truth with all fields that pycocotools needs.
 
-    A missing ``iscrowd`` is 0, a missing ``area`` the mask's, or the box's where there is none.
-    Where an id is no number, all are numbered anew. Annotations of images that are not there are
-    left out, as pycocotools leaves them.
+    A missing ``iscrowd`` becomes 0. A missing ``area`` becomes the area of the mask, or of the box
+    if there is no mask. If an id is not a number, all annotations are renumbered. Annotations of
+    unknown images are removed; pycocotools ignores them too.
 
     Args:
-        truth: each annotation of its images with a box or a mask.
+        truth: The ground truth, in which each annotation of a known image has a box or a mask.
+
+    Returns:
+        ``truth`` itself if nothing is missing, otherwise a copy.
+
+    Raises:
+        DatasetError: An area is missing, and the image of its polygons has no size.
     """
     annotations = truth.dataset["annotations"]
     known = [a for a in annotations if a["image_id"] in truth.imgs]
@@ -75,24 +82,31 @@ def completed(truth: COCO) -> COCO:
         return truth
     if lacking:
         logger.warning(
-            f"{len(lacking)} annotations lack area or iscrowd, the first is {lacking[0]['id']}: "
-            "the area of their mask or box is taken, and 0."
+            f"{len(lacking)} annotations lack area or iscrowd (the first has the id "
+            f"{lacking[0]['id']}). They get the area of their mask or box, and iscrowd 0."
         )
-    made = COCO()
-    made.dataset = {
+    filled = COCO()
+    filled.dataset = {
         **truth.dataset,
         "annotations": [
-            {**_completed(a, truth.imgs[a["image_id"]]), "id": number if unnumbered else a["id"]}
+            {**_fill(a, truth.imgs[a["image_id"]]), "id": number if unnumbered else a["id"]}
             for number, a in enumerate(known, start=1)
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):
-        made.createIndex()
-    return made
+        filled.createIndex()
+    return filled
 
 
-def _completed(annotation: dict, image: dict) -> dict:
+def _fill(annotation: dict, image: dict) -> dict:
     area = annotation.get("area")
     if not is_area(area):
-        area = object_area(annotation, (image.get("width"), image.get("height")))
+        width, height = image.get("width"), image.get("height")
+        is_polygons = has_mask(annotation) and isinstance(annotation["segmentation"], list)
+        if is_polygons and (width is None or height is None):
+            raise DatasetError(
+                f"Annotation {annotation['id']} has no area, and its image {image['id']} has no "
+                "width and height, without which the area of its polygons is not known."
+            )
+        area = object_area(annotation, (width or 0, height or 0))
     return {**annotation, "area": area, "iscrowd": annotation.get("iscrowd") or 0}

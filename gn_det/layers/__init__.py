@@ -1,4 +1,7 @@
-"""Norms of features and weights, and RoIAlign. Depends on torch alone: no cfg, no registry."""
+"""Group Normalization, Weight Standardization and RoIAlign.
+
+This package depends on PyTorch alone: it knows no config and no registry.
+"""
 
 from .group_norm import GroupNorm, num_groups_for
 from .roi_align import pyramid_roi_align

@@ -1,9 +1,14 @@
-"""Group Normalization computed in float32 whatever the type of its input, in any layout.
+"""Group Normalization with statistics in float32, for an input of any dtype and memory format.
 
-For what PyTorch's own operator does not do: take a low-precision input with float32 weights on a
-GPU, keep channels_last on a GPU, or hold large means in channels_last on a CPU.
+PyTorch's own operator is not enough in three cases: a GPU input in low precision with float32
+weights, channels_last on a GPU, and large means in channels_last on a CPU.
 
-Shapes: N images (or RoIs), C channels, G groups of D = C / G, L positions.
+Shapes:
+    N: images or RoIs
+    C: channels
+    G: groups
+    D: channels per group, C / G
+    L: spatial positions
 """
 
 import math
@@ -17,21 +22,22 @@ __all__ = ["group_norm_fp32_stats"]
 def group_norm_fp32_stats(
     x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5
 ) -> torch.Tensor:
-    """Normalize with statistics and affine step in float32 (float64 for a float64 input).
+    """Normalize ``x``. Statistics and affine step are in float32 (float64 for a float64 input).
 
-    The variance is taken about the mean, so that large means do not cancel. Kept for backward are
-    ``x`` as it is, ``weight``, and a mean and a factor for each group.
+    The variance is the mean of squared differences from the mean: large means do not cancel.
+    Saved for backward are ``x`` in its own dtype, ``weight``, and mean and rstd of each group.
 
     Args:
-        x: (N, C, *) of any floating type; N may be 0.
-        num_groups: G.
-        weight: (C,), one scale a channel, of any floating type; its gradient has that type.
-        bias: (C,), as ``weight``.
-        eps: added to the variance.
+        x: The input of shape (N, C, *) and any floating dtype. N may be 0.
+        num_groups: The number of groups G; it divides C.
+        weight: The scale of each channel, of shape (C,) and any floating dtype, which is also the
+            dtype of its gradient.
+        bias: The offset of each channel, of shape (C,) and any floating dtype.
+        eps: The number that is added to the variance.
 
     Returns:
-        The shape and type of ``x``, in channels_last where ``x`` is, otherwise contiguous;
-        differentiable once.
+        A tensor of the shape and dtype of ``x``, channels_last if ``x`` is, otherwise contiguous.
+        It can be differentiated once.
     """
     if not x.numel():
         return x + 0 * (weight.sum() + bias.sum()).to(x.dtype)  # var_mean would warn
@@ -41,28 +47,28 @@ def group_norm_fp32_stats(
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, num_groups, weight, bias, eps):
-        exact = torch.promote_types(x.dtype, torch.float32)
-        grouped = _widen_on_cpu(_split(x, num_groups), exact)
-        mean, var = _moments(grouped, exact)
+        compute_dtype = torch.promote_types(x.dtype, torch.float32)
+        grouped = _widen_on_cpu(_split(x, num_groups), compute_dtype)
+        mean, var = _moments(grouped, compute_dtype)
         rstd = torch.rsqrt(var + eps)
         ctx.save_for_backward(x, weight, mean, rstd)
-        scale = rstd * _per_channel(weight, num_groups, exact)
-        shift = _per_channel(bias, num_groups, exact) - mean * scale
+        scale = rstd * _per_channel(weight, num_groups, compute_dtype)
+        shift = _per_channel(bias, num_groups, compute_dtype) - mean * scale
         return _multiply_add(grouped, scale, shift, like=x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
         x, weight, mean, rstd = ctx.saved_tensors
-        num_groups, exact = mean.shape[1], mean.dtype
-        grouped, dy = (_widen_on_cpu(_split(t, num_groups), exact) for t in (x, dy))
+        num_groups, compute_dtype = mean.shape[1], mean.dtype
+        grouped, dy = (_widen_on_cpu(_split(t, num_groups), compute_dtype) for t in (x, dy))
         xhat = (grouped - _to_channels(mean, grouped)).mul_(_to_channels(rstd, grouped))
-        dbias = dy.sum(3, keepdim=True, dtype=exact)  # of each image so far
+        dbias = dy.sum(3, keepdim=True, dtype=compute_dtype)  # still one sum per image
         dweight = (xhat * dy).sum(3, keepdim=True)
         dx = None
         if ctx.needs_input_grad[0]:
             # with g = weight * dy: rstd * (g - mean(g) - xhat * mean(g * xhat))
-            w = _per_channel(weight, num_groups, exact)
+            w = _per_channel(weight, num_groups, compute_dtype)
             factor = rstd / -(grouped.shape[2] * grouped.shape[3])
             slope, shift = (
                 _to_channels(factor * (w * d).sum(2, keepdim=True), grouped)
@@ -75,11 +81,11 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def _moments(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and variance of (N, G, D, L) over D and L as (N, G, 1, 1)."""
+    """Return the mean and variance of (N, G, D, L) over D and L, each of shape (N, G, 1, 1)."""
     if not _on_cpu(x):
         var, mean = torch.var_mean(x.to(dtype), dim=(2, 3), correction=0, keepdim=True)
         return mean, var
-    # var_mean is not vectorized there, and sums are so over L alone
+    # on a CPU var_mean is not vectorized, and a sum is only vectorized over the last dimension
     size = x.shape[2] * x.shape[3]
     mean = x.sum(3, keepdim=True).sum(2, keepdim=True) / size
     centered = x - _to_channels(mean, x)
@@ -91,27 +97,27 @@ def _on_cpu(x: torch.Tensor) -> bool:
 
 
 def _split(x: torch.Tensor, num_groups: int) -> torch.Tensor:
-    """Return (N, C, *) as (N, G, D, L), without a copy where x is contiguous or channels_last."""
+    """Return (N, C, *) as (N, G, D, L): a view if x is contiguous or channels_last."""
     channels = x.shape[1]
     return x.reshape(len(x), num_groups, channels // num_groups, math.prod(x.shape[2:]))
 
 
 def _to_channels(statistic: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return (N, G, 1, 1) as (N, G, D, 1) in memory: one number a channel is fast in any layout."""
+    """Copy (N, G, 1, 1) to (N, G, D, 1): broadcasting one number per channel is fast everywhere."""
     return statistic.expand(-1, -1, x.shape[2], -1).contiguous()
 
 
 def _widen_on_cpu(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return ``x`` in ``dtype`` on a CPU, which mixes types slowly; as it is on a GPU."""
+    """Convert ``x`` to ``dtype`` on a CPU, where mixed dtypes are slow. A GPU needs no copy."""
     return x.to(dtype) if _on_cpu(x) else x
 
 
 def _multiply_add(
     a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, like: torch.Tensor
 ) -> torch.Tensor:
-    """Return ``a * b + c`` in shape, type and layout of ``like``, rounded once.
+    """Return ``a * b + c`` with shape, dtype and memory format of ``like``, rounded once.
 
-    It is no view, which ReLU could not overwrite.
+    The result is not a view, so that an in-place ReLU may follow.
     """
     other = like.dim() == 4 and not like.is_contiguous()
     channels_last = other and like.is_contiguous(memory_format=torch.channels_last)
@@ -121,7 +127,7 @@ def _multiply_add(
     if _on_cpu(a):
         target.copy_(torch.addcmul(c, a, b))
     else:
-        torch.addcmul(c, a, b, out=target)  # without a tensor of the wider type in between
+        torch.addcmul(c, a, b, out=target)  # no float32 tensor in between
     return out
 
 

@@ -1,6 +1,10 @@
-"""Group Normalization, channels first.
+"""Group Normalization, with the number of channels as the first argument.
 
-Shapes: N images (or RoIs), C channels, G groups, * any number of spatial dimensions.
+Shapes:
+    N: images or RoIs
+    C: channels
+    G: groups
+    *: any number of spatial dimensions
 """
 
 import torch
@@ -11,17 +15,22 @@ from .fp32_stats import group_norm_fp32_stats
 
 __all__ = ["GroupNorm", "check_groups", "num_groups_for"]
 
-# Standard deviations between 0 and a group's mean up to which PyTorch's CPU kernel for
-# channels_last is used. Its variance is E[x^2] - E[x]^2 in float32: off by 1e-3 of the variance at
-# 4, and by all of it at 1e3. Groups of a network at work stay below 2 or so.
+# The largest |mean| / std of a group for which PyTorch's channels_last kernel on a CPU is used.
+# The kernel computes the variance as E[x^2] - E[x]^2 in float32. Its relative error is 1e-3 at a
+# ratio of 4, and 1 at a ratio of 1e3. In trained networks the ratio is below about 2.
 MAX_MEAN_TO_STD = 4.0
 
 
 def check_groups(num_channels: int, num_groups: int) -> None:
     """Check that ``num_groups`` divides ``num_channels``.
 
+    Args:
+        num_channels: The number of channels C.
+        num_groups: The number of groups G.
+
     Raises:
-        ValueError: it does not; the message names both and the nearest counts that divide.
+        ValueError: ``num_groups`` does not divide ``num_channels``. The message names the nearest
+            group counts that do.
     """
     if num_channels < 1 or num_groups < 1:
         raise ValueError(
@@ -42,15 +51,16 @@ def check_groups(num_channels: int, num_groups: int) -> None:
 
 
 def num_groups_for(num_channels: int, num_groups: int, channels_per_group: int | None) -> int:
-    """Return the number of groups for ``num_channels`` under either way of giving them.
+    """Return the number of groups, from either a number of groups or of channels per group.
 
     Args:
-        num_channels: C.
-        num_groups: G, used where ``channels_per_group`` is None.
-        channels_per_group: C / G (section 4.1 "Group division"); wins over ``num_groups``.
+        num_channels: The number of channels C.
+        num_groups: The number of groups G. It counts only if ``channels_per_group`` is None.
+        channels_per_group: The number of channels per group C / G (section 4.1 "Group division"),
+            or None.
 
     Raises:
-        ValueError: the channels cannot be divided so.
+        ValueError: The channels cannot be split into such groups.
     """
     if channels_per_group is None:
         check_groups(num_channels, num_groups)
@@ -69,23 +79,27 @@ def num_groups_for(num_channels: int, num_groups: int, channels_per_group: int |
 class GroupNorm(nn.GroupNorm):
     """Group Normalization (section 3.2, equation 7), with channels as the first argument.
 
-    It *is* an ``nn.GroupNorm``: the same state dict, and found by class wherever PyTorch or
-    Detectron2 look for norms (``SOLVER.WEIGHT_DECAY_NORM`` for one). Channels come first, so that
+    It *is* an ``nn.GroupNorm``: it has the same state dict, and code that looks for norms by class
+    finds it (Detectron2's ``SOLVER.WEIGHT_DECAY_NORM`` for example). Channels come first, so that
     ``functools.partial(GroupNorm, num_groups=32)`` is a norm for Detectron2: ``norm(channels)``.
 
-    Args:
-        num_channels: C.
-        num_groups: G; the paper's default is 32. 1 is Layer Norm as the paper means it.
-        channels_per_group: C / G, in place of a count; 1 is Instance Norm.
-        eps: added to the variance.
+    Input and output have the shape (N, C, *), where N may be 0, and the same dtype and memory
+    format. Under autocast the dtype is the low-precision one, while statistics and affine step are
+    computed in float32. (PyTorch's own autocast on a GPU would convert the input to float32, save
+    that for backward, and return float32.) Without autocast, a contiguous input gives exactly the
+    result of ``nn.GroupNorm``.
 
-    Input and output: (N, C, *), N may be 0, of one type and layout. Under autocast that type is
-    the low-precision one, with statistics and affine step in float32 inside; PyTorch's GPU
-    autocast alone would cast the input to float32, keep that for backward and hand float32 on.
-    Without autocast, a contiguous input gives exactly what ``nn.GroupNorm`` gives.
+    Args:
+        num_channels: The number of channels C.
+        num_groups: The number of groups G; the paper's default is 32. With 1 group this is Layer
+            Norm as the paper defines it.
+        channels_per_group: The number of channels per group C / G, in place of ``num_groups``.
+            With 1 channel per group this is Instance Norm.
+        eps: The number that is added to the variance.
 
     Raises:
-        ValueError: C is not a multiple of the groups; the message names the nearest that are.
+        ValueError: The channels cannot be split into such groups. The message names the nearest
+            numbers that work.
     """
 
     def __init__(
@@ -100,28 +114,29 @@ class GroupNorm(nn.GroupNorm):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize ``x``, by PyTorch's operator where it is right for type, layout and values."""
+        """Normalize ``x`` by PyTorch's operator if that is correct for it, otherwise by our own."""
         if torch.jit.is_scripting():
-            return self._one_graph(x)
+            return self._traceable_forward(x)
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return self._one_graph(x)
-        on_cpu = x.device.type == "cpu"  # where mixed types and channels_last are native
+            return self._traceable_forward(x)
+        # on a CPU PyTorch's operator takes mixed dtypes and channels_last
+        on_cpu = x.device.type == "cpu"
         if x.is_contiguous() and (on_cpu or x.dtype in (torch.float32, torch.float64)):
             return super().forward(x)
-        if on_cpu and type(x.data) is torch.Tensor:  # a fake tensor has no values to look at
-            shape = (*x.shape[:2], x.shape[2:].numel())
+        if on_cpu and type(x.data) is torch.Tensor:  # a fake tensor has no values
+            n, c, length = len(x), x.shape[1], x.shape[2:].numel()
             y, mean, rstd = torch.native_group_norm(
-                x, self.weight, self.bias, *shape, self.num_groups, self.eps
+                x, self.weight, self.bias, n, c, length, self.num_groups, self.eps
             )
             if (mean.detach() * rstd.detach()).abs().max() <= MAX_MEAN_TO_STD:
                 return y
         return group_norm_fp32_stats(x, self.num_groups, self.weight, self.bias, self.eps)
 
-    def _one_graph(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize without a look at values, by what an exported or compiled graph can hold."""
-        exact = x.to(self.weight.dtype).contiguous()
-        return F.group_norm(exact, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+    def _traceable_forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize with a fixed sequence of operators, for an exported or compiled graph."""
+        wide = x.to(self.weight.dtype).contiguous()
+        return F.group_norm(wide, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Return the arguments in this class's order, so that a printed model can be typed in."""
+        """Return the arguments as one would write them in a call of this class."""
         return f"{self.num_channels}, num_groups={self.num_groups}, eps={self.eps}"

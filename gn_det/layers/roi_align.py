@@ -1,11 +1,16 @@
-"""RoIAlign (Mask R-CNN, section 3) over the levels of a pyramid, fast on a CPU both ways.
+"""RoIAlign (Mask R-CNN, section 3) over the levels of a pyramid, for a CPU.
 
-torchvision's kernels for a CPU run on one thread, and the backward computes the four weights of
-each sample anew for every channel. Here the weights are a sparse matrix, made once for all
-channels (:mod:`.roi_align_matrix`): forward is its product with the features, backward that of its
-transpose with the gradient, and both run on all threads. docs/performance.md has what was tried.
+torchvision's CPU kernels run on one thread, and their backward recomputes the four weights of each
+sample for every channel. Here the weights are a sparse matrix that is computed once for all
+channels (:mod:`.roi_align_matrix`). The forward is the product of this matrix and the features, the
+backward the product of its transpose and the gradient. Both run on all threads.
 
-Shapes: R RoIs, N images, C channels, H x W pixels of a level, P x P bins of a RoI.
+Shapes:
+    N: images
+    R: RoIs of all images
+    C: channels
+    H, W: height and width of a level
+    P: bins of a RoI along one side
 """
 
 from collections.abc import Sequence
@@ -18,8 +23,8 @@ from .roi_align_matrix import SparseRows, roi_align_matrix
 
 __all__ = ["pyramid_roi_align"]
 
-# Rows of all channels would be copies as large as features and RoIs themselves, in float32. Those
-# of 64 of 256 take a quarter of the memory and, being nearer to the cache, about half the time.
+# A product needs a float32 copy of its channels. 64 of 256 channels at once take a quarter of the
+# memory of all and, as they fit the cache better, about half the time.
 CHANNELS_AT_ONCE = 64
 
 
@@ -32,28 +37,33 @@ def pyramid_roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> torch.Tensor:
-    """Return the mean of each bin of each RoI, for all levels of a pyramid at once, on a CPU.
+    """Return the features of RoIs from all levels of a pyramid at once, on a CPU.
 
-    What ``torchvision.ops.roi_align`` gives level by level, by the same rules at the border. With
-    coordinates in float64 and sums in float32 (float64 where the features are) it is nearer to the
-    exact result than torchvision's. The same input gives the same bits, on any number of threads.
+    The result is that of ``torchvision.ops.roi_align`` level by level, with the same rules at the
+    border of the image. It is more precise than torchvision's, since coordinates are float64 and
+    sums are float32 (float64 for float64 features). The same input gives the same bits, on any
+    number of threads.
 
     Args:
-        features: (N, C, H, W) of each level, on a CPU, with the same type, N and C.
-        rois: (R, 5), R may be 0: the image's index and x0, y0, x1, y1 in pixels of the image.
-        levels: (R,) int64, the index in ``features`` that a RoI is taken from.
-        scales: pixels of a level for one of the image, that is 1 / stride.
-        output_size: bins along y and x.
-        sampling_ratio: samples of a bin along each axis; 0 for one a pixel, rounded up.
-        aligned: whether pixel centers are at one half, as they should be (``ROIAlignV2``).
+        features: The feature map of each level, of shape (N, C, H, W), on a CPU. All levels have
+            the same dtype, N and C.
+        rois: The image index and the box (x0, y0, x1, y1) of each RoI, of shape (R, 5), in pixels
+            of the image. R may be 0.
+        levels: The index in ``features`` of each RoI's level, of shape (R,) and dtype int64.
+        scales: The scale of each level relative to the image, 1 / stride.
+        output_size: The number of bins along y and x.
+        sampling_ratio: The number of samples of a bin along each axis; 0 for one sample per pixel,
+            rounded up.
+        aligned: Whether pixel centers are at 0.5 (``ROIAlignV2``) and not at 0.
 
     Returns:
-        (R, C, P, P) in the type and memory format of the features, which it can be differentiated
-        by once. Nothing but RoIs and levels is kept for backward.
+        A tensor of shape (R, C, P, P) with the dtype and memory format of the features. It can be
+        differentiated once, with respect to the features. Saved for backward are only RoIs and
+        levels.
 
     Raises:
-        ValueError: shapes that do not fit, a RoI of an image or a level that is not there, or
-            tensors on another device.
+        ValueError: Shapes do not fit, a RoI belongs to no image or no level, or a tensor is not on
+            a CPU.
     """
     _check(features, rois, levels, scales)
     return _PyramidRoIAlign.apply(
@@ -73,10 +83,11 @@ def _check(
     if any(x.dim() != 4 for x in features) or len(kinds) > 1:
         shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in features)
         raise ValueError(
-            f"RoIAlign needs (N, C, H, W) features of one type, N and C; got {shapes}."
+            "RoIAlign needs features of shape (N, C, H, W) with the same dtype, N and C; got "
+            f"{shapes}."
         )
     if {x.device.type for x in (*features, rois, levels)} != {"cpu"}:
-        raise ValueError("This RoIAlign is for a CPU; on a GPU use torchvision.ops.roi_align.")
+        raise ValueError("This RoIAlign is for a CPU. On a GPU use torchvision.ops.roi_align.")
     if rois.dim() != 2 or rois.shape[1] != 5 or levels.shape != rois.shape[:1]:
         raise ValueError(
             "RoIAlign needs rois of shape (R, 5) and levels of shape (R,), got "
@@ -88,7 +99,7 @@ def _check(
     ):
         if len(index) and not (index.min() >= 0 and index.max() < count):
             raise ValueError(
-                f"A RoI is of {name} {int(index.min())} to {int(index.max())}; there are {count}."
+                f"RoIs are of {name} {int(index.min())} to {int(index.max())}; there are {count}."
             )
 
 
@@ -105,20 +116,20 @@ class _PyramidRoIAlign(torch.autograd.Function):
         *features: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(rois, levels)
-        ctx.arguments = scales, output_size, sampling_ratio, aligned
-        ctx.shapes = [x.shape for x in features]
+        ctx.arguments = [x.shape for x in features], scales, output_size, sampling_ratio, aligned
         ctx.kind = {"dtype": features[0].dtype, "memory_format": _memory_format(features[0])}
         out = torch.empty((len(rois), features[0].shape[1], *output_size), **ctx.kind)
-        matrix = roi_align_matrix(rois, levels, ctx.shapes, *ctx.arguments)
+        matrix = roi_align_matrix(rois, levels, *ctx.arguments)
         _multiply(matrix, features, [out])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grads = [torch.empty(shape, **ctx.kind) for shape in ctx.shapes]
-        # made again: kept, it would be 7 MB for 1000 RoIs, and its making is a fifth of the time
-        matrix = roi_align_matrix(*ctx.saved_tensors, ctx.shapes, *ctx.arguments)
+        shapes, *_ = ctx.arguments
+        grads = [torch.empty(shape, **ctx.kind) for shape in shapes]
+        # recomputed: it would take 7 MB for 1000 RoIs, and computing it is a fifth of the time
+        matrix = roi_align_matrix(*ctx.saved_tensors, *ctx.arguments)
         _multiply(matrix.transposed(), [grad], grads)
         return (None,) * 6 + tuple(grads)
 
@@ -135,17 +146,17 @@ def _multiply(
     """Fill ``results`` with the product of ``matrix`` and ``maps``.
 
     Args:
-        matrix: its columns are the pixels of ``maps``, one after the other, its rows those of
-            ``results``.
-        maps: (N, C, H, W) of any type and memory format.
-        results: likewise.
+        matrix: The matrix. Its columns are the pixels of all ``maps`` in their order, its rows the
+            pixels of all ``results``.
+        maps: The input tensors of shape (N, C, H, W), of any dtype and memory format.
+        results: The output tensors of shape (N, C, H, W), of any dtype and memory format.
     """
-    exact = torch.promote_types(maps[0].dtype, torch.float32)
-    matrix = matrix._replace(weights=matrix.weights.to(exact))
+    compute_dtype = torch.promote_types(maps[0].dtype, torch.float32)
+    matrix = matrix._replace(weights=matrix.weights.to(compute_dtype))
     for first in range(0, maps[0].shape[1], CHANNELS_AT_ONCE):
         part = slice(first, first + CHANNELS_AT_ONCE)
         pixels = [x[:, part].permute(0, 2, 3, 1) for x in maps]
-        rows = torch.empty(matrix.num_columns, pixels[0].shape[3], dtype=exact)
+        rows = torch.empty(matrix.num_columns, pixels[0].shape[3], dtype=compute_dtype)
         for target, x in zip(rows.split([x[..., 0].numel() for x in pixels]), pixels):
             target.view(x.shape).copy_(x)
         pixels = [x[:, part].permute(0, 2, 3, 1) for x in results]

@@ -1,10 +1,15 @@
 """RoIAlign as a sparse matrix: each bin is a weighted sum of pixels.
 
-A bin is the mean over a grid of samples, and a sample the bilinear mean of four pixels. Both are
-separable: a bin's weights are the outer product of a vector along y and one along x, in which all
-that its samples want of a pixel is one number.
+A bin is the mean over a grid of samples, and a sample is the bilinear mean of four pixels. Both are
+separable: the weights of a bin are the outer product of a vector along y and a vector along x. Each
+vector holds one number per pixel, the sum over the samples of the bin.
 
-Shapes: R RoIs, P x P bins of a RoI, N images, C channels, H x W pixels of a level.
+Shapes:
+    N: images
+    R: RoIs of all images
+    C: channels
+    H, W: height and width of a level
+    P: bins of a RoI along one side
 """
 
 from collections.abc import Sequence
@@ -17,13 +22,14 @@ __all__ = ["SparseRows", "roi_align_matrix"]
 
 
 class SparseRows(NamedTuple):
-    """A sparse matrix by rows (CSR).
+    """A sparse matrix in CSR format.
 
     Attributes:
-        offsets: (rows + 1,) int32, where the entries of each row begin, and the end of the last.
-        columns: (entries,) int32.
-        weights: (entries,).
-        num_columns: of the matrix.
+        offsets: The index of the first entry of each row, and the number of entries at the end, of
+            shape (rows + 1,) and dtype int32.
+        columns: The column of each entry, of shape (entries,) and dtype int32.
+        weights: The value of each entry, of shape (entries,).
+        num_columns: The number of columns of the matrix.
     """
 
     offsets: torch.Tensor
@@ -32,12 +38,15 @@ class SparseRows(NamedTuple):
     num_columns: int
 
     def times(self, dense: torch.Tensor) -> torch.Tensor:
-        """Return the product with ``dense`` (columns, C), of the weights' type, as (rows, C).
+        """Return the product with a dense matrix, of shape (rows, C).
 
-        A row is summed in the order of its entries by one thread: the result has the same bits
-        each time, on any number of threads.
+        One thread sums a row in the order of its entries: the result has the same bits each time,
+        on any number of threads.
+
+        Args:
+            dense: The dense matrix of shape (columns, C), with the dtype of the weights.
         """
-        # bags of embeddings are such a product, the fastest one that PyTorch has on a CPU
+        # an embedding bag is a sparse product, and the fastest that PyTorch has on a CPU
         return F.embedding_bag(
             self.columns,
             dense,
@@ -69,19 +78,15 @@ def roi_align_matrix(
     sampling_ratio: int,
     aligned: bool,
 ) -> SparseRows:
-    """Return the matrix that takes pixels to bins, with float64 weights.
+    """Return the matrix that maps pixels to bins, with float64 weights.
 
-    Its columns are the pixels of all levels, ordered by level, image, y, x; its rows are the bins,
-    ordered by RoI, y, x. It has no entry where a weight would be 0.
+    Its columns are the pixels of all levels, ordered by level, image, y, x. Its rows are the bins,
+    ordered by RoI, y, x. It has no entry with weight 0.
+
+    See :func:`gn_det.layers.pyramid_roi_align` for the other arguments.
 
     Args:
-        rois: (R, 5), R may be 0: image, x0, y0, x1, y1.
-        levels: (R,) int64.
-        shapes: (N, C, H, W) of each level.
-        scales: of each level.
-        output_size: bins along y and x.
-        sampling_ratio: samples of a bin along each axis; 0 for one a pixel, rounded up.
-        aligned: whether pixel centers are at one half.
+        shapes: The shape (N, C, H, W) of each level.
     """
     height, width = (torch.tensor([shape[i] for shape in shapes])[levels] for i in (2, 3))
     sizes = torch.tensor([n * h * w for n, _, h, w in shapes])
@@ -93,7 +98,7 @@ def roi_align_matrix(
     ys = _axis_weights(y0, y1, height, bins_y, sampling_ratio, aligned)
     xs = _axis_weights(x0, x1, width, bins_x, sampling_ratio, aligned)
 
-    # the outer product: each bin has a line for each of its y, each line an entry for each x
+    # the outer product: a bin has a line for each of its y, and a line has an entry for each x
     bins = torch.arange(len(rois) * bins_y * bins_x)
     roi = bins // (bins_y * bins_x)
     y_row, x_row = bins // bins_x, roi * bins_x + bins % bins_x
@@ -118,19 +123,19 @@ def _axis_weights(
     sampling_ratio: int,
     aligned: bool,
 ) -> SparseRows:
-    """Return what each bin (R * bins rows) takes of each pixel along one axis.
+    """Return the weights of the pixels along one axis, with one row for each bin of each RoI.
 
     Args:
-        start: (R,) float64, where the RoIs begin, in pixels.
-        end: (R,) likewise.
-        extent: (R,) pixels of the RoI's level along the axis.
-        bins: of a RoI.
-        sampling_ratio: see :func:`roi_align_matrix`.
-        aligned: a RoI is at least one pixel long where it is not.
+        start: The start of each RoI in pixels of its level, of shape (R,) and dtype float64.
+        end: The end of each RoI, likewise.
+        extent: The number of pixels of each RoI's level along the axis, of shape (R,).
+        bins: The number of bins of a RoI along the axis.
+        sampling_ratio: The number of samples of a bin; 0 for one sample per pixel, rounded up.
+        aligned: Whether pixel centers are at 0.5. If not, a RoI is at least one pixel long.
     """
     length = end - start if aligned else (end - start).clamp(min=1)
     step = length / bins
-    # a RoI without length has no samples, and 0 in its bins
+    # a RoI of length 0 has no samples, and its bins are 0
     samples = torch.full_like(extent, sampling_ratio)
     if sampling_ratio <= 0:
         samples = step.ceil().long().clamp(min=0)
@@ -139,7 +144,7 @@ def _axis_weights(
     bin_, sample = _expand(per_bin, torch.zeros_like(per_bin))
     roi = bin_ // bins
     count, last = samples[roi], extent[roi] - 1
-    # in torchvision's order: for a sample right at the border it decides which side it is on
+    # the order of torchvision's operations: rounding decides about a sample right at the border
     at = start[roi] + bin_ % bins * step[roi] + (sample.double() + 0.5) * step[roi] / count
     inside = (at >= -1) & (at <= last + 1)
     at = torch.minimum(at.clamp(min=0), last)
@@ -147,7 +152,7 @@ def _axis_weights(
     weights = torch.stack([1 - (at - low), at - low]) / count
     pixels = torch.stack([low, low + 1])
 
-    # samples that want the same pixel for the same bin become one entry
+    # samples of a bin that need the same pixel are merged into one entry
     kept = inside & (weights > 0)
     width = int(extent.max()) if len(extent) else 1
     keys, entry = torch.unique((bin_ * width + pixels)[kept], return_inverse=True)
@@ -161,10 +166,10 @@ def _offsets(counts: torch.Tensor) -> torch.Tensor:
 
 
 def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return values.index_select(0, index)  # a quarter of the time of values[index]
+    return values.index_select(0, index)  # four times as fast as values[index]
 
 
 def _expand(counts: torch.Tensor, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each index i ``counts[i]`` times, beside ``starts[i]``, ``starts[i] + 1``, ..."""
+    """Return each index i ``counts[i]`` times, and with it ``starts[i]``, ``starts[i] + 1``, ..."""
     index = torch.repeat_interleave(counts)
     return index, torch.arange(len(index)) + _take(starts + counts - counts.cumsum(0), index)

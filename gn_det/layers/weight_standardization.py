@@ -1,6 +1,9 @@
 """Weight Standardization (Qiao et al., arXiv:1903.10520) of a convolution's weight.
 
-Shapes: O output channels, I input channels of one convolution group, kh x kw the kernel.
+Shapes:
+    O: output channels
+    I: input channels of one convolution group
+    kh, kw: kernel height and width
 """
 
 import torch
@@ -9,22 +12,22 @@ __all__ = ["standardize_weight"]
 
 
 def standardize_weight(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """Return ``(weight - mean) / (std + eps)``, mean and std of each output channel.
+    """Return ``(weight - mean) / (std + eps)``, with the mean and std of each output channel.
 
-    The std is the unbiased one, and ``eps`` is added to the std, not to the variance: so are the
-    authors' and mmdetection's models made, and their weights need exactly this. All is computed
-    in float32 (or float64) and rounded once, whatever the type of ``weight``; autocast lowers
-    none of it.
+    The std is unbiased, and ``eps`` is added to the std, not to the variance. The models of the
+    authors and of mmdetection were trained like this, and their weights need exactly this.
+    Everything is computed in float32 (or float64), also under autocast, and rounded once.
 
     Args:
-        weight: (O, I, kh, kw).
-        eps: keeps filters of constant weights finite; they become 0.
+        weight: The weight of a convolution, of shape (O, I, kh, kw).
+        eps: The number that is added to the std. A filter of equal weights becomes 0.
 
     Returns:
-        The same shape and type, differentiable.
+        A differentiable tensor of the shape and dtype of ``weight``.
 
     Raises:
-        ValueError: ``weight`` is not (O, I, kh, kw), or a filter is one number, which has no std.
+        ValueError: ``weight`` does not have four dimensions, or a filter has a single number, of
+            which there is no std.
     """
     if weight.dim() != 4 or weight.numel() < 2 * weight.shape[0]:
         raise ValueError(
@@ -32,6 +35,6 @@ def standardize_weight(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
             f"two or more numbers in a filter, got {tuple(weight.shape)}. A depthwise 1x1 "
             "convolution only scales its channels: leave it as it is."
         )
-    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    std, mean = torch.std_mean(exact, dim=(1, 2, 3), keepdim=True)
-    return ((exact - mean) / (std + eps)).to(weight.dtype)
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    std, mean = torch.std_mean(wide, dim=(1, 2, 3), keepdim=True)
+    return ((wide - mean) / (std + eps)).to(weight.dtype)

@@ -1,7 +1,6 @@
-"""Configs by name, from a checkout and from the installed wheel alike, and published numbers."""
+"""Configs and models by name, and their published numbers."""
 
 from .configs import get_config, get_config_file, list_configs
-from .lazy import lazy_config
 from .models import get
 from .published import Entry, published, zoo
 
@@ -10,7 +9,6 @@ __all__ = [
     "get",
     "get_config",
     "get_config_file",
-    "lazy_config",
     "list_configs",
     "published",
     "zoo",

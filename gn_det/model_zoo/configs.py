@@ -1,14 +1,13 @@
 """Configs by name."""
 
-import difflib
 import os
 
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
 from gn_det.config import CfgNode, ConfigError, config_folder, get_cfg
+from gn_det.utils import closest
 
-from .lazy import lazy_config
 from .published import published, zoo
 
 __all__ = ["get_config", "get_config_file", "list_configs"]
@@ -23,42 +22,55 @@ def get_config_file(name: str) -> str:
     """Return the path of the config called ``name``.
 
     Args:
-        name: as :func:`list_configs` gives it; ``.yaml`` may be left out. Or one of the Python
-            configs that have a file.
+        name: A name of :func:`list_configs`, with or without ``.yaml``, or the path of a Python
+            config in the folder of configs, such as ``"mask_rcnn_R50_gn_all.py"`` or
+            ``"common/models/mask_rcnn_fpn.py"``.
 
     Raises:
-        FileNotFoundError: there is no such config; the message names the closest ones.
+        FileNotFoundError: There is no such config. The message names the closest ones.
     """
     filename = name if name.endswith((".yaml", ".py")) else f"{name}.yaml"
-    names = list_configs() + sorted(path.name for path in config_folder().glob("*.py"))
-    if filename not in names:
-        close = difflib.get_close_matches(filename, names, n=3) or names
-        raise FileNotFoundError(f"gn_det has no config {name!r}. Closest: {', '.join(close)}.")
+    if filename not in [*list_configs(), *_python_configs("**/")]:
+        raise FileNotFoundError(_there_is_none(name, filename))
     return str(config_folder() / filename)
 
 
-def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
-    """Return the finished config called ``name``; see :func:`get_config_file`.
+def _python_configs(folders: str = "") -> list[str]:
+    root = config_folder()
+    return sorted(path.relative_to(root).as_posix() for path in root.glob(f"{folders}*.py"))
 
-    A name that ends in ``.py`` gives a LazyConfig: of that file, or of the YAML of the same name,
-    see :func:`gn_det.model_zoo.lazy_config`. A file of gn_det's own runs its code.
+
+def _there_is_none(name: str, filename: str) -> str:
+    if filename.removesuffix(".py") + ".yaml" in list_configs():
+        return (
+            f"gn_det has no file {filename}: this config is a YAML alone. Train the YAML, or write "
+            "a Python config that inherits one of these and changes what is different "
+            f"(docs/configs.md shows how): {', '.join(_python_configs())}."
+        )
+    names = [*list_configs(), *_python_configs()]
+    close = closest(filename, names, count=3) or names
+    return f"gn_det has no config {name!r}. Closest: {', '.join(close)}."
+
+
+def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
+    """Return the complete config called ``name``.
+
+    A name that ends in ``.py`` gives a LazyConfig. This runs the code of that file, which is
+    gn_det's own.
 
     Args:
-        name: see :func:`get_config_file`.
-        trained: set ``MODEL.WEIGHTS`` to the published model of this config, in place of the
-            backbone that training starts from. For YAML names.
+        name: A name as for :func:`get_config_file`.
+        trained: Whether ``MODEL.WEIGHTS`` becomes the published model of this config, in place of
+            the pre-trained backbone. For YAML configs only.
 
     Raises:
-        FileNotFoundError: there is no such config.
-        gn_det.config.ConfigError: the YAML has no lazy form, or no model of it was published.
+        FileNotFoundError: There is no such config.
+        gn_det.config.ConfigError: No model of this config was published.
     """
     if name.endswith(".py"):
         if trained:
-            raise ConfigError(f"{name}: trained weights go with the YAML of that name.")
-        yaml = name.removesuffix(".py") + ".yaml"
-        if (config_folder() / name).is_file() or yaml not in list_configs():
-            return LazyConfig.load(get_config_file(name))
-        return lazy_config(get_config(yaml))
+            raise ConfigError(f"{name}: trained weights belong to the YAML config of that name.")
+        return LazyConfig.load(get_config_file(name))
     cfg = get_cfg()
     path = get_config_file(name)
     cfg.merge_from_file(path)
@@ -66,6 +78,6 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
         entry = published(os.path.basename(path))
         if entry is None or entry.weights is None:
             have = ", ".join(e.name for e in zoo().values() if e.weights)
-            raise ConfigError(f"No model of {name} was published. There is one of: {have}.")
+            raise ConfigError(f"No model of {name} was published. There are models of: {have}.")
         cfg.MODEL.WEIGHTS = entry.weights
     return cfg

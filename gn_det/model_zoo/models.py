@@ -15,18 +15,19 @@ def get(name: str, trained: bool = True, device: str | None = None) -> nn.Module
     """Build the model called ``name``.
 
     Args:
-        name: of a YAML config, as :func:`gn_det.model_zoo.list_configs` gives it.
-        trained: load the published model of this config (downloaded once, and cached). Detectron's
-            models were trained with its own RoIAlign, half a pixel off Detectron2's, so that
-            their AP here is not exactly the published one. False: random weights.
-        device: where the model goes; None: a GPU where there is one, else the CPU.
+        name: A name of :func:`gn_det.model_zoo.list_configs`.
+        trained: Whether the published model of this config is loaded (downloaded once and cached).
+            Detectron's models were trained with its own RoIAlign, which differs from Detectron2's
+            by half a pixel, so that their AP is not exactly the published one. If False, the
+            weights are random.
+        device: The device of the model. None is a GPU if there is one, otherwise the CPU.
 
     Returns:
-        The model, in ``eval()`` where it is trained.
+        The model, in ``eval()`` mode if it is trained.
 
     Raises:
-        FileNotFoundError: there is no such config.
-        gn_det.config.ConfigError: no model of this config was published, or it does not fit.
+        FileNotFoundError: There is no such config.
+        gn_det.config.ConfigError: No model of this config was published, or it does not fit.
     """
     cfg = get_config(name, trained=trained)
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,20 +10,20 @@ __all__ = ["Entry", "published", "zoo"]
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a config.
+    """The published numbers of a config.
 
     Attributes:
-        name: of the config, ``"mask_rcnn_R50_gn_all.yaml"``.
-        row: of the published table, ``"R50 GN"``.
-        table: ``"table 6"``; None where nobody published such a row.
-        source: where the numbers were published.
-        box: box AP in percent by metric (``AP``, ``AP50``, ``AP75``), as far as published.
-        mask: mask AP, likewise.
-        detectron: Detectron's own run of it: model id, GB a GPU, seconds an iteration (8 GPUs).
-        mem_gb: GB a GPU in training, where ``source`` itself published it.
-        weights: address of a published model of this config; None where there is none.
-        note: what else a reader has to know.
-        measured: our own COCO result; None where it was not run.
+        name: The name of the config, such as ``"mask_rcnn_R50_gn_all.yaml"``.
+        row: The row of the published table, such as ``"R50 GN"``.
+        table: The published table, such as ``"table 6"``; None if there is none.
+        source: The publication.
+        box: The published box AP in percent by metric (``AP``, ``AP50``, ``AP75``).
+        mask: The published mask AP in percent by metric.
+        detectron: Detectron's own run: model id, GB per GPU, seconds per iteration (8 GPUs).
+        mem_gb: The training memory in GB per GPU that ``source`` published.
+        weights: The URL of a published model of this config; None if there is none.
+        note: A remark for readers.
+        measured: Our own COCO result; None if it was not measured.
     """
 
     name: str
@@ -39,17 +39,25 @@ class Entry:
     measured: dict[str, float] | None = None
 
     def numbers(self, task: str) -> dict[str, float] | None:
-        """Return the published AP of ``task``, "box" or "mask"."""
+        """Return the published AP in percent by metric.
+
+        Args:
+            task: "box" or "mask".
+        """
         return {"box": self.box, "mask": self.mask}[task]
 
 
 @cache
 def zoo() -> dict[str, Entry]:
-    """Return all entries by the name of the config, in the order of the paper's tables."""
+    """Return all entries by name of the config, in the order of the paper's tables."""
     data = json.loads((Path(__file__).parent / "zoo.json").read_text())
     return {name: Entry(name=name, **fields) for name, fields in data.items()}
 
 
 def published(name: str) -> Entry | None:
-    """Return the entry of a config, or None where it is not one of gn_det's COCO configs."""
+    """Return the entry of a config, or None if it has none.
+
+    Args:
+        name: The name of the config, with ``.yaml``.
+    """
     return zoo().get(name)

@@ -1,4 +1,4 @@
-"""The model zoo as a table: the README's, and for reading in a terminal."""
+"""The model zoo as a table, for the README and for a terminal."""
 
 from tabulate import tabulate
 
@@ -28,7 +28,7 @@ def _number(metrics: dict[str, float] | None) -> str:
 
 
 def plain_table() -> str:
-    """Return the table for a terminal."""
+    """Return the table as plain text."""
     return _table("simple")
 
 

@@ -1,10 +1,16 @@
-"""Detectron2's ResNet stem and blocks, with the ways to train of ``MODEL.GN.MEMORY``.
+"""Detectron2's ResNet stem and blocks with activation checkpointing (``MODEL.GN.MEMORY``).
 
-Shapes: N images, C channels, H x W pixels; C and H x W change with the layer.
+Shapes:
+    N: images
+    C: channels
+    H, W: height and width of the features
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import resnet
 
 from .activation_checkpointing import ActivationCheckpointMixin, recompute
@@ -13,81 +19,91 @@ from .weight_standardization import convolve
 __all__ = ["BasicBlock", "BasicStem", "BottleneckBlock", "DeformBottleneckBlock"]
 
 
-class RecomputingBlock(ActivationCheckpointMixin):
+class CheckpointedBlock(ActivationCheckpointMixin):
     """Mixin for blocks. It comes before Detectron2's class in the bases."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the block as its base class does, keeping what :attr:`memory` says."""
+        """Run Detectron2's block, and save for backward what :attr:`memory` says."""
         mode = self.active_mode()
         if mode == "lean":
-            return self.lean_forward(x)
+            return self.forward_lean(x)
         if mode == "minimal":
             return recompute(super().forward, x)
         return super().forward(x)
 
-    def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Do the same work and keep less."""
+    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the same as ``forward``, with less saved for backward."""
         raise NotImplementedError
 
 
-class BasicStem(RecomputingBlock, resnet.BasicStem):
-    """The 7x7 convolution and the pooling before the first stage."""
+class BasicStem(CheckpointedBlock, resnet.BasicStem):
+    """The stem: a 7x7 convolution and a max pooling."""
 
-    def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Keep the image and the convolution's output."""
-        return recompute(self._pool, convolve(self.conv1, x))
+    if TYPE_CHECKING:
+        conv1: Conv2d
 
-    def _pool(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
+        """Save the image and the output of the convolution."""
+        return recompute(self._norm_and_pool, convolve(self.conv1, x))
+
+    def _norm_and_pool(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu_(self.conv1.norm(x))
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
-class Residual(RecomputingBlock):
-    """What blocks of two and of three convolutions share."""
+class CheckpointedResidualBlock(CheckpointedBlock):
+    """The parts that blocks of two and of three convolutions share."""
 
-    def _second(self, inner: torch.Tensor) -> torch.Tensor:
-        """Take the first convolution's output to the second's."""
-        return convolve(self.conv2, F.relu_(self.conv1.norm(inner)))
+    if TYPE_CHECKING:
+        conv1: Conv2d
+        conv2: Conv2d
+        shortcut: Conv2d | None
 
-    def _add(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """End a block on input x, in place."""
+    def _norm1_and_conv2(self, x: torch.Tensor) -> torch.Tensor:
+        return convolve(self.conv2, F.relu_(self.conv1.norm(x)))
+
+    def _add_shortcut(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the output of the block, in place of ``out``, for the block's input ``x``."""
         out += x if self.shortcut is None else self.shortcut(x)
         return F.relu_(out)
 
 
-class BottleneckBlock(Residual, resnet.BottleneckBlock):
-    """Blocks of R50 and deeper: 1x1, 3x3 and 1x1 convolution."""
+class BottleneckBlock(CheckpointedResidualBlock, resnet.BottleneckBlock):
+    """The block of R50 and deeper: a 1x1, a 3x3 and a 1x1 convolution."""
 
-    def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Keep the input and the outputs of the first two convolutions, as much as FrozenBN.
+    if TYPE_CHECKING:
+        conv3: Conv2d
 
-        The third would be twice to four times their size, and is cheap to run again.
+    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
+        """Save the input and the outputs of the first two convolutions, as much as FrozenBN.
+
+        The output of the third convolution is two to four times as large, and cheap to recompute.
         """
-        inner = recompute(self._second, convolve(self.conv1, x))
-        return recompute(self._third, inner, x)
+        inner = recompute(self._norm1_and_conv2, convolve(self.conv1, x))
+        return recompute(self._norm2_to_end, inner, x)
 
-    def _third(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self._add(self.conv3(F.relu_(self.conv2.norm(inner))), x)
+    def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self._add_shortcut(self.conv3(F.relu_(self.conv2.norm(inner))), x)
 
 
-class BasicBlock(Residual, resnet.BasicBlock):
-    """Blocks of R18 and R34: two 3x3 convolutions."""
+class BasicBlock(CheckpointedResidualBlock, resnet.BasicBlock):
+    """The block of R18 and R34: two 3x3 convolutions."""
 
-    def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Keep the input and the outputs of both convolutions: FrozenBN has no need of the last.
+    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
+        """Save the input and the outputs of both convolutions; FrozenBN saves only the first.
 
-        To run that 3x3 convolution again would cost a sixth of the training time.
+        To recompute the second, a 3x3 convolution, would cost a sixth of the training time.
         """
-        inner = recompute(self._second, convolve(self.conv1, x))
-        return recompute(self._last, inner, x)
+        inner = recompute(self._norm1_and_conv2, convolve(self.conv1, x))
+        return recompute(self._norm2_to_end, inner, x)
 
-    def _last(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self._add(self.conv2.norm(inner), x)
+    def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self._add_shortcut(self.conv2.norm(inner), x)
 
 
-class DeformBottleneckBlock(RecomputingBlock, resnet.DeformBottleneckBlock):
-    """Bottlenecks with a deformable convolution, which holds its norm inside: no lean way."""
+class DeformBottleneckBlock(CheckpointedBlock, resnet.DeformBottleneckBlock):
+    """A bottleneck with a deformable convolution. Its norm is inside that layer: no lean mode."""
 
-    def lean_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Train as in ``standard``."""
+    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
+        """Run Detectron2's block, as in standard mode."""
         return resnet.DeformBottleneckBlock.forward(self, x)

@@ -1,7 +1,14 @@
-"""Box head with any norm: the paper's "4conv1fc" (section 4.2)."""
+"""Box head with any norm: the paper's "4conv1fc" (section 4.2).
+
+Shapes:
+    R: RoIs of all images
+    C: channels
+    H, W: height and width of a RoI's features
+"""
 
 import torch
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
+from torch import nn
 
 from .head import GNHead
 
@@ -10,19 +17,19 @@ __all__ = ["GNFastRCNNConvFCHead"]
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class GNFastRCNNConvFCHead(GNHead, FastRCNNConvFCHead):
-    """Detectron2's box head, its convolutions followed by ``MODEL.ROI_BOX_HEAD.NORM``.
+    """Detectron2's box head with ``MODEL.ROI_BOX_HEAD.NORM`` after its convolutions.
 
-    Input (R, C, H, W) for R RoIs, R may be 0; output (R, ``FC_DIM``).
+    The input has shape (R, C, H, W), where R may be 0, the output has shape (R, ``FC_DIM``).
     """
 
     cfg_node = "ROI_BOX_HEAD"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the layers; what is kept for backward follows ``MODEL.GN.MEMORY``."""
+        """Run the layers, and save for backward what ``MODEL.GN.MEMORY`` says."""
         if self.active_mode() == "standard":
             return super().forward(x)
-        # up to and with the first fully connected layer; what follows is small
-        rest = list(self)[len(self.conv_norm_relus) :]
+        rest: list[nn.Module] = list(self)[len(self.conv_norm_relus) :]
+        # checkpointed up to the first fully connected layer: the tensors after it are small
         x = self.forward_checkpointed(rest[:2], x)
         for layer in rest[2:]:
             x = layer(x)

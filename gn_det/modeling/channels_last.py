@@ -1,11 +1,15 @@
-"""Features and convolutions in PyTorch's channels_last layout: ``MODEL.CHANNELS_LAST``.
+"""Models in PyTorch's channels_last memory format: ``MODEL.CHANNELS_LAST``.
 
-In this layout the C numbers of a pixel lie side by side, as the matrix units of CPUs (AMX, AVX512)
-and GPUs (tensor cores) want them. A convolution with input or weight in channels_last gives
-channels_last, and so do norms, ReLU, pooling and interpolation: from the entry of a part on,
-nothing has to be copied. What is still copied, and why, is in docs/performance.md.
+In this format the C numbers of a pixel are neighbors in memory, which the matrix units of CPUs
+(AMX, AVX512) and GPUs (tensor cores) need. If the input or the weight of a convolution is
+channels_last, so is its output, and norms, ReLU, pooling and interpolation keep the format. Only
+the input of a part of the model is copied. docs/notes/mixed_precision.md lists the copies that
+remain.
 
-Shapes: N images or RoIs, C channels, H x W pixels.
+Shapes:
+    N: images or RoIs
+    C: channels
+    H, W: height and width
 """
 
 from typing import Any
@@ -17,15 +21,15 @@ __all__ = ["to_channels_last"]
 
 
 def to_channels_last(module: nn.Module) -> None:
-    """Let a part of a model work in channels_last, in place.
+    """Convert a part of a model to channels_last, in place. A second call changes nothing.
 
-    The weights of its convolutions change their layout, not their shape or values: state dicts go
-    to and from a contiguous model. Inputs of shape (N, C, H, W) that are in another layout are
-    copied once, at the entry. Deformable convolutions, which know one layout, stay as they are.
+    The weights of convolutions change their memory format, but not their shapes and values, so
+    that state dicts fit contiguous models too. Inputs of shape (N, C, H, W) in another format are
+    copied once. Deformable convolutions support only one format and are not changed.
 
     Args:
-        module: a backbone, head or other part whose input is a tensor, perhaps with others that
-            are none. To call it again changes nothing.
+        module: A backbone, a head or another module. Its positional inputs may be tensors and
+            other objects.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):

@@ -1,4 +1,12 @@
-"""Classification of images, or of clips, on a backbone: mostly to pre-train one of detection."""
+"""Classifier for images or clips, to pre-train the backbone of a detector.
+
+Shapes:
+    N: images or clips
+    C: channels
+    T: frames of a clip
+    H, W: height and width
+    K: classes
+"""
 
 import torch
 import torch.nn.functional as F
@@ -14,21 +22,24 @@ __all__ = ["ImageClassifier"]
 
 @META_ARCH_REGISTRY.register()
 class ImageClassifier(nn.Module):
-    """Backbone, global average pooling, linear classifier.
+    """A backbone, global average pooling, and a linear classifier.
 
     Args:
-        backbone: with one feature map.
-        num_classes: of the data.
-        pixel_mean: subtracted from the images, in the order of their channels.
-        pixel_std: divided by.
+        backbone: The backbone, with one output feature map.
+        num_classes: The number of classes K.
+        pixel_mean: The mean of each channel, in the order of ``INPUT.FORMAT``.
+        pixel_std: The standard deviation of each channel.
 
     Attributes:
-        seen, hits: images in training so far, and those whose largest logit was the label's; for a
-            look at the training error, by who sets them back.
+        seen: The number of training images so far. Whoever reads the training error resets it.
+        hits: The number of those whose largest logit was that of the label.
 
     Raises:
-        ConfigError: a backbone with several feature maps.
+        ConfigError: The backbone has several output feature maps.
     """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     @configurable
     def __init__(
@@ -53,13 +64,13 @@ class ImageClassifier(nn.Module):
         self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)  # as in Goyal et al. 2017, section 5.1
         nn.init.zeros_(self.linear.bias)
-        # the config has them: Detectron2's models do not save them either
+        # not saved, as in Detectron2's models: the config has them
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Read the keys of a config."""
+        """Return the arguments of the class that a config describes."""
         return {
             "backbone": build_backbone(cfg),
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
@@ -69,15 +80,16 @@ class ImageClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.pixel_mean.device
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | torch.Tensor:
-        """Return the loss in training, the logits (N, K) in evaluation.
+        """Return the loss in training, and the logits of shape (N, K) in evaluation.
 
         Args:
-            batch: ``image`` (N, C, H, W), or (N, C, T, H, W) for a backbone that takes clips, in
-                0 to 255, channels ordered as in ``INPUT.FORMAT``; ``label`` (N) in training.
+            batch: A dict with ``image``, a tensor of shape (N, C, H, W), or (N, C, T, H, W) for
+                clips, with values from 0 to 255 and channels as in ``INPUT.FORMAT``; and in
+                training ``label``, an int64 tensor of shape (N,).
         """
         images = batch["image"].to(self.device, non_blocking=True)
         per_channel = (-1, *[1] * (images.dim() - 2))

@@ -1,15 +1,18 @@
-"""Feature pyramid on a ResNet or VGG, with ``MODEL.FPN.NORM`` on lateral and output convolutions.
+"""FPN on a ResNet or VGG, with ``MODEL.FPN.NORM`` on lateral and output convolutions.
 
-Shapes: N images, C channels, H x W pixels of the level.
+Shapes:
+    N: images
+    C: channels
+    H, W: height and width of the image or of a level
 """
 
-import math
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, fpn
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -22,7 +25,7 @@ from .activation_checkpointing import (
     tag_recomputable,
 )
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .resnet import build_gn_resnet_backbone
 from .vgg import build_gn_vgg_backbone
 from .weight_standardization import convolve, standardize_convs
@@ -31,17 +34,60 @@ __all__ = ["FPN", "build_gn_resnet_fpn_backbone", "build_gn_vgg_fpn_backbone"]
 
 
 class FPN(ActivationCheckpointMixin, fpn.FPN):
-    """Detectron2's FPN with the ways to train of ``MODEL.GN.MEMORY``."""
+    """Detectron2's FPN with activation checkpointing (``MODEL.GN.MEMORY``).
+
+    Args:
+        norm: The norm of the pyramid's convolutions: a callable ``channels -> nn.Module``, or a
+            name; "" for none.
+        weight_standardization: Whether the weights of the pyramid's convolutions are standardized.
+        memory: The mode of activation checkpointing of the pyramid, one of
+            :data:`gn_det.modeling.activation_checkpointing.MEMORY_MODES`.
+        channels_last: Whether pyramid and backbone work in channels_last memory format.
+        **kwargs: The arguments of Detectron2's class: ``bottom_up``, ``in_features``,
+            ``out_channels``, ``top_block``, ``fuse_type``.
+    """
+
+    if TYPE_CHECKING:
+        bottom_up: Backbone
+        in_features: list[str]
+        lateral_convs: list[Conv2d]
+        output_convs: list[Conv2d]
+        top_block: LastLevelMaxPool | None
+        _out_features: list[str]
+
+    def __init__(
+        self,
+        *,
+        norm: NormBuilder = "",
+        weight_standardization: bool = False,
+        memory: str = "standard",
+        channels_last: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(norm=as_builder(norm), **kwargs)
+        if isinstance(self.top_block, LastLevelMaxPool):
+            # Detectron2's class assumes p5
+            self.top_block.in_feature = self._out_features[len(self.in_features) - 1]
+        own_layers = [*self.lateral_convs, *self.output_convs]
+        if weight_standardization:
+            for conv in own_layers:
+                standardize_convs(conv)
+        set_memory(self, memory, own_layers)
+        if channels_last:
+            to_channels_last(self)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return p2 to p6 of a batch of images (N, C, H, W)."""
+        """Return p2 to p6 of a batch of images of shape (N, C, H, W)."""
         mode = self.active_mode()
         if mode == "standard":
             return super().forward(x)
         bottom_up = self.bottom_up(x)
         features = [bottom_up[name] for name in reversed(self.in_features)]
-        make = self._lean_pyramid if mode == "lean" else partial(recompute, self._pyramid)
-        results = list(make(*features))[::-1]
+        if mode == "lean":
+            outputs = self._forward_lean(*features)
+        else:
+            outputs = recompute(self._lateral_to_output, *features)
+        results = list(outputs)[::-1]
         if self.top_block is not None:
             source = self.top_block.in_feature
             if source in bottom_up:
@@ -50,29 +96,31 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
                 results += self.top_block(results[self._out_features.index(source)])
         return dict(zip(self._out_features, results))
 
-    def _pyramid(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _lateral_to_output(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
         outputs = self._top_down(*laterals)
         return tuple(
             apply_norm_and_activation(conv, x) for conv, x in zip(self.output_convs, outputs)
         )
 
-    def _lean_pyramid(self, *features: torch.Tensor) -> list[torch.Tensor]:
-        """Keep what the convolutions give; the RPN head makes the norms of the outputs again.
+    def _forward_lean(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Save the outputs of the convolutions; the RPN head recomputes the norms of p2 to p5.
 
-        Of the output convolutions those of the small levels, a quarter of the work, run again.
+        Backward runs the output convolutions of the small levels again, a quarter of their work.
         """
         laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
         outputs = recompute(self._top_down, *laterals)
-        return [
+        return tuple(
             tag_recomputable(partial(apply_norm_and_activation, conv), x)
             for conv, x in zip(self.output_convs, outputs)
-        ]
+        )
 
     def _top_down(self, *laterals: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Take lateral convolutions to output convolutions, lowest resolution first.
+        """Return the outputs of the output convolutions, lowest resolution first, without norm.
 
-        The norms of the former are in between, those of the latter are yet to come.
+        Args:
+            laterals: The outputs of the lateral convolutions, lowest resolution first, without
+                norm.
         """
         outputs, above = [], None
         for lateral_conv, output_conv, x in zip(self.lateral_convs, self.output_convs, laterals):
@@ -90,48 +138,41 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
 def build_gn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build Detectron2's FPN on :func:`build_gn_resnet_backbone`.
 
-    ``MODEL.FPN.NORM`` may be any norm by name; with one, the convolutions of the pyramid have no
-    bias. ``MODEL.GN.WEIGHT_STANDARDIZATION``, ``MODEL.GN.MEMORY`` and ``MODEL.CHANNELS_LAST`` are
-    obeyed. Features are called p2 to p6, by the logarithm of their strides; p2 to p5 where the
-    pyramid ends at res4 (``MODEL.FPN.IN_FEATURES`` and ``MODEL.RESNETS.OUT_FEATURES``).
+    ``MODEL.FPN.NORM`` is the name of any norm; with a norm, the convolutions of the FPN have no
+    bias. ``MODEL.GN.WEIGHT_STANDARDIZATION``, ``MODEL.GN.MEMORY`` and ``MODEL.CHANNELS_LAST``
+    apply. The features are p2 to p6, named after the logarithm of their strides. They are p2 to p5
+    if the FPN ends at res4 (``MODEL.FPN.IN_FEATURES`` and ``MODEL.RESNETS.OUT_FEATURES``).
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of the image.
+        cfg: A config with our keys.
+        input_shape: The shape of the image, of which only ``channels`` is used.
     """
     return _build_fpn(cfg, build_gn_resnet_backbone(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_gn_vgg_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build the same on :func:`gn_det.modeling.build_gn_vgg_backbone`.
+    """Build Detectron2's FPN on :func:`gn_det.modeling.build_gn_vgg_backbone`.
 
-    With ``MODEL.FPN.IN_FEATURES`` vgg3, vgg4, vgg5 and pool5 (``MODEL.VGG.OUT_FEATURES`` likewise)
-    the features have the strides of a ResNet's p2 to p6.
+    If ``MODEL.FPN.IN_FEATURES`` and ``MODEL.VGG.OUT_FEATURES`` are vgg3, vgg4, vgg5 and pool5, the
+    features have the names and strides of a ResNet's p2 to p6.
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of the image.
+        cfg: A config with our keys.
+        input_shape: The shape of the image, of which only ``channels`` is used.
     """
     return _build_fpn(cfg, build_gn_vgg_backbone(cfg, input_shape))
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    top_block = LastLevelMaxPool()
-    last = bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]]
-    top_block.in_feature = f"p{int(math.log2(last.stride))}"  # Detectron2 has p5 only
-    pyramid = FPN(
+    return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=norm_from_cfg(cfg, cfg.MODEL.FPN.NORM),
-        top_block=top_block,
+        top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        weight_standardization=cfg.MODEL.GN.WEIGHT_STANDARDIZATION,
+        memory=cfg.MODEL.GN.MEMORY,
+        channels_last=cfg.MODEL.CHANNELS_LAST,
     )
-    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
-        standardize_convs(pyramid)
-    own_layers = [*pyramid.lateral_convs, *pyramid.output_convs]
-    set_memory(pyramid, cfg.MODEL.GN.MEMORY, own_layers)
-    if cfg.MODEL.CHANNELS_LAST:
-        to_channels_last(pyramid)
-    return pyramid

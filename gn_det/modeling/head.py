@@ -1,11 +1,17 @@
-"""What box head and mask head share: their options, from a config or as arguments."""
+"""The parts that box head and mask head share.
+
+Shapes:
+    R: RoIs of all images
+    C: channels
+    H, W: height and width of a RoI's features
+"""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from torch import nn
 
 from .activation_checkpointing import (
@@ -15,55 +21,69 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
+
+if TYPE_CHECKING:  # the methods that both of Detectron2's heads have
+    from detectron2.modeling.roi_heads import FastRCNNConvFCHead as Detectron2Head
+else:
+    Detectron2Head = nn.Module
 
 __all__ = ["GNHead"]
 
 
-class GNHead(ActivationCheckpointMixin):
+class GNHead(ActivationCheckpointMixin, Detectron2Head):
     """Mixin for a head of convolutions. It comes before Detectron2's class in the bases.
 
     Args:
-        input_shape: of the features of a RoI.
-        weight_standardization: standardize the weights of the convolutions that a norm follows.
-        memory: what is kept for backward, see :mod:`gn_det.modeling.activation_checkpointing`.
-        channels_last: work in this layout, see :mod:`gn_det.modeling.channels_last`.
-        **kwargs: Detectron2's own, such as ``conv_dims`` and ``conv_norm``.
+        input_shape: The shape of a RoI's features.
+        conv_norm: The norm of the convolutions: a callable ``channels -> nn.Module``, or a name;
+            "" for none.
+        weight_standardization: Whether the weights of convolutions with a norm are standardized.
+        memory: The mode of activation checkpointing, one of
+            :data:`gn_det.modeling.activation_checkpointing.MEMORY_MODES`.
+        channels_last: Whether the head works in channels_last memory format.
+        **kwargs: The arguments of Detectron2's class, such as ``conv_dims``.
+
+    Attributes:
+        cfg_node: The name of the head's node in ``cfg.MODEL``, such as ``"ROI_BOX_HEAD"``.
     """
 
-    cfg_node: str  # of the head's keys in ``cfg.MODEL``
-
-    def forward_checkpointed(self, rest: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
-        """Run the convolutions, then ``rest``, keeping what lean or minimal keeps.
-
-        Args:
-            rest: what follows the convolutions.
-            x: (R, C, H, W) for R RoIs, R may be 0.
-        """
-        run = partial(checkpoint_conv_chain, self.conv_norm_relus, rest)
-        return run(x) if self.memory == "lean" else recompute(run, x)
+    cfg_node = ""
+    if TYPE_CHECKING:
+        conv_norm_relus: list[Conv2d]
 
     @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
         *,
+        conv_norm: NormBuilder = "",
         weight_standardization: bool = False,
         memory: str = "standard",
         channels_last: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape, conv_norm=as_builder(conv_norm), **kwargs)
         if weight_standardization:
             standardize_convs(self)
         set_memory(self, memory)
         if channels_last:
             to_channels_last(self)
 
+    def forward_checkpointed(self, rest: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+        """Run the convolutions and then ``rest``, in lean or minimal mode.
+
+        Args:
+            rest: The layers after the convolutions.
+            x: The features of the RoIs, of shape (R, C, H, W). R may be 0.
+        """
+        run = partial(checkpoint_conv_chain, self.conv_norm_relus, rest)
+        return run(x) if self.memory == "lean" else recompute(run, x)
+
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Read the head's keys as Detectron2 does, with the norms of ``MODEL.GN``."""
+        """Return the arguments of the class that a config describes."""
         args = super().from_config(cfg, input_shape)
         args["conv_norm"] = norm_from_cfg(cfg, cfg.MODEL[cls.cfg_node].NORM)
         args["weight_standardization"] = cfg.MODEL.GN.WEIGHT_STANDARDIZATION

@@ -1,4 +1,10 @@
-"""Mask head with any norm (section 4.2: GN on the mask head's convolutions)."""
+"""Mask head with any norm (section 4.2: GN on the mask head's convolutions).
+
+Shapes:
+    R: RoIs of all images
+    C: channels
+    H, W: height and width of a RoI's features
+"""
 
 import torch
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
@@ -11,16 +17,16 @@ __all__ = ["GNMaskRCNNConvUpsampleHead"]
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head, its convolutions followed by ``MODEL.ROI_MASK_HEAD.NORM``.
+    """Detectron2's mask head with ``MODEL.ROI_MASK_HEAD.NORM`` after its convolutions.
 
-    Input (R, C, H, W) for R RoIs, R may be 0; mask logits (R, classes, 2H, 2W). The upsampling
-    layer has no norm, as in the paper's models.
+    The input has shape (R, C, H, W), where R may be 0, the mask logits have shape
+    (R, classes, 2H, 2W). The upsampling layer has no norm, as in the paper's models.
     """
 
     cfg_node = "ROI_MASK_HEAD"
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits of RoI features; what is kept follows ``MODEL.GN.MEMORY``."""
+        """Return the mask logits, and save for backward what ``MODEL.GN.MEMORY`` says."""
         if self.active_mode() == "standard":
             return super().layers(x)
         return self.forward_checkpointed(list(self)[len(self.conv_norm_relus) :], x)

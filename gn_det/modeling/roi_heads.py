@@ -1,4 +1,4 @@
-"""RoI heads of a model with an FPN."""
+"""RoI heads of a model with FPN."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ __all__ = ["GNStandardROIHeads"]
 
 @ROI_HEADS_REGISTRY.register()
 class GNStandardROIHeads(StandardROIHeads):
-    """Detectron2's heads on gn_det's :class:`~gn_det.modeling.poolers.ROIPooler`."""
+    """Detectron2's RoI heads with gn_det's :class:`~gn_det.modeling.poolers.ROIPooler`."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Translate a config into the arguments of Detectron2's class."""
+        """Return the arguments of the class that a config describes."""
         args = super().from_config(cfg, input_shape)
         features = [input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES]
         for head in ("box", "mask", "keypoint"):

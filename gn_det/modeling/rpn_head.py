@@ -1,4 +1,11 @@
-"""RPN head with the ways to train of ``MODEL.GN.MEMORY``."""
+"""RPN head with activation checkpointing (``MODEL.GN.MEMORY``).
+
+Shapes:
+    N: images
+    A: anchors per position
+    C: channels
+    H, W: height and width of a level
+"""
 
 from typing import Any
 
@@ -15,15 +22,13 @@ __all__ = ["GNRPNHead"]
 
 @RPN_HEAD_REGISTRY.register()
 class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
-    """Detectron2's RPN head; the paper's models have no norm in it either.
+    """Detectron2's RPN head. It has no norm, as in the paper's models.
 
     Args:
-        memory: what is kept for backward, see :mod:`gn_det.modeling.activation_checkpointing`.
-        channels_last: work in this layout, see :mod:`gn_det.modeling.channels_last`.
-        **kwargs: Detectron2's own.
-
-    Input: features (N, C, H, W) of each level. Output: lists of (N, A, H, W) objectness logits and
-    (N, 4A, H, W) anchor deltas, for A anchors a position.
+        memory: The mode of activation checkpointing, one of
+            :data:`gn_det.modeling.activation_checkpointing.MEMORY_MODES`.
+        channels_last: Whether the head works in channels_last memory format.
+        **kwargs: The arguments of Detectron2's class.
     """
 
     @configurable
@@ -35,7 +40,7 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
-        """Translate a config into arguments."""
+        """Return the arguments of the class that a config describes."""
         args = super().from_config(cfg, input_shape)
         return {
             **args,
@@ -46,10 +51,13 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
     def forward(
         self, features: list[torch.Tensor]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return logits and deltas of each level.
+        """Return objectness logits (N, A, H, W) and anchor deltas (N, 4A, H, W) of each level.
 
-        Of a lean FPN's outputs nothing is kept for backward: its norms make them again. A minimal
-        one's are kept, and the 3x3 convolution on them is run again.
+        In lean mode the features are not saved for backward: they are recomputed by the norms of a
+        lean FPN. In minimal mode they are saved, and the 3x3 convolution on them is recomputed.
+
+        Args:
+            features: The feature map of each level, of shape (N, C, H, W).
         """
         if self.active_mode() == "minimal":
             logits, deltas = zip(*(recompute(self._level, x) for x in features))

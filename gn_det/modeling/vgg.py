@@ -3,11 +3,13 @@
 Shapes: N images, C channels, H x W pixels of the stage.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
 from detectron2.layers import get_norm as make_norm
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -24,7 +26,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
-from .norms import norm_from_cfg
+from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
 __all__ = ["NUM_CONVS", "VGG", "build_gn_vgg_backbone", "make_vgg_stages"]
@@ -46,12 +48,12 @@ class VGG(ActivationCheckpointMixin, Backbone):
     (``vgg5`` is the paper's conv5_3); ``pool5`` is the pooled ``vgg5``, of stride 32.
 
     Args:
-        stages: the layers of vgg1, vgg2 and so on. What no feature needs is dropped.
-        out_features: the features to be returned.
-        freeze_at: stages at the beginning that are not trained.
+        stages: The layers of vgg1, vgg2 and so on. What no feature needs is dropped.
+        out_features: The names of the features to be returned.
+        freeze_at: The number of stages at the beginning that are not trained.
 
     Raises:
-        ConfigError: a feature that there is not.
+        ConfigError: There is no such feature.
     """
 
     def __init__(
@@ -108,28 +110,24 @@ def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x, F.max_pool2d(x, kernel_size=2, stride=2)
 
 
-def make_vgg_stages(cfg: CfgNode, in_channels: int) -> list[list[Conv2d]]:
-    """Build the convolutions of vgg1 to vgg5 as ``cfg.MODEL.VGG`` describes them.
+def make_vgg_stages(
+    depth: int, norm: NormBuilder, base_channels: int, in_channels: int
+) -> list[list[Conv2d]]:
+    """Build the convolutions of vgg1 to vgg5; see :func:`build_gn_vgg_backbone` for the arguments.
 
     Without a norm they have a bias. He's initialization, as in the paper.
 
-    Args:
-        cfg: the keys read are those of ``MODEL.VGG`` and ``MODEL.GN``.
-        in_channels: of the image.
-
     Raises:
-        ConfigError: a depth that is not known.
-        ValueError: see :class:`gn_det.layers.GroupNorm`.
+        ConfigError: The depth is unknown.
+        ValueError: See :class:`gn_det.layers.GroupNorm`.
     """
-    v = cfg.MODEL.VGG
-    if v.DEPTH not in NUM_CONVS:
-        raise ConfigError(f"MODEL.VGG.DEPTH is {v.DEPTH}; known are {sorted(NUM_CONVS)}.")
-    norm = norm_from_cfg(cfg, v.NORM)
+    if depth not in NUM_CONVS:
+        raise ConfigError(f"MODEL.VGG.DEPTH is {depth}; known are {sorted(NUM_CONVS)}.")
     stages = []
-    for count, width in zip(NUM_CONVS[v.DEPTH], _WIDTHS):
+    for count, width in zip(NUM_CONVS[depth], _WIDTHS):
         stage = []
         for _ in range(count):
-            channels = v.BASE_CHANNELS * width
+            channels = base_channels * width
             conv = Conv2d(
                 in_channels,
                 channels,
@@ -146,29 +144,62 @@ def make_vgg_stages(cfg: CfgNode, in_channels: int) -> list[list[Conv2d]]:
     return stages
 
 
+def _vgg_from_cfg(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+    v = cfg.MODEL.VGG
+    return {
+        "in_channels": input_shape.channels,
+        "depth": v.DEPTH,
+        "norm": norm_from_cfg(cfg, v.NORM),
+        "base_channels": v.BASE_CHANNELS,
+        "out_features": v.OUT_FEATURES,
+        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        "weight_standardization": cfg.MODEL.GN.WEIGHT_STANDARDIZATION,
+        "memory": cfg.MODEL.GN.MEMORY,
+        "channels_last": cfg.MODEL.CHANNELS_LAST,
+    }
+
+
 @BACKBONE_REGISTRY.register()
-def build_gn_vgg_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> VGG:
+@configurable(from_config=_vgg_from_cfg)
+def build_gn_vgg_backbone(
+    *,
+    depth: int,
+    norm: NormBuilder,
+    out_features: Sequence[str],
+    in_channels: int = 3,
+    base_channels: int = 64,
+    freeze_at: int = 0,
+    weight_standardization: bool = False,
+    memory: str = "standard",
+    channels_last: bool = False,
+) -> VGG:
     """Build a VGG-11, -13, -16 or -19 without its fully connected layers.
 
-    The keys of ``MODEL.VGG`` and ``MODEL.GN``, ``MODEL.BACKBONE.FREEZE_AT`` (of vgg1 to vgg5) and
-    ``MODEL.CHANNELS_LAST`` are obeyed. ``MODEL.VGG.OUT_FEATURES`` ``["vgg5"]`` makes a backbone of
-    one feature map, of stride 16.
+    It takes arguments, as a LazyConfig gives them, or ``(cfg, input_shape)``: then the keys of
+    ``MODEL.VGG`` and ``MODEL.GN``, ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.CHANNELS_LAST`` are
+    obeyed.
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of the image.
+        depth: The depth of the network, one of :data:`NUM_CONVS`.
+        norm: The norm after every convolution: a callable ``channels -> nn.Module``, such as
+            :func:`gn_det.modeling.get_norm` returns, or a name; "" for none.
+        out_features: The names of the features to return: ``["vgg5"]`` makes a backbone of one
+            feature map, of stride 16; see :class:`VGG`.
+        in_channels: The channels of the image.
+        base_channels: The channels of vgg1; vgg2 to vgg5 have 2, 4, 8 and 8 times as many.
+        freeze_at: The number of stages that are not trained, from vgg1 on.
+        weight_standardization: Whether the weights of the convolutions are standardized.
+        memory: What is saved for backward, a value of ``MODEL.GN.MEMORY``.
+        channels_last: Whether the network works in PyTorch's channels_last layout.
 
     Raises:
         ConfigError, ValueError: see :class:`VGG` and :func:`make_vgg_stages`.
     """
-    backbone = VGG(
-        make_vgg_stages(cfg, input_shape.channels),
-        cfg.MODEL.VGG.OUT_FEATURES,
-        cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
-    if cfg.MODEL.GN.WEIGHT_STANDARDIZATION:
+    stages = make_vgg_stages(depth, as_builder(norm), base_channels, in_channels)
+    backbone = VGG(stages, list(out_features), freeze_at)
+    if weight_standardization:
         standardize_convs(backbone)
-    set_memory(backbone, cfg.MODEL.GN.MEMORY)
-    if cfg.MODEL.CHANNELS_LAST:
+    set_memory(backbone, memory)
+    if channels_last:
         to_channels_last(backbone)
     return backbone

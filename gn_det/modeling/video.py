@@ -7,6 +7,8 @@ well. GN, LN and IN take their statistics over (T, H, W) and the channels of the
 Shapes: N clips, C channels, T frames, H x W pixels.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -18,20 +20,29 @@ from torch import nn
 
 from gn_det.config import ConfigError
 
-from .norms import norm_3d_from_cfg
+from .norms import norm_from_cfg, zero_init
 from .resnet import NUM_BLOCKS
 
 __all__ = ["InflatedResNet", "build_gn_inflated_resnet_backbone"]
+
+MakeNorm = Callable[[int], nn.Module] | str  # "" for no norm
 
 
 class Conv3d(nn.Conv3d):
     """A convolution without bias, and a norm; the state dict is that of Detectron2's ``Conv2d``."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: tuple, stride: tuple, norm):
-        padding = tuple(side // 2 for side in kernel)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int],
+        stride: tuple[int, int, int],
+        norm: MakeNorm,
+    ):
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         super().__init__(in_channels, out_channels, kernel, stride, padding, bias=False)
         weight_init.c2_msra_fill(self)
-        self.norm = norm(out_channels) if norm else None
+        self.norm = None if isinstance(norm, str) else norm(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (N, C', T', H', W')."""
@@ -42,7 +53,7 @@ class Conv3d(nn.Conv3d):
 class InflatedStem(CNNBlockBase):
     """Convolution of 3x7x7 and pooling of 1x3x3: all frames, a quarter of height and width."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm):
+    def __init__(self, in_channels: int, out_channels: int, norm: MakeNorm):
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = Conv3d(in_channels, out_channels, (3, 7, 7), (1, 2, 2), norm)
 
@@ -55,9 +66,11 @@ class InflatedStem(CNNBlockBase):
 class InflatedBlock(CNNBlockBase):
     """Two convolutions and a shortcut, the first one of ``time`` frames."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, time: int, norm):
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int, time: int, norm: MakeNorm
+    ):
         super().__init__(in_channels, out_channels, stride)
-        strides = (stride,) * 3
+        strides = (stride, stride, stride)
         self.shortcut = None
         if in_channels != out_channels or stride > 1:
             self.shortcut = Conv3d(in_channels, out_channels, (1, 1, 1), strides, norm)
@@ -78,7 +91,7 @@ class InflatedResNet(ResNet):
         """Return the features by name.
 
         Args:
-            x: (N, C, T, H, W).
+            x: The clips (N, C, T, H, W).
         """
         outputs = {}
         for name in ("stem", *self.stage_names):
@@ -96,16 +109,16 @@ def build_gn_inflated_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> I
     OUT_FEATURES, of ``MODEL.GN`` the groups, eps and ZERO_INIT_RESIDUAL.
 
     Args:
-        cfg: a config with our keys.
-        input_shape: its ``channels`` are those of a frame.
+        cfg: A config with our keys.
+        input_shape: The shape of the frames; its ``channels`` are read.
 
     Raises:
-        ConfigError: another depth, or what is for images alone.
-        ValueError: a norm that is not for clips, or groups that do not divide the channels.
+        ConfigError: The depth is another one, or a key has a value that is for images alone.
+        ValueError: The norm is not for clips, or the groups do not divide the channels.
     """
     _check(cfg)
     r = cfg.MODEL.RESNETS
-    norm = norm_3d_from_cfg(cfg, r.NORM)
+    norm = norm_from_cfg(cfg, r.NORM, clips=True)
     stem = InflatedStem(input_shape.channels, r.STEM_OUT_CHANNELS, norm)
     stages, in_channels = [], r.STEM_OUT_CHANNELS
     for i, num_blocks in enumerate(NUM_BLOCKS[r.DEPTH]):
@@ -119,9 +132,9 @@ def build_gn_inflated_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> I
             time_per_block=[3 if number % 2 == 0 else 1 for number in range(num_blocks)],
             norm=norm,
         )
-        if cfg.MODEL.GN.ZERO_INIT_RESIDUAL and norm:
+        if cfg.MODEL.GN.ZERO_INIT_RESIDUAL:
             for block in blocks:
-                nn.init.zeros_(block.conv2.norm.weight)
+                zero_init(block.conv2.norm)
         stages.append(blocks)
         in_channels = out_channels
     return InflatedResNet(stem, stages, out_features=r.OUT_FEATURES)

@@ -1,10 +1,15 @@
-"""Weight Standardization as an option of the convolutions of backbone, FPN and heads.
+"""Weight Standardization of the convolutions in backbone, FPN and heads.
 
-Which ones: each of Detectron2's ``Conv2d`` that is followed by a norm, of whatever kind. These are
-the ones of mmdetection's gn+ws models: stem, bottlenecks and shortcuts, lateral and output
-convolutions of the FPN, the convolutions of box and mask head. RPN, upsampling, predictors and
-fully connected layers have no norm there and stay plain: without a norm behind it, a standardized
-weight would fix the scale of the output. FrozenBN counts as the norm that it was in pre-training.
+It applies to each Detectron2 ``Conv2d`` that has a norm of any kind. These are the layers of
+mmdetection's gn+ws models: stem, blocks and shortcuts, lateral and output convolutions of the FPN,
+the convolutions of box head and mask head. RPN head, upsampling, predictors and fully connected
+layers have no norm and are not standardized: without a norm after it, a standardized weight would
+fix the scale of the output. FrozenBN counts as a norm, since it was one in pre-training.
+
+Shapes:
+    N: images or RoIs
+    C, O: input and output channels
+    H, W, H', W': height and width of input and output
 """
 
 import torch
@@ -22,16 +27,16 @@ __all__ = [
 
 
 class StandardizedConv2d(Conv2d):
-    """Detectron2's ``Conv2d``, run with its weight standardized.
+    """Detectron2's ``Conv2d`` with a standardized weight.
 
-    The parameter itself is the weight before standardization: the same state dict and the same
-    initialization as the plain layer. ``norm`` and ``activation`` follow as there.
+    The parameter holds the weight before standardization: state dict and initialization are those
+    of the plain layer. ``norm`` and ``activation`` follow as in the plain layer.
 
-    Input (N, C, H, W), N may be 0; output (N, O, H', W').
+    The input has shape (N, C, H, W), where N may be 0, the output has shape (N, O, H', W').
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve, then norm and activation where the layer has them."""
+        """Apply the convolution, then norm and activation if the layer has them."""
         x = convolve(self, x)
         if self.norm is not None:
             x = self.norm(x)
@@ -41,11 +46,11 @@ class StandardizedConv2d(Conv2d):
 
 
 def convolve(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Return the convolution of a layer alone, without the norm and activation that it holds.
+    """Return the output of a layer's convolution, without its norm and activation.
 
     Args:
-        conv: one of Detectron2's ``Conv2d``, standardized or not.
-        x: (N, C, H, W), N may be 0.
+        conv: A Detectron2 ``Conv2d``, standardized or not.
+        x: The input of shape (N, C, H, W). N may be 0.
     """
     standardized = isinstance(conv, StandardizedConv2d)
     weight = standardize_weight(conv.weight) if standardized else conv.weight
@@ -53,10 +58,13 @@ def convolve(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
 
 
 def standardize_convs(model: nn.Module) -> None:
-    """Turn each ``Conv2d`` of ``model`` that a norm follows into a :class:`StandardizedConv2d`.
+    """Turn each ``Conv2d`` of a model that has a norm into a :class:`StandardizedConv2d`.
 
-    In place, by class: parameters, names and all references to the layers stay. Layers of a
-    subclass of ``Conv2d`` have a forward of their own and are left alone.
+    Only the class of the layers changes: parameters, names and references to them stay valid.
+    Layers of a subclass of ``Conv2d`` are not changed, since they have their own forward.
+
+    Args:
+        model: The model or the part of a model, changed in place.
     """
     for module in model.modules():
         if type(module) is Conv2d and module.norm is not None:
@@ -65,15 +73,18 @@ def standardize_convs(model: nn.Module) -> None:
 
 @torch.no_grad()
 def fold_weight_standardization(model: nn.Module) -> None:
-    """Write the standardized weights into the parameters and make the layers plain, for inference.
+    """Replace weights by standardized weights, and the layers by plain ones, for inference.
 
-    In place. Outputs stay the same and the work on the weights is saved. The state dict is then
-    one for ``MODEL.GN.WEIGHT_STANDARDIZATION False``; load it into a model that is built so.
-    ``torch.jit.script`` needs a model folded; ``torch.jit.trace`` does not.
+    The outputs do not change, and inference saves the work on the weights. Afterwards the state
+    dict fits a model that is built with ``MODEL.GN.WEIGHT_STANDARDIZATION False``.
+    ``torch.jit.script`` needs a folded model, ``torch.jit.trace`` does not.
 
-    It cannot be undone: mean and std of the filters are gone. Who trains on trains a plain GN
-    model, whose weights nothing keeps standardized, at other step sizes (the weights have another
-    scale) and with a momentum that belongs to other weights. To go on training, fold a copy.
+    Folding cannot be undone, since mean and std of the filters are lost. A folded model trains as a
+    plain GN model: nothing standardizes its weights, their scale needs another learning rate, and
+    the momentum in the optimizer belongs to the old weights. To continue training, fold a copy.
+
+    Args:
+        model: The model, changed in place.
     """
     for module in model.modules():
         if type(module) is StandardizedConv2d:

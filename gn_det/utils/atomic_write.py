@@ -1,39 +1,39 @@
-"""Files that are there whole or not at all, whenever the machine stops."""
+"""Write a file so that it is never incomplete, even if the machine stops."""
 
 import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 __all__ = ["SaveError", "atomic_write"]
 
 
 class SaveError(OSError):
-    """A file could not be saved; what was there before is as it was."""
+    """A file could not be saved. A previous file of that name is unchanged."""
 
 
 def atomic_write(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file beside its place, bring it to the disk, and put it in its place at once.
+    """Write a temporary file next to ``path``, flush it to the disk, and rename it to ``path``.
 
-    A write that was cut off leaves ``.NAME.part`` behind, which the next one of that name takes.
+    An interrupted write leaves the file ``.NAME.part``, which the next write replaces.
 
     Args:
-        path: of the file; its folder exists.
-        write: writes the content to a binary file. Called once.
+        path: The path of the file. Its folder exists.
+        write: A function that writes the content to a binary file. It is called once.
 
     Raises:
-        SaveError: the disk is full, the folder is read-only, a network disk is gone, ...
+        SaveError: The file cannot be written: the disk is full, the folder is read-only, ...
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
         with open(part, "wb") as raw:
-            file = _Watched(raw)
+            file = _RecordsError(raw)
             try:
-                write(file)
+                write(cast(BinaryIO, file))
             except Exception:
-                if file.error is not None:  # torch.save hides it behind an error of its own
+                if file.error is not None:  # torch.save hides it behind its own error
                     raise file.error from None
                 raise
             raw.flush()
@@ -46,8 +46,8 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
         raise SaveError(f"{path} could not be saved: {error.strerror or error}") from error
 
 
-class _Watched:
-    """A file that remembers the error of a write."""
+class _RecordsError:
+    """A binary file for writing that keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -65,7 +65,7 @@ class _Watched:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the name to the disk as well, where the system can."""
+    """Flush the rename to the disk, if the system can."""
     with contextlib.suppress(PermissionError):
         handle = os.open(folder, os.O_RDONLY)
         try:

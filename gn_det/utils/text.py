@@ -1,4 +1,4 @@
-"""Words of messages: what was likely meant, and the rest of a long list."""
+"""Parts of messages: the names that were likely meant, and shortened lists."""
 
 import difflib
 from collections.abc import Iterable, Sequence

@@ -42,7 +42,7 @@ def test_memory_is_that_of_the_process(scored):
 
 def test_table_of_scorers(scored):
     lines = evaluation.table(json.loads(json.dumps(scored))).splitlines()
-    assert lines[0] == "Scoring 300 made detections of 60 objects on 8 images; median of 1"
+    assert lines[0] == "Scoring 300 synthetic detections of 60 objects on 8 images; median of 1"
     rows = [line.split() for line in lines[4:8]]
     tasks = scored["score"]["tasks"]
     for row, task in zip(rows, ("bbox", "bbox", "segm", "segm")):

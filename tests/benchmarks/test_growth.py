@@ -73,19 +73,19 @@ def test_a_point_is_written_as_soon_as_it_is_measured(arguments, measured, tmp_p
     output = str(tmp_path / "growth.json")
     with pytest.raises(KeyboardInterrupt):
         growth.run(arguments(growth, "--output", output, *POINTS))
-    kept = records.read(output)
-    assert len(kept["points"]) == 2
-    assert kept["machine"] == records.describe_machine()
+    written = records.read(output)
+    assert len(written["points"]) == 2
+    assert written["machine"] == records.describe_machine()
 
 
 def test_resume_refuses_another_set_up(arguments, measured, tmp_path):
     output = ["--output", str(tmp_path / "growth.json")]
     growth.run(arguments(growth, *output, *POINTS))
-    with pytest.raises(ConfigError, match=r"growth.json was measured with repeats 1, and now .* 2"):
+    with pytest.raises(ConfigError, match=r"growth.json was measured with repeats 1, not with 2"):
         growth.run(arguments(growth, *output, *POINTS, "--resume", "--repeats", "2"))
     with pytest.raises(ConfigError, match="was measured with variants"):
         growth.run(arguments(growth, *output, *POINTS, "--resume", "--variants", "stock-*"))
-    with pytest.raises(ConfigError, match="name it by --output"):
+    with pytest.raises(ConfigError, match="name it with --output"):
         growth.run(arguments(growth, *POINTS, "--resume"))
 
 
@@ -94,7 +94,7 @@ def test_table_and_picture(arguments, measured, tmp_path):
     record = growth.run(arguments(growth, *POINTS, "--plot", str(path)))
     table = growth.table(record)
     assert table.count("2 x 64x96, 16 RoIs") == 2  # seconds and MiB
-    assert table.count("+ one megapixel of each image") == 2
+    assert table.count("+ one megapixel per image") == 2
     with Image.open(path) as picture:
         assert picture.size == (1200, 720)
         assert len(picture.convert("RGB").getcolors(100_000)) > 10

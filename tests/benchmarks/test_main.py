@@ -43,6 +43,11 @@ def test_examples_are_valid(monkeypatch):
     assert commands == set(tool.COMMANDS)
 
 
+def test_old_name_of_recompute():
+    args = tool.build_parser().parse_args(["remake", "--repeats", "2"])
+    assert args.module is tool.COMMANDS["recompute"]
+
+
 def test_every_command_has_help(capsys):
     for name in tool.COMMANDS:
         with pytest.raises(SystemExit) as end:

@@ -41,7 +41,7 @@ def test_errors(record):
 
 def test_boxes():
     rng = torch.Generator().manual_seed(0)
-    boxes = roi_align.made_boxes(3, 480, 640, 1000, rng)
+    boxes = roi_align.random_boxes(3, 480, 640, 1000, rng)
     assert [len(b) for b in boxes] == [334, 333, 333]
     boxes = torch.cat(boxes)
     assert (boxes >= 0).all()

@@ -8,7 +8,7 @@ from iopath.common.file_io import HTTPURLHandler
 
 from gn_det.checkpoint import Checkpointer, WeightsError, save_converted
 from gn_det.checkpoint.converted import Converted
-from gn_det.config import PretrainSpec
+from gn_det.modeling import PretrainSpec
 
 RGB = PretrainSpec(
     50, "GN", False, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RGB", None, False

@@ -8,7 +8,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from gn_det.checkpoint import WeightsError, convert, load_file, recognize, save_converted
 from gn_det.checkpoint.converted import Converted
-from gn_det.config import PretrainSpec
+from gn_det.modeling import PretrainSpec
 
 STATE = {"res2.0.conv1.weight": torch.arange(6.0).view(2, 3), "stem.conv1.weight": torch.ones(1)}
 KNOWN = PretrainSpec(50, "GN", False, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "RGB", None, False)

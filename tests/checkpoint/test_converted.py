@@ -4,36 +4,10 @@ from gn_det.checkpoint import Converted, WeightsError
 from gn_det.checkpoint.converted import (
     metadata_from_dict,
     metadata_to_dict,
-    resnet_depth,
     resnet_norm,
 )
-from gn_det.config import PretrainSpec
-from gn_det.config.known_weights import PUBLISHED_SPECS
-
-
-def _names(blocks, convs):
-    return [
-        f"backbone.res{stage + 2}.{block}.conv{conv + 1}.weight"
-        for stage, count in enumerate(blocks)
-        for block in range(count)
-        for conv in range(convs)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("blocks", "convs", "depth"),
-    [
-        ((2, 2, 2, 2), 2, 18),
-        ((3, 4, 6, 3), 2, 34),
-        ((3, 4, 6, 3), 3, 50),
-        ((3, 4, 23, 3), 3, 101),
-        ((3, 8, 36, 3), 3, 152),
-        ((3, 4, 6), 3, None),
-        ((), 3, None),
-    ],
-)
-def test_depth(blocks, convs, depth):
-    assert resnet_depth(_names(blocks, convs)) == depth
+from gn_det.modeling import PretrainSpec
+from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS
 
 
 def test_norm():

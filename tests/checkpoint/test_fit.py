@@ -6,7 +6,7 @@ import torch
 from gn_det.checkpoint import Converted, WeightsError
 from gn_det.checkpoint.fit import check_compatible
 from gn_det.checkpoint.matching import match
-from gn_det.config import PretrainSpec
+from gn_det.modeling import PretrainSpec
 
 
 def _check(state, model, known=None):

@@ -3,7 +3,8 @@ import torch
 
 import gn_det
 from gn_det.checkpoint import PretrainMetadata, convert
-from gn_det.config import check_weights, config_folder
+from gn_det.config import config_folder
+from gn_det.modeling import check_weights
 
 
 @pytest.mark.parametrize("path", sorted((config_folder() / "pretrain").glob("*.yaml")), ids=str)

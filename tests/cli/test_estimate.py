@@ -1,4 +1,4 @@
-"""The command that tells a step's memory."""
+"""The command that estimates a step's memory."""
 
 import argparse
 
@@ -50,9 +50,9 @@ def test_defaults_are_the_largest_image_and_a_gpus_share():
     assert (record["height"], record["width"], record["images"]) == (64, 96, 2)
 
 
-def test_a_virtual_gpus_images_are_what_is_in_memory():
+def test_a_micro_batch_is_what_is_in_memory():
     args = _args("--config", "photo_digits_mask_rcnn_R18_gn_all.yaml", "--size", "64x96")
     args.opts = ["SOLVER.IMS_PER_BATCH", "16", "SOLVER.IMS_PER_STEP", "1"]
     record = module.run(args)
     assert record["images"] == 1
-    assert "1 x 64x96 in one pass of a process" in module.table(record)
+    assert "1 x 64x96 in one forward pass of a process" in module.table(record)

@@ -240,12 +240,12 @@ def test_missing_file(cfg, tmp_path):
     missing = str(tmp_path / "missing.yaml")
     with pytest.raises(FileNotFoundError, match=missing):
         cfg.merge_from_file(missing)
-    with pytest.raises(ConfigError, match=f"{tmp_path}: this is a folder"):
+    with pytest.raises(ConfigError, match=f"{tmp_path}: it is a folder"):
         cfg.merge_from_file(str(tmp_path))
 
 
 def test_python_config_is_no_yaml(cfg):
-    with pytest.raises(ConfigError, match=r"x\.py: this is a Python config.*train_net\.py"):
+    with pytest.raises(ConfigError, match=r"x\.py: this is a Python config.*gn-det train"):
         cfg.merge_from_file("x.py")
 
 

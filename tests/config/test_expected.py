@@ -1,8 +1,9 @@
 import pytest
 
 import gn_det
-from gn_det.config import ConfigError, check_config
+from gn_det.config import ConfigError
 from gn_det.config.expected import expected_problems
+from gn_det.modeling import check_config
 
 
 def _problems(expected):

@@ -1,6 +1,6 @@
-"""Datasets that are broken in one way each: it is found, named, and mended.
+"""Datasets that are broken in one way each: it is found, named, and fixed.
 
-What was mended is judged by Detectron2: it loads the copy, and its mapper reads every image.
+Detectron2 judges the fix: it loads the copy, and its mapper reads every image.
 """
 
 import json
@@ -311,7 +311,7 @@ def test_nothing_is_found_in_a_good_one(made):
 
 
 @pytest.mark.parametrize("case", [*RECORDS, *SHAPES, *FILES])
-def test_found_and_mended(made, case):
+def test_found_and_fixed(made, case):
     change, kind, others = {**RECORDS, **SHAPES, **FILES}[case]
     change(made)
     before = made.write().read_bytes()
@@ -411,11 +411,11 @@ REFUSED = {
     "Latin-1": (text(lambda t: t.replace("cat", "chÄt", 1)), None),
     "Latin-1 for real": (
         lambda made: made.json.read_bytes().replace(b"cat", b"ch\xe4t", 1),
-        "not a text in UTF-8, and so no JSON, at about byte",
+        "not text in UTF-8, so not JSON, at about byte",
     ),
     "gzip": (lambda made: b"\x1f\x8b\x08\0" + bytes(range(200)), "compressed with gzip"),
     "zip": (lambda made: b"PK\3\4" + bytes(range(200)), "a zip archive"),
-    "picture": (lambda made: (made.root / "1.png").read_bytes(), "not a text in UTF-8"),
+    "picture": (lambda made: (made.root / "1.png").read_bytes(), "not text in UTF-8"),
     "web page": (lambda made: b"<!DOCTYPE html><html></html>", "it is a web page"),
     "LFS": (lambda made: b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     "zeros": (lambda made: bytes(5000), "it is not JSON"),

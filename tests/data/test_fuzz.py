@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gn_det.data import DatasetError, check_json, repair
-from gn_det.data.checks.coco_json import CocoJson
 from gn_det.data.checks.images import check_image
+from gn_det.data.checks.json_reader import CocoJson
 from gn_det.data.checks.kinds import KINDS
 
 SAME = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -81,7 +81,7 @@ def test_reader_agrees_with_pythons(made, length):
             return
         tree = {}
         for record in read:
-            if record.index is None:
+            if record.place is None:
                 tree[record.section] = record.value
             else:
                 tree.setdefault(record.section, []).append(record.value)
@@ -141,7 +141,7 @@ DATASETS = st.fixed_dictionaries(
 
 
 @lengths
-def test_any_content_is_reported_and_mended(made, length):
+def test_any_content_is_reported_and_fixed(made, length):
     out = made.json.with_name("out.json")
     tried = 0
 
@@ -162,8 +162,8 @@ def test_any_content_is_reported_and_mended(made, length):
         left = check_json(out).report
         # removing the last image or class, or what several classes share, leaves that to a person
         assert set(left.of("error")) <= {"section", "class-twice"}
-        mended = {k for k in left.of("warning") if KINDS[k].fix} - {"id-text"}
-        assert not mended
+        fixable = {k for k in left.of("warning") if KINDS[k].fix} - {"id-text"}
+        assert not fixable
 
     check()
     print(f"{tried:,} made jsons")
@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, record):
     ("start", "more"), [(b'{"annotations":[[', b"1,"), (b'{"info":"', b"xy"), (b'{"a":[', b"  ")]
 )
 def test_one_endless_record_is_given_up(tmp_path, monkeypatch, start, more):
-    monkeypatch.setattr("gn_det.data.checks.coco_json.MAX_RECORD", 100_000)
+    monkeypatch.setattr("gn_det.data.checks.json_reader.MAX_RECORD", 100_000)
     path = tmp_path / "endless.json"
     path.write_bytes(start + more * 200_000)
     tracemalloc.start()

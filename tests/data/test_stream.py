@@ -23,9 +23,9 @@ def places(sampler, steps):
     return [[place for place, _ in batch] for batch in islice(sampler, steps)]
 
 
-def test_each_virtual_gpu_gets_its_share_in_turn():
-    sampler = MicroBatchSampler(endless(100), 2, num_gpus=3, mine=(0, 2))
-    # GPU 0 has the places 0, 3, 6, ..., GPU 2 has 2, 5, 8, ...
+def test_each_slot_gets_its_share_in_turn():
+    sampler = MicroBatchSampler(endless(100), 2, num_slots=3, slots=(0, 2))
+    # slot 0 has the places 0, 3, 6, ..., slot 2 has 2, 5, 8, ...
     assert places(sampler, 4) == [[0, 3], [2, 5], [6, 9], [8, 11]]
 
 
@@ -37,8 +37,8 @@ def test_a_group_goes_together():
 
 @pytest.mark.parametrize("groups", [None, [0, 1, 0, 0, 1, 1, 0]])
 @pytest.mark.parametrize("start", [0, 1, 5])
-def test_entered_later_it_goes_on_as_it_would_have(groups, start):
-    options = {"num_gpus": 4, "mine": (1, 3), "groups": groups}
+def test_a_later_start_gives_the_same_micro_batches(groups, start):
+    options = {"num_slots": 4, "slots": (1, 3), "groups": groups}
     whole = places(MicroBatchSampler(endless(7), 3, **options), 20)
     later = places(MicroBatchSampler(endless(7), 3, **options, start=start), 20 - 2 * start)
     assert later == whole[2 * start :]
@@ -47,17 +47,17 @@ def test_entered_later_it_goes_on_as_it_would_have(groups, start):
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_number_of_processes_changes_nothing(processes):
     groups = [0, 1, 0, 0, 1, 1, 0]
-    of_gpu = {}
+    of_slot = {}
     for rank in range(processes):
-        mine = range(rank, 4, processes)
-        sampler = MicroBatchSampler(endless(7), 2, num_gpus=4, mine=mine, groups=groups)
-        for step, batch in enumerate(islice(sampler, 5 * len(mine))):
-            of_gpu.setdefault(mine[step % len(mine)], []).append(batch)
-    alone = MicroBatchSampler(endless(7), 2, num_gpus=4, mine=range(4), groups=groups)
+        slots = range(rank, 4, processes)
+        sampler = MicroBatchSampler(endless(7), 2, num_slots=4, slots=slots, groups=groups)
+        for step, batch in enumerate(islice(sampler, 5 * len(slots))):
+            of_slot.setdefault(slots[step % len(slots)], []).append(batch)
+    alone = MicroBatchSampler(endless(7), 2, num_slots=4, slots=range(4), groups=groups)
     wanted = {}
     for step, batch in enumerate(islice(alone, 20)):
         wanted.setdefault(step % 4, []).append(batch)
-    assert of_gpu == wanted
+    assert of_slot == wanted
 
 
 def noisy(record):

@@ -28,12 +28,12 @@ def names(stream, count=6):
 def test_micro_batches_of_the_config(make_cfg, dicts):
     cfg = make_cfg("SOLVER.IMS_PER_BATCH", "4", "SOLVER.IMS_PER_STEP", "2")
     stream = build_train_stream(cfg, dicts)
-    assert stream.mine == [0, 1]
+    assert stream.slots == [0, 1]
     batches = list(islice(stream, 3))
     assert [len(batch) for batch in batches] == [2, 2, 2]
     assert {"image", "instances"} <= set(batches[0][0])
     # the share of a process at once
-    assert build_train_stream(make_cfg(), dicts).mine == [0]
+    assert build_train_stream(make_cfg(), dicts).slots == [0]
 
 
 def test_seed_decides(make_cfg, dicts):

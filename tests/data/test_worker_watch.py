@@ -93,7 +93,7 @@ def test_a_record_without_a_name_goes_by_its_number():
     ("number", "how", "hint"),
     [
         (signal.SIGKILL, "is killed by signal: Killed", "lower DATALOADER.NUM_WORKERS"),
-        (signal.SIGSEGV, "is killed by signal: Segmentation fault", "check_dataset.py"),
+        (signal.SIGSEGV, "is killed by signal: Segmentation fault", "gn-det check-dataset"),
     ],
 )
 def test_a_worker_that_dies_names_its_image(number, how, hint):
@@ -138,7 +138,9 @@ def test_died_takes_errors_from_anywhere():
     made = stream(dict, 2)
     iter(made)
     error = RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly")
-    assert "images exited unexpectedly (pid 1, 2). It had not begun" in str(made.worker_died(error))
+    assert "images exited unexpectedly (pid 1, 2). It had not started" in str(
+        made.worker_died(error)
+    )
     for other in (RuntimeError("out of memory"), ValueError("DataLoader worker (pid 1) exited")):
         assert made.worker_died(other) is None
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
 from detectron2.utils.events import EventStorage
 
 from benchmarks.workload import FixedProposals, Setting, Workload
@@ -16,7 +16,7 @@ MODES = ("standard", "lean", "minimal")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_takes_what_was_told(tiny_cfg, precision):
+def test_a_step_takes_what_was_estimated(tiny_cfg, precision):
     if precision == "bf16" and cpu_has_bfloat16() is False:
         pytest.skip("PyTorch imitates bfloat16 here: minutes for this size")
     # 384 x 512: at 64 x 96 the losses, which are left out, would be a large part
@@ -33,10 +33,10 @@ def test_a_step_takes_what_was_told(tiny_cfg, precision):
                 losses = model(workload.batch)
             saved = meter.alive_bytes()
             sum(losses.values()).backward()
-        told = estimate(cfg, 1, 380, 500)
-        assert told.saved == pytest.approx(saved, rel=0.1)
-        assert told.peak == pytest.approx(meter.peak_bytes, rel=0.1)
-        assert told.parameters == sum(
+        estimated = estimate(cfg, 1, 380, 500)
+        assert estimated.saved == pytest.approx(saved, rel=0.1)
+        assert estimated.peak == pytest.approx(meter.peak_bytes, rel=0.1)
+        assert estimated.parameters == sum(
             t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]
         )
 
@@ -57,14 +57,44 @@ def test_the_targets_hold_for_r50(size):
 
 def test_c4(tiny_cfg):
     cfg = tiny_cfg(c4=True)
-    told = [estimate(cfg, 1, 64, 96)]
+    estimated = [estimate(cfg, 1, 64, 96)]
     cfg.MODEL.GN.MEMORY = "minimal"
-    told.append(estimate(cfg, 1, 64, 96))
-    assert told[0].saved > told[1].saved > 0
-    assert told[0].total == told[0].parameters + told[0].optimizer + told[0].peak
+    estimated.append(estimate(cfg, 1, 64, 96))
+    assert estimated[0].saved > estimated[1].saved > 0
+    assert (
+        estimated[0].total == estimated[0].parameters + estimated[0].optimizer + estimated[0].peak
+    )
 
 
 def test_other_models_are_refused(tiny_cfg):
     cfg = tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet")
     with pytest.raises(ConfigError, match="MODEL.META_ARCHITECTURE RetinaNet"):
         estimate(cfg, 1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["MODEL.KEYPOINT_ON", True], "this model has roi_heads.keypoint_head too"),
+        (["MODEL.META_ARCHITECTURE", "PanopticFPN"], "this model has sem_seg_head.p2, .* too"),
+        (
+            [
+                *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+                *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+            ],
+            "MODEL.ROI_HEADS.NAME CascadeROIHeads",
+        ),
+    ],
+)
+def test_parts_that_are_not_followed_are_refused(tiny_cfg, options, words):
+    with pytest.raises(ConfigError, match=words):
+        estimate(tiny_cfg(*options), 1, 64, 64)
+
+
+def test_an_rcnn_of_ones_own_needs_no_entry(tiny_cfg, monkeypatch):
+    class Mine(GeneralizedRCNN):
+        pass
+
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Mine", Mine)
+    expected = estimate(tiny_cfg(), 1, 64, 96)
+    assert estimate(tiny_cfg("MODEL.META_ARCHITECTURE", "Mine"), 1, 64, 96) == expected

@@ -7,7 +7,7 @@ import yaml
 
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.data import DatasetError
-from gn_det.engine import check_run, finish_lazy, load_runnable_config, run, setup
+from gn_det.engine import check_run, load_lazy_config, load_runnable_config, run, setup
 from gn_det.engine.setup import preserve_config_yaml
 
 
@@ -144,7 +144,7 @@ def test_unexpected_errors_keep_their_trace():
 @pytest.mark.parametrize("name", ["mask_rcnn_R50_gn_all.yaml", "mask_rcnn_R50_gn_all.py"])
 def test_a_path_of_ones_own_is_no_name_of_the_zoo(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    read = finish_lazy if name.endswith(".py") else load_runnable_config
+    read = load_lazy_config if name.endswith(".py") else load_runnable_config
     with pytest.raises(FileNotFoundError, match=f"experiments/{name}"):
         read(f"experiments/{name}", [])
     read(f"configs/{name}", [])  # as README has it, from any folder

@@ -3,7 +3,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from gn_det.evaluation import draw_predictions
 
@@ -37,7 +37,15 @@ def test_no_detections(digits, tmp_path):
 
 def test_folder_that_is_not_there(digits, tmp_path):
     (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(OSError, match="could not be written"):
+    with pytest.raises(OSError, match="cannot be written"):
         draw_predictions(
             digits[1], tmp_path / "results.json", tmp_path / "no" / "p.png", num_images=1
         )
+
+
+def test_an_image_that_is_not_there(digits, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text("[]")
+    records = [{**record, "file_name": "nowhere.png"} for record in DatasetCatalog.get(digits[1])]
+    monkeypatch.setattr("gn_det.evaluation.pictures.DatasetCatalog.get", lambda name: records)
+    with pytest.raises(OSError, match=r"nowhere\.png is missing, or is not an image"):
+        draw_predictions(digits[1], tmp_path / "results.json", tmp_path / "p.png")

@@ -41,7 +41,7 @@ def test_nothing_behind_the_convolution():
 
 def test_sees_all_classes_of_images_in_order(monkeypatch):
     """A share of each pass: ten passes of one value each, which many values of one would hide."""
-    monkeypatch.setattr(responses, "PER_PASS", 50)
+    monkeypatch.setattr(responses, "PER_BATCH", 50)
     backbone = _backbone(None)
     look = ResponsePercentiles(backbone)
     look.reset()
@@ -55,5 +55,5 @@ def test_sees_all_classes_of_images_in_order(monkeypatch):
 
 
 def test_no_convolution_of_images():
-    with pytest.raises(ConfigError, match="Sequential has no convolution of images"):
+    with pytest.raises(ConfigError, match="Sequential has no Conv2d whose outputs"):
         ResponsePercentiles(nn.Sequential(nn.Conv3d(1, 1, 1), nn.ReLU()))

@@ -160,7 +160,7 @@ def test_without_hotcoco_pycocotools_scores(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(precision_of(truth, found, "bbox", "fast"), expected)
-    assert "hotcoco is not installed (pip install hotcoco), so pycocotools scores" in caplog.text
+    assert "hotcoco is not installed (pip install hotcoco), so pycocotools is used" in caplog.text
 
 
 def test_ids_that_hotcoco_cannot_read(caplog):

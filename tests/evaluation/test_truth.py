@@ -1,4 +1,4 @@
-"""What the scorers are given: annotations out of any registered dataset, completed."""
+"""The ground truth that scorers get: annotations out of any registered dataset, with all fields."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from benchmarks.synthetic_coco import synthetic_coco
 from gn_det.data import DatasetError, check_datasets, repair
 from gn_det.engine import Trainer, load_runnable_config
 from gn_det.evaluation import METRICS, COCOEvaluator, score
-from gn_det.evaluation.truth import completed, load_truth
+from gn_det.evaluation.truth import fill_missing_fields, load_truth
 
 pytestmark = pytest.mark.usefixtures("forget")
 
@@ -38,7 +38,7 @@ def case():
 
 def test_whole_annotations_are_left_as_they_are(case):
     truth = coco_of(case[0])
-    assert completed(truth) is truth
+    assert fill_missing_fields(truth) is truth
 
 
 def without_marks(content):
@@ -82,8 +82,18 @@ def test_what_is_filled_in_changes_no_number(case, change, task, scorer):
 def test_area_without_a_mask_is_the_box_s():
     annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3.5, 4]}
     content = {"images": [{"id": 1, "width": 9, "height": 9}], "categories": [{"id": 1}]}
-    (made,) = completed(coco_of({**content, "annotations": [annotation]})).anns.values()
-    assert (made["area"], made["iscrowd"]) == (14, 0)
+    (filled,) = fill_missing_fields(coco_of({**content, "annotations": [annotation]})).anns.values()
+    assert (filled["area"], filled["iscrowd"]) == (14, 0)
+
+
+def test_area_of_polygons_needs_the_size_of_the_image():
+    square = {"id": 7, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+    content = {"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": [square]}
+    with pytest.raises(DatasetError, match=r"Annotation 7 has no area, and its image 1 has no wid"):
+        fill_missing_fields(coco_of(content))
+    content["images"][0].update(width=9, height=9)
+    (filled,) = fill_missing_fields(coco_of(content)).anns.values()
+    assert filled["area"] == 16
 
 
 def test_numbers_are_those_of_the_repaired_copy(case, tmp_path):
@@ -119,7 +129,9 @@ def test_a_json_that_is_no_dataset(content, tmp_path):
     path = tmp_path / "x.json"
     path.write_text(content)
     register_coco_instances("truth_broken", {}, str(path), str(tmp_path))
-    with pytest.raises(DatasetError, match=r"x\.json (is no dataset in COCO's|has no annotations)"):
+    with pytest.raises(
+        DatasetError, match=r"x\.json (is not a dataset in COCO's|has no annotations)"
+    ):
         load_truth("truth_broken")
 
 
@@ -152,7 +164,7 @@ def test_each_process_converts_and_the_main_one_writes(dicts, tmp_path, monkeypa
 
 def test_dicts_that_cannot_be_converted(dicts):
     MetadataCatalog.pop("truth_dicts")
-    with pytest.raises(DatasetError, match="truth_dicts: it cannot be brought into COCO's format"):
+    with pytest.raises(DatasetError, match="truth_dicts: it cannot be converted to COCO's format"):
         COCOEvaluator("truth_dicts")
 
 

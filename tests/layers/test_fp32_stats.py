@@ -95,17 +95,17 @@ def test_large_means(layout):
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_keeps_the_input_as_it_is(layout):
+def test_saves_the_input_in_its_own_dtype(layout):
     x, _, weight, bias = _inputs(2, 8, 16, 16, dtype=torch.bfloat16, layout=layout)
-    kept = []
+    saved = []
 
     def pack(tensor):
-        kept.append(tensor)
+        saved.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         group_norm_fp32_stats(x, 4, weight, bias)
-    by_storage = {t.untyped_storage().data_ptr(): t for t in kept}
+    by_storage = {t.untyped_storage().data_ptr(): t for t in saved}
     assert by_storage.pop(x.untyped_storage().data_ptr()).dtype == torch.bfloat16
     assert by_storage.pop(weight.untyped_storage().data_ptr()) is not None
     assert sum(t.numel() for t in by_storage.values()) == 2 * (2 * 4)  # mean and 1 / std

@@ -280,13 +280,13 @@ def test_low_precision_in_and_out_float32_inside(dtype, layout, mean):
 
 @LOW
 @LAYOUTS
-def test_keeps_the_low_precision_input_alone(dtype, layout):
+def test_saves_only_the_low_precision_input(dtype, layout):
     norm = GroupNorm(16, num_groups=4)
     x = torch.randn(2, 16, 12, 12).to(dtype).to(memory_format=layout).requires_grad_()
-    kept = {}
+    saved = {}
 
     def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with (
@@ -295,7 +295,7 @@ def test_keeps_the_low_precision_input_alone(dtype, layout):
     ):
         y = norm(x)
     own = {p.untyped_storage().data_ptr() for p in norm.parameters()}
-    nbytes = sum(n for pointer, n in kept.items() if pointer not in own)
+    nbytes = sum(n for pointer, n in saved.items() if pointer not in own)
     assert y.dtype == dtype
     assert nbytes == x.numel() * 2 + 2 * (2 * 4) * 4  # x; mean and 1 / std in float32
 

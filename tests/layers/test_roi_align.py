@@ -220,17 +220,17 @@ def test_same_bits_on_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
-def test_keeps_nothing_but_rois_and_levels():
-    kept = []
+def test_saves_only_rois_and_levels_for_backward():
+    saved = []
 
     def pack(x):
-        kept.append(x)
+        saved.append(x)
         return x
 
     features, (rois, levels) = _features(), _rois()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         pyramid_roi_align(features, rois, levels, SCALES, (7, 7))
-    assert [x.data_ptr() for x in kept] == [rois.data_ptr(), levels.data_ptr()]
+    assert [x.data_ptr() for x in saved] == [rois.data_ptr(), levels.data_ptr()]
 
 
 def test_some_levels_without_gradient():
@@ -256,7 +256,7 @@ BAD = {
     "scales": ({"scales": [1.0]}, "2 feature maps and 1 scales"),
     "channels": (
         {"features": [torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 2, 2)]},
-        r"one type, N and C; got \(2, 3, 4, 4\) torch.float32, \(2, 4, 2, 2\)",
+        r"the same dtype, N and C; got \(2, 3, 4, 4\) torch.float32, \(2, 4, 2, 2\)",
     ),
     "types": (
         {"features": [torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2).bfloat16()]},

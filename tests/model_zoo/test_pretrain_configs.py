@@ -11,9 +11,10 @@ from torch import nn
 import gn_det
 from gn_det import model_zoo
 from gn_det.checkpoint import Checkpointer, PretrainMetadata, WeightsError
-from gn_det.config import config_folder, find_problems, pretrain_spec_from_cfg
+from gn_det.config import config_folder
 from gn_det.config.cfg_node import flatten
 from gn_det.data.pretraining.transforms import resize_to
+from gn_det.modeling import find_problems, pretrain_spec_from_cfg
 
 FOLDER = config_folder() / "pretrain"
 NAMES = [
@@ -134,7 +135,7 @@ def test_a_detector_of_the_same_network_fits():
     }
     for detector, name in pairs.items():
         known = pretrain_spec_from_cfg(_cfg(name))
-        assert gn_det.config.check_weights(model_zoo.get_config(detector), known) == []
+        assert gn_det.modeling.check_weights(model_zoo.get_config(detector), known) == []
 
 
 def test_a_detector_of_bn_needs_the_stride_of_the_pre_training():
@@ -142,10 +143,10 @@ def test_a_detector_of_bn_needs_the_stride_of_the_pre_training():
     for depth in (50, 101):
         known = pretrain_spec_from_cfg(_cfg(f"resnet{depth}_bn"))
         cfg = model_zoo.get_config(f"mask_rcnn_R{depth}_bn_frozen.yaml")
-        (problem,) = gn_det.config.check_weights(cfg, known)
+        (problem,) = gn_det.modeling.check_weights(cfg, known)
         assert "MODEL.RESNETS.STRIDE_IN_1X1" in problem.message
         cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-        assert gn_det.config.check_weights(cfg, known) == []
+        assert gn_det.modeling.check_weights(cfg, known) == []
 
 
 def test_vgg_detector_names_the_command_that_makes_its_weights():

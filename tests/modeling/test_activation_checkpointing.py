@@ -1,4 +1,4 @@
-"""MODEL.GN.MEMORY: the same losses and gradients to the bit, and fewer bytes kept."""
+"""MODEL.GN.MEMORY: losses and gradients equal to the bit, and fewer bytes saved for backward."""
 
 import copy
 
@@ -165,67 +165,67 @@ def test_nothing_happens_in_eval(tiny_cfg, batch, mode, monkeypatch):
     model.backbone(torch.rand(1, 3, 64, 64))["p2"].sum().backward()
 
 
-def _kept_and_run_again(cfg, mode, x):
+def _saved_and_recomputed(cfg, mode, x):
     model = _build(cfg, mode)
     with MemoryMeter() as meter:
         features = model.backbone(x)
-    kept = meter.alive_bytes() - sum(f.untyped_storage().nbytes() for f in features.values())
-    with _Convolutions() as again:
+    saved = meter.alive_bytes() - sum(f.untyped_storage().nbytes() for f in features.values())
+    with _Convolutions() as recomputed:
         sum(f.sum() for f in features.values()).backward()
-    return kept, again.count
+    return saved, recomputed.count
 
 
-def test_backbone_keeps_what_frozen_bn_keeps(tiny_cfg):
-    # a bottleneck keeps x, and two inner tensors: three quarters of the stock GN's go
+def test_backbone_saves_no_more_than_frozen_bn(tiny_cfg):
+    # a bottleneck saves x and two inner tensors, a quarter of what stock GN saves
     x = torch.rand(1, 3, 64, 64)
     cfg = tiny_cfg(*R50, *FROZEN_STAGES)
     frozen = tiny_cfg(*R50, *FROZEN_STAGES, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", "")
-    of_frozen, _ = _kept_and_run_again(frozen, "standard", x)
-    standard, none = _kept_and_run_again(cfg, "standard", x)
-    lean, in_lean = _kept_and_run_again(cfg, "lean", x)
-    minimal, in_minimal = _kept_and_run_again(cfg, "minimal", x)
+    of_frozen, _ = _saved_and_recomputed(frozen, "standard", x)
+    standard, none = _saved_and_recomputed(cfg, "standard", x)
+    lean, in_lean = _saved_and_recomputed(cfg, "lean", x)
+    minimal, in_minimal = _saved_and_recomputed(cfg, "minimal", x)
     assert none == 0
     # the last convolution of 13 blocks in res3 to res5, 3 shortcuts, the output convolutions
     # of p5 to p3; the 3x3 ones of blocks, and p2's, never
     assert in_lean == 13 + 3 + 3
-    # p2 to p5 are the RPN head's to make again: with them lean stays below FrozenBN (test_rpn_head)
+    # the RPN head recomputes p2 to p5: without them lean is below FrozenBN (test_rpn_head)
     outputs = sum(4 * 64 * (64 // s) ** 2 for s in (4, 8, 16, 32))
     assert minimal < lean <= of_frozen + outputs + 2**16 < standard
-    # all 42 of the blocks, 4 laterals and 4 outputs of the FPN; those kept by lean inside run twice
+    # all 42 of the blocks, 4 laterals and 4 outputs of the FPN
     assert in_minimal > 42 + 8 - 4
 
 
-def test_remake_runs_up_to_the_last_tensor_that_is_needed():
+def test_recomputation_stops_at_the_last_tensor_that_is_needed():
     conv = nn.Conv2d(2, 2, 1)
     norm = nn.GroupNorm(1, 2)
     x = torch.rand(1, 2, 4, 4, requires_grad=True)
     y = recompute(lambda t: conv(torch.relu(norm(t))), x)
-    with _Convolutions() as again:
+    with _Convolutions() as recomputed:
         y.sum().backward()
-    assert again.count == 0
+    assert recomputed.count == 0
     grad = x.grad.clone()
     x.grad = None
     conv(torch.relu(norm(x))).sum().backward()
     assert torch.equal(x.grad, grad)
 
 
-def test_remaking_keeps_the_note_in_place_of_the_tensor():
+def test_recomputing_does_not_save_tagged_tensors():
     norm, conv = nn.GroupNorm(1, 64), nn.Conv2d(64, 2, 1)
-    kept = {}
-    for noted in (False, True):
+    saved = {}
+    for tagged in (False, True):
         x = torch.ones(1, 64, 8, 8, requires_grad=True)
         with MemoryMeter() as meter:
-            y = tag_recomputable(norm, x * 2) if noted else norm(x * 2)
-            other = x * 3  # has no note: is kept
+            y = tag_recomputable(norm, x * 2) if tagged else norm(x * 2)
+            other = x * 3  # is not tagged, so it is saved
             with recomputing([y, other]):
                 z = conv(y).sum() + conv(other).sum()
             del y, other
-        kept[noted] = meter.alive_bytes()
+        saved[tagged] = meter.alive_bytes()
         z.backward()
-        kept[noted, "grad"] = (x.grad, conv.weight.grad.clone())
+        saved[tagged, "grad"] = (x.grad, conv.weight.grad.clone())
         conv.zero_grad()
-    assert kept[False] - kept[True] == 64 * 8 * 8 * 4
-    assert all(map(torch.equal, kept[False, "grad"], kept[True, "grad"]))
+    assert saved[False] - saved[True] == 64 * 8 * 8 * 4
+    assert all(map(torch.equal, saved[False, "grad"], saved[True, "grad"]))
 
 
 def test_set_memory_follows_the_norms():

@@ -8,15 +8,17 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.modeling import build_model
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gn_det import model_zoo
 from gn_det.checkpoint import Checkpointer
+from gn_det.modeling import GNRPNHead
 from gn_det.modeling.channels_last import to_channels_last
-from gn_det.modeling.lazy import lazy_model
 
 R50 = ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256]
 MODES = pytest.mark.parametrize("memory", ["standard", "lean", "minimal"])
@@ -126,7 +128,7 @@ def test_copies_of_a_training_step(tiny_cfg, batch, memory, amp, request):
     # takes them in gives channels_last on.
     logits = {("convolution_backward", shape[1:]) for shape in _prediction_shapes()}
     assert set(backward.mixed) == logits | {("threshold_backward", (64, 7, 7))}
-    # the copy for the fully connected layer is one of the things that are made again
+    # the copy for the fully connected layer is recomputed as well
     assert set(backward.copies) == (set() if memory == "standard" else {(16, 64, 7, 7)})
 
 
@@ -317,10 +319,26 @@ def test_the_key_reaches_every_part(tiny_cfg, c4, standardized):
     options = ["MODEL.GN.WEIGHT_STANDARDIZATION", standardized]
     options += ["MODEL.RPN.HEAD_NAME", "GNRPNHead"]
     cfg = tiny_cfg("MODEL.CHANNELS_LAST", True, *options, c4=c4)
-    for model in (_build(cfg), instantiate(lazy_model(cfg))):
-        convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-        assert [n for n, conv in convs.items() if not _is_last(conv.weight)] == []
-        assert all(part._forward_pre_hooks for part in _parts(model))
+    _assert_last_everywhere(_build(cfg))
     plain = _build(tiny_cfg(*options, c4=c4))
     assert not any(part._forward_pre_hooks for part in _parts(plain))
     assert all(m.weight.is_contiguous() for m in plain.modules() if isinstance(m, nn.Conv2d))
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_rcnn_R50_C4_gn.py", "mask_rcnn_R50_gn_all.py", "mask_rcnn_VGG16_gn_all.py"]
+)
+def test_one_argument_of_a_python_config_reaches_every_part(name):
+    config = model_zoo.get_config(name).model
+    config.backbone.channels_last = True
+    rpn_head = config.proposal_generator.head
+    if rpn_head._target_ is StandardRPNHead:
+        rpn_head._target_ = GNRPNHead
+        rpn_head.channels_last = True
+    _assert_last_everywhere(instantiate(config))
+
+
+def _assert_last_everywhere(model):
+    convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    assert [n for n, conv in convs.items() if not _is_last(conv.weight)] == []
+    assert all(part._forward_pre_hooks for part in _parts(model))

@@ -2,7 +2,10 @@ import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
+
+from gn_det.modeling import FPN, StandardizedConv2d, build_gn_resnet_backbone, get_norm
 
 IMAGE = ShapeSpec(channels=3)
 
@@ -79,3 +82,24 @@ def test_norm_of_the_pyramid_is_its_own(tiny_cfg, norm, groups):
     assert {c.norm.num_groups for c in [*fpn.lateral_convs, *fpn.output_convs]} == {groups}
     assert any(isinstance(m, FrozenBatchNorm2d) for m in fpn.bottom_up.modules())
     assert not any(isinstance(m, nn.GroupNorm) for m in fpn.bottom_up.modules())
+
+
+def test_from_arguments():
+    """Its own arguments are of the pyramid alone; the backbone has its own."""
+    fpn = FPN(
+        bottom_up=build_gn_resnet_backbone(
+            depth=18, norm=get_norm("GN"), out_features=["res3", "res4"]
+        ),
+        in_features=["res3", "res4"],
+        out_channels=32,
+        norm=get_norm("GN", num_groups=8),
+        top_block=LastLevelMaxPool(),
+        weight_standardization=True,
+        memory="lean",
+    )
+    own = [*fpn.lateral_convs, *fpn.output_convs]
+    assert {conv for conv in fpn.modules() if isinstance(conv, StandardizedConv2d)} == set(own)
+    assert {conv.norm.num_groups for conv in own} == {8}
+    assert (fpn.memory, fpn.bottom_up.res3[0].memory) == ("lean", "standard")
+    strides = {name: 64 // x.shape[-1] for name, x in fpn.eval()(_images()).items()}
+    assert strides == {"p3": 8, "p4": 16, "p5": 32}

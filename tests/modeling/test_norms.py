@@ -1,12 +1,22 @@
 import detectron2.config
 import pytest
 import torch
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from torch import nn
 
 import gn_det
 from gn_det.layers import GroupNorm
-from gn_det.modeling import NORMS, get_norm, norm_from_cfg
+from gn_det.modeling import (
+    FPN,
+    NORMS,
+    GNFastRCNNConvFCHead,
+    GNMaskRCNNConvUpsampleHead,
+    build_gn_resnet_backbone,
+    build_gn_vgg_backbone,
+    build_res5,
+    get_norm,
+    norm_from_cfg,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +87,22 @@ def test_norm_from_cfg_obeys_the_keys():
 def test_config_without_our_keys():
     with pytest.raises(ValueError, match=r"gn_det\.add_gn_config\(cfg\)"):
         norm_from_cfg(detectron2.config.get_cfg(), "GN")
+
+
+def test_a_name_as_an_argument_is_the_papers_norm():
+    shape = ShapeSpec(channels=8, height=7, width=7)
+    resnet = build_gn_resnet_backbone(depth=18, norm="LN", out_features=["res2"])
+    parts = [
+        resnet,
+        build_gn_vgg_backbone(depth=11, norm="LN", base_channels=8, out_features=["vgg1"]),
+        build_res5(depth=18, norm="LN"),
+        FPN(bottom_up=resnet, in_features=["res2"], out_channels=8, norm="LN"),
+        GNFastRCNNConvFCHead(shape, conv_dims=[8], fc_dims=[8], conv_norm="LN"),
+        GNMaskRCNNConvUpsampleHead(shape, num_classes=2, conv_dims=[8, 8], conv_norm="LN"),
+    ]
+    for part in parts:
+        norms = [layer for layer in part.modules() if "Norm" in type(layer).__name__]
+        assert norms
+        assert {(type(norm), norm.num_groups) for norm in norms} == {(GroupNorm, 1)}
+    with pytest.raises(ValueError, match="'gn' is not the name of a norm"):
+        build_gn_resnet_backbone(depth=18, norm="gn", out_features=["res2"])

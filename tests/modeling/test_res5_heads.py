@@ -5,7 +5,7 @@ from detectron2.modeling import build_roi_heads
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
-from gn_det.modeling import GNRes5ROIHeads
+from gn_det.modeling import GNRes5ROIHeads, build_res5, get_norm
 
 R50 = ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256]
 R34 = ["MODEL.RESNETS.DEPTH", 34]
@@ -60,3 +60,13 @@ def test_zero_init_residual(tiny_cfg):
     res5 = _build(tiny_cfg("MODEL.GN.ZERO_INIT_RESIDUAL", True, c4=True)).res5
     x = torch.randn(2, 512, 7, 7)
     assert torch.equal(res5[1](x), x.relu())
+
+
+def test_from_arguments_as_from_keys(tiny_cfg, assert_same_state):
+    theirs = _build(tiny_cfg("MODEL.GN.CHANNELS_PER_GROUP", 8, c4=True)).res5
+    torch.manual_seed(0)
+    ours = build_res5(depth=18, norm=get_norm("GN", channels_per_group=8), channels_last=True)
+    assert_same_state(ours, theirs)
+    assert ours[1].conv2.norm.num_groups == 64
+    assert ours(torch.zeros(2, 256, 4, 4)).shape == (2, 512, 2, 2)
+    assert ours(torch.zeros(2, 256, 4, 4)).is_contiguous(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
 import gn_det
-from gn_det.modeling import build_gn_resnet_backbone, make_resnet_stage
+from gn_det.modeling import build_gn_resnet_backbone, get_norm, make_resnet_stage
 
 R18 = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
 R34 = ["MODEL.RESNETS.DEPTH", 34, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
@@ -202,3 +202,48 @@ def test_keys_that_basic_blocks_lack(depth, key, value, wanted):
 def test_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="64 channels.*48"):
         build_gn_resnet_backbone(_cfg("MODEL.GN.NUM_GROUPS", 48), IMAGE)
+
+
+def test_from_arguments_as_from_keys(assert_same_state):
+    keys = [*X50, "MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.RES5_DILATION", 2]
+    keys += ["MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.BACKBONE.FREEZE_AT", 3]
+    keys += ["MODEL.GN.NUM_GROUPS", 16, "MODEL.GN.WEIGHT_STANDARDIZATION", True]
+    keys += ["MODEL.GN.MEMORY", "lean", "MODEL.CHANNELS_LAST", True]
+    keys += ["MODEL.GN.ZERO_INIT_RESIDUAL", True]
+    with torch.device("meta"):
+        ours = build_gn_resnet_backbone(
+            depth=101,
+            norm=get_norm("GN", num_groups=16),
+            out_features=["res4", "res5"],
+            in_channels=4,
+            stem_out_channels=32,
+            freeze_at=3,
+            num_groups=32,
+            width_per_group=4,
+            res5_dilation=2,
+            zero_init_residual=True,
+            weight_standardization=True,
+            memory="lean",
+            channels_last=True,
+        )
+        theirs = build_gn_resnet_backbone(
+            _cfg(*keys, out_features=["res4", "res5"]), ShapeSpec(channels=4)
+        )
+    assert_same_state(ours, theirs)
+    assert str(ours) == str(theirs)  # strides, dilation, groups, standardized layers
+    assert {block.memory for block in ours.res4} == {block.memory for block in theirs.res4}
+    assert ours.res4[0].memory == "lean"
+    assert len(ours._forward_pre_hooks) == len(theirs._forward_pre_hooks) == 1
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_basic_blocks_have_64_channels_by_default(depth):
+    with torch.device("meta"):
+        model = build_gn_resnet_backbone(depth=depth, norm="", out_features=["res2", "res5"])
+    channels = {name: shape.channels for name, shape in model.output_shape().items()}
+    assert channels == {"res2": 64, "res5": 512}
+
+
+def test_unknown_argument():
+    with pytest.raises(TypeError, match="stride_in_1x2"):
+        build_gn_resnet_backbone(depth=50, norm="", out_features=["res5"], stride_in_1x2=True)

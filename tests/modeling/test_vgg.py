@@ -8,7 +8,7 @@ from torch import nn
 import gn_det
 from gn_det.checkpoint import convert
 from gn_det.config import ConfigError
-from gn_det.modeling import StandardizedConv2d, build_gn_vgg_backbone
+from gn_det.modeling import StandardizedConv2d, build_gn_vgg_backbone, get_norm
 from gn_det.modeling.vgg import NUM_CONVS
 
 IMAGE = ShapeSpec(channels=3)
@@ -201,3 +201,24 @@ def test_pyramid(tiny_cfg):
     assert list(features) == ["p2", "p3", "p4", "p5", "p6"]
     assert fpn.fpn_lateral5.norm.num_groups == 4
     assert features["p2"].shape == (1, 64, 16, 16)
+
+
+def test_from_arguments_as_from_keys(assert_same_state):
+    keys = [*SMALL, "MODEL.GN.WEIGHT_STANDARDIZATION", True, "MODEL.GN.MEMORY", "minimal"]
+    theirs = _build(*keys, "MODEL.CHANNELS_LAST", True, out=["vgg3", "pool5"], freeze_at=2)
+    torch.manual_seed(0)
+    ours = build_gn_vgg_backbone(
+        depth=11,
+        norm=get_norm("GN", num_groups=4),
+        out_features=["vgg3", "pool5"],
+        base_channels=8,
+        freeze_at=2,
+        weight_standardization=True,
+        memory="minimal",
+        channels_last=True,
+    )
+    assert_same_state(ours, theirs)
+    assert str(ours) == str(theirs)
+    assert ours.memory == theirs.memory == "minimal"
+    assert len(ours._forward_pre_hooks) == len(theirs._forward_pre_hooks) == 1
+    assert list(ours.output_shape()) == ["vgg3", "pool5"]

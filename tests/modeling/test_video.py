@@ -5,8 +5,9 @@ from detectron2.solver import build_optimizer
 from torch import nn
 
 import gn_det
-from gn_det.config import ConfigError, config_folder, pretrain_spec_from_cfg
+from gn_det.config import ConfigError, config_folder
 from gn_det.layers import GroupNorm
+from gn_det.modeling import pretrain_spec_from_cfg
 
 
 def _cfg(norm="gn", *options):
@@ -154,5 +155,5 @@ def test_its_weights_are_not_a_detectors():
     known = pretrain_spec_from_cfg(_cfg("gn"))
     assert known.network == "3D ResNet"
     cfg = gn_det.model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.yaml")
-    (problem,) = gn_det.config.check_weights(cfg, known)
+    (problem,) = gn_det.modeling.check_weights(cfg, known)
     assert "is a 3D ResNet, but MODEL.BACKBONE.NAME" in problem.message

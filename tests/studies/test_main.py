@@ -17,7 +17,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "study.py"
 
 
 def _run(*words):
-    return tool.carry_out(tool.build_parser().parse_args([str(word) for word in words]))
+    return tool.execute(tool.build_parser().parse_args([str(word) for word in words]))
 
 
 def test_examples_are_valid():
@@ -58,13 +58,13 @@ def test_failed_runs_are_the_exit_status_and_leave_a_record_as_it_is(tmp_path, c
     assert _run(file, "--folder", folder, "--jobs", 1, "--output", earlier) == 1
     said = capsys.readouterr().out
     assert said.count("failed: ConfigError") == 1
-    assert "2/2 none_seed2: failed as none_seed1 did" in said
-    assert "the same command tries them again" in said
+    assert "2/2 none_seed2: failed: the same reason as none_seed1" in said
+    assert "The same command runs them again" in said
     assert [run["status"] for run in json.loads((folder / "wrong.json").read_text())["runs"]] == [
         "failed",
         "failed",
     ]
-    assert f"written to {folder / 'wrong.json'}" in said
+    assert f"Wrote {folder / 'wrong.json'}" in said
     assert (folder / "wrong.png").exists()
     assert earlier.read_text() == "{}"
 
@@ -122,8 +122,8 @@ def test_a_signal_stops_it_and_its_runs_save(long_study, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "stopped; the same command goes on" in error
+    assert "Stopped. The same command resumes the study." in error
     log = (run / "log.txt").read_text()
-    left = int(re.search(r"Asked to leave .*: stopped after iteration (\d+)", log)[1])
+    left = int(re.search(r"Stopped by a signal after iteration (\d+)", log)[1])
     last = (run / "last_checkpoint").read_text()
     assert torch.load(run / last, weights_only=True)["iteration"] == left

@@ -1,7 +1,8 @@
 import pytest
 
-from gn_det.config import ConfigError, find_problems
+from gn_det.config import ConfigError
 from gn_det.engine import load_runnable_config
+from gn_det.modeling import find_problems
 from studies import list_studies, load_study
 
 
@@ -49,7 +50,7 @@ def test_quick_goes_before_the_axes(study_file):
             {"vary": {"n": {"a b": {}, "a/b": {}}}, "quick": {}},
             "two runs have the same name: a-b_seed1",
         ),
-        ({"quick": {"vary": {"batch": ["4"]}}}, "quick has batch 4, which vary has not"),
+        ({"quick": {"vary": {"batch": ["4"]}}}, "quick has batch 4, which is not in vary"),
     ],
 )
 def test_a_file_that_describes_none(study_file, changes, message):

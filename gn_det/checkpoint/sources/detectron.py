@@ -21,8 +21,8 @@ import re
 import torch
 
 from gn_det.checkpoint.converted import Converted, resnet_depth
-from gn_det.config import PretrainSpec
-from gn_det.config.known_weights import BGR
+from gn_det.modeling import PretrainSpec
+from gn_det.modeling.pretrain_spec import BGR
 
 __all__ = ["convert", "matches"]
 

@@ -19,8 +19,8 @@ import torch
 
 from gn_det.checkpoint.converted import Converted, resnet_depth, resnet_norm
 from gn_det.checkpoint.errors import WeightsError
-from gn_det.config import PretrainSpec
-from gn_det.config.known_weights import BGR, RGB_STD
+from gn_det.modeling import PretrainSpec
+from gn_det.modeling.pretrain_spec import BGR, RGB_STD
 
 from .resnet_names import is_resnet, rename_resnet
 

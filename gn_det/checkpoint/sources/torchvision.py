@@ -10,8 +10,8 @@ timm's GN ResNets have the very same names and :mod:`.timm` is asked first; both
 import torch
 
 from gn_det.checkpoint.converted import Converted, resnet_depth, resnet_norm
-from gn_det.config import PretrainSpec
-from gn_det.config.known_weights import RGB_STD
+from gn_det.modeling import PretrainSpec
+from gn_det.modeling.pretrain_spec import RGB_STD
 
 from .resnet_names import is_resnet, rename_resnet
 

@@ -13,8 +13,8 @@ import torch
 
 from gn_det.checkpoint.converted import Converted
 from gn_det.checkpoint.errors import WeightsError
-from gn_det.config import PretrainSpec
-from gn_det.config.known_weights import RGB_STD
+from gn_det.modeling import PretrainSpec
+from gn_det.modeling.pretrain_spec import RGB_STD
 from gn_det.modeling.vgg import NUM_CONVS
 
 __all__ = ["convert", "matches"]

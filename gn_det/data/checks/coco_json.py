@@ -1,244 +1,253 @@
-"""Reads a COCO json one record at a time: memory stays at a few blocks, whatever the file's size.
+"""Checks of a COCO json without its images: records, ids, references, classes.
 
-Python's own decoder reads each record. What is done here in addition: the lists of the outermost
-level are walked through without being held, blocks that end within a record are joined, and every
-way in which a file can be no JSON ends in one line that says where.
+The file is read once, record by record. Where the annotations come before the images, it is read
+twice, because an annotation is checked against the size of its image. The memory holds a few
+numbers for each record.
 """
 
-import codecs
-import json
 import os
-import re
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from gn_det.data.errors import DatasetError
-from gn_det.data.open_file import instead_of, open_regular
+from .json_reader import CocoJson, Record
+from .records import annotation_problems, has_mask, id_problem, image_problems
+from .report import MAX_EXAMPLES, Report
 
-__all__ = ["CocoJson", "Record"]
-
-BLOCK = 1 << 22  # bytes
-MAX_RECORD = 1 << 24  # characters; Python makes up to 25 times as many bytes out of them
-# a number or word that a block cuts within this distance of its end may look whole
-_EDGE = 64
-_BLANKS = re.compile(r"[ \t\n\r]*")
+__all__ = ["CheckedJson", "ImageRecord", "check_json", "compare_classes"]
 
 
-class Record(NamedTuple):
-    """A record of one of the lists, or a whole value of the outermost level.
+class ImageRecord(NamedTuple):
+    """An image as the json describes it.
 
     Attributes:
-        section: "images", "annotations", "categories", or any other key of the file.
-        index: its place in the list, from 0; None where the section is no list.
-        value: what the record says.
-        remarks: (kind, detail) of what its text has that its value does not tell.
+        file_name: The path of the file below the folder of images; "" where it cannot be one.
+        size: The size (width, height) in pixels; None where the json has no possible one.
     """
 
-    section: str
-    index: int | None
-    value: Any
-    remarks: tuple[tuple[str, str], ...]
+    file_name: str
+    size: tuple[int, int] | None
 
 
-class CocoJson:
-    """The records of a file, in its order. Iterating again reads it again.
-
-    Args:
-        path: of the file.
-        progress: called with the number of bytes after each read.
-        block: bytes read at once.
+@dataclass
+class CheckedJson:
+    """The result of the checks of a json.
 
     Attributes:
-        encoding: "utf-8" or what it is instead; known once iteration has begun.
-        counts: records by section, of those sections that are lists.
+        path: The path of the file.
+        report: The problems that were found.
+        images: The images by id, without those whose id cannot be one.
+        classes: The names of the classes by id.
+        objects: The number of annotations by class id, crowds included.
+        usable: The number of annotations that training and evaluation can use: those of a known
+            image, without crowds.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        progress: Callable[[int], Any] | None = None,
-        block: int = BLOCK,
-    ):
-        self.path, self._progress, self._block = path, progress, block
-        self.encoding = "utf-8"
-        self.counts: dict[str, int] = {}
+    path: str
+    report: Report = field(default_factory=Report)
+    images: dict[Any, ImageRecord] = field(default_factory=dict)
+    classes: dict[Any, str] = field(default_factory=dict)
+    objects: Counter[Any] = field(default_factory=Counter)
+    usable: int = 0
 
-    def __iter__(self) -> Iterator[Record]:
-        """Yield every record.
-
-        Raises:
-            DatasetError: the file cannot be read, or is no JSON; one line that starts with its
-                path. Records before the place of the error have been handed out by then.
-        """
+    @property
+    def class_names(self) -> list[str]:
+        """The names in the order of a model's outputs: by id, as Detectron2 sorts them."""
         try:
-            with open_regular(self.path) as file:
-                yield from self._records(file)
-        except _Refused as refused:
-            raise DatasetError(f"{self.path}: {refused}") from None
-        except OSError as error:
-            raise DatasetError(
-                f"{self.path}: it cannot be read: {error.strerror or error}."
-            ) from None
+            ids = sorted(self.classes)
+        except TypeError:  # text and numbers
+            ids = sorted(self.classes, key=str)
+        return [self.classes[i] for i in ids]
 
-    def _records(self, file: BinaryIO) -> Iterator[Record]:
-        text = _Text(file, self._block, self._progress)
-        self.encoding, self.counts = text.encoding, {}
-        start = text.peek()
-        if start == "[":
-            raise _Refused(
-                "it is a list: perhaps a model's results, which gn-det evaluate --predictions "
-                'takes. A dataset is {"images": [...], "annotations": [...], "categories": [...]}.'
-            )
-        if not start:
-            raise _Refused("it is empty.")
-        if start != "{":
-            raise text.refused('a dataset starts with "{"')
-        text.take("{")
-        seen: dict[str, int] = {}
-        more = text.peek() != "}" or text.take("}") != "}"
-        while more:
-            if text.peek() != '"':
-                raise text.refused("a key in double quotes is expected")
-            line, key = text.line_number(), text.value()
-            if key in seen:
-                raise _Refused(
-                    f"the key {ascii(key)[:40]} is there twice, in line {seen[key]} and in line "
-                    f"{line}, and readers would keep the second alone. Make one list of the two."
-                )
-            seen[key] = line
-            text.take(":")
-            if text.peek() == "[":
-                self.counts[key] = 0
-                yield from self._list(text, key)
-            else:
-                yield Record(key, None, text.value(), text.remarks())
-            more = text.take(",}") == ","
-        if text.peek():
-            raise text.refused("there is more after the end of the JSON")
-
-    def _list(self, text: "_Text", section: str) -> Iterator[Record]:
-        text.take("[")
-        more = text.peek() != "]" or text.take("]") != "]"
-        while more:
-            value = text.value()
-            self.counts[section] += 1
-            yield Record(section, self.counts[section] - 1, value, text.remarks())
-            more = text.take(",]") == ","
-
-
-class _Refused(Exception):
-    """Why a file is refused."""
-
-
-class _Text:
-    """A window that moves over the text of a file."""
-
-    def __init__(self, file: BinaryIO, block: int, progress: Callable[[int], Any] | None):
-        self._file, self._block, self._progress = file, block, progress
-        head = file.read(512)
-        file.seek(0)
-        self.encoding = json.detect_encoding(head)
-        if what := instead_of(head):
-            raise _Refused(f"it is {what}.")
-        self._decode = codecs.getincrementaldecoder(self.encoding)().decode
-        self._text, self._at, self._ended = "", 0, False
-        self._lines, self._columns = 0, 0  # of what has left the window
-        self._remarks: dict[str, str] = {}
-        self._decoder = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_constant=self._constant
+    def summary(self) -> str:
+        """Return "100 images, 700 annotations, 3 classes"."""
+        return (
+            f"{len(self.images):,} images, {self.objects.total():,} annotations, "
+            f"{len(self.classes):,} classes"
         )
 
-    def peek(self) -> str:
-        """Return the next character that is no blank, "" at the end."""
-        while True:
-            self._at = _BLANKS.match(self._text, self._at).end()
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._more():
-                return ""
 
-    def take(self, expected: str) -> str:
-        """Take the next character, which must be one of ``expected``."""
-        found = self.peek()
-        if not found or found not in expected:
-            raise self.refused(f"{' or '.join(expected)} is expected")
-        self._at += 1
-        return found
+def check_json(
+    path: str | os.PathLike, progress: Callable[[int], Any] | None = None
+) -> CheckedJson:
+    """Check a COCO json. No image is read.
 
-    def value(self) -> Any:
-        """Take the next value."""
-        self.peek()
-        while True:
-            self._remarks = {}
-            try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-            except json.JSONDecodeError as error:
-                unended = error.msg.startswith("Unterminated")
-                if self._ended or not (unended or error.pos > len(self._text) - _EDGE):
-                    raise self.refused(error.msg, error.pos) from None
-            except RecursionError:
-                raise self.refused("values are nested too deep for a dataset") from None
-            except ValueError:  # Python's limit on the digits of an integer
-                raise self.refused("a number has thousands of digits") from None
-            else:
-                if self._ended or end <= len(self._text) - _EDGE:
-                    self._at = end
-                    return value
-            if len(self._text) - self._at > MAX_RECORD:
-                raise self.refused(f"one record has more than {MAX_RECORD:,} characters")
-            self._more()
+    Args:
+        path: The path of the file.
+        progress: The function that gets the number of bytes after each read.
 
-    def remarks(self) -> tuple[tuple[str, str], ...]:
-        """Return (kind, detail) of what the last value's text had beside the value."""
-        return tuple(self._remarks.items())
+    Raises:
+        DatasetError: The file cannot be read, or is not JSON.
+    """
+    return _Check(path, progress).run()
 
-    def line_number(self) -> int:
-        """Return the line, from 1, where the window stands."""
-        return self._lines + self._text.count("\n", 0, self._at) + 1
 
-    def refused(self, reason: str, at: int | None = None) -> _Refused:
-        """Return the error for a place of the window, its beginning by default."""
-        at = self._at if at is None else at
-        if self._ended and (at >= len(self._text) or reason.startswith("Unterminated")):
-            return _Refused("it is cut off: the JSON does not end. Copy or download it again.")
-        line = self._lines + self._text.count("\n", 0, at) + 1
-        start = self._text.rfind("\n", 0, at)
-        column = at - start if start >= 0 else self._columns + at + 1
-        near = ascii(self._text[at : at + 20])
-        return _Refused(f"it is not JSON: {reason}, at line {line}, column {column}, near {near}.")
+class _Check:
+    """One run of the checks."""
 
-    def _more(self) -> bool:
-        """Read the next block, and let go of what was taken; return whether there was one."""
-        if self._ended:
-            return False
-        taken, self._text, self._at = self._text[: self._at], self._text[self._at :], 0
-        self._lines += taken.count("\n")
-        newline = taken.rfind("\n")
-        self._columns = len(taken) - newline - 1 + (self._columns if newline < 0 else 0)
-        before = self._file.tell()
-        data = self._file.read(self._block)
-        try:
-            self._text += self._decode(data, not data)
-        except UnicodeDecodeError as error:
-            what = "UTF-8, and so no JSON" if "utf-8" in self.encoding else self.encoding.upper()
-            raise _Refused(
-                f"it is not a text in {what}, at about byte {before + error.start:,}. "
-                "Save it as UTF-8."
-            ) from None
-        if self._progress is not None:
-            self._progress(len(data))
-        self._ended = not data
-        return bool(data)
+    def __init__(self, path: str | os.PathLike, progress: Callable[[int], Any] | None):
+        self.json = CocoJson(path, progress)
+        self.found = CheckedJson(os.fspath(path))
+        self.report = self.found.report
+        self.file_names: set[str] = set()
+        self.annotation_ids: set[Any] = set()
+        self.annotated: set[Any] = set()  # ids of images that have annotations
+        self.masks: Counter[bool] = Counter()  # the number of annotations with and without a mask
+        self.first_without_mask = ""
+        self.examples: dict[Any, list[str]] = defaultdict(list)  # some annotations of a class id
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            seen: set[str] = set()
-            # add() returns None: the first name that is there already is found
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-            self._remarks.setdefault("key-twice", twice)
-        return made
+    def run(self) -> CheckedJson:
+        early = False  # the annotations come before the images
+        for record in self.json:
+            for kind, detail in record.remarks:
+                self.report.add(kind, record.where, detail)
+            early |= record.section == "annotations" and "images" not in self.json.counts
+            if not early or record.section != "annotations":
+                self.record(record)
+        if early:
+            for record in self.json:
+                if record.section == "annotations":
+                    self.record(record)
+        self.whole_file()
+        return self.found
 
-    def _constant(self, name: str) -> float:
-        self._remarks.setdefault("nan-literal", name)
-        return float(name.replace("Infinity", "inf"))
+    def record(self, record: Record) -> None:
+        check = {
+            "images": self.image,
+            "categories": self.category,
+            "annotations": self.annotation,
+        }.get(record.section)
+        if check is None or record.place is None:
+            return
+        if isinstance(record.value, dict):
+            check(record.value, record.place)
+        else:
+            self.report.add("record", record.where, record.value)
+
+    def image(self, image: dict, index: int) -> None:
+        problems = image_problems(image)
+        where = f"images[{index}]"
+        for kind, value in problems:
+            self.report.add(kind, where, value)
+        kinds = {kind for kind, _ in problems}
+        if "image-id" in kinds:
+            return
+        name = "" if "image-name" in kinds else image["file_name"]
+        if image["id"] in self.found.images:
+            others = self.found.images[image["id"]].file_name
+            self.report.add("image-twice", f"{others} and {name}", image["id"])
+        if name and name in self.file_names:
+            self.report.add("name-twice", name)
+        self.file_names.add(name)
+        size = None if "image-size" in kinds else (int(image["width"]), int(image["height"]))
+        self.found.images[image["id"]] = ImageRecord(name, size)
+
+    def category(self, category: dict, index: int) -> None:
+        number, name, classes = category.get("id"), category.get("name"), self.found.classes
+        problem, where = id_problem(number), f"categories[{index}]"
+        if problem == "missing":
+            self.report.add("class-id", where, number)
+            return
+        if problem:
+            self.report.add(problem, where, number)
+        if number in classes:
+            self.report.add("class-twice", f"{classes[number]} and {name}", number)
+        if not isinstance(name, str) or not name.strip():
+            self.report.add("class-name", where, name)
+            name = f"class_{number}"
+        elif name in classes.values() and classes.get(number) != name:
+            self.report.add("class-name-twice", name)
+        classes[number] = name
+
+    def annotation(self, annotation: dict, index: int) -> None:
+        report, number = self.report, annotation.get("id")
+        image_id, class_id = annotation.get("image_id"), annotation.get("category_id")
+        problems = [id_problem(i) for i in (number, image_id, class_id)]
+        image = None if problems[1] == "missing" else self.found.images.get(image_id)
+
+        def where() -> str:
+            # only for what is reported: the texts of 700,000 annotations take seconds
+            name = image.file_name if image is not None else ""
+            at = f"annotations[{index}]" if problems[0] else f"annotation {number}"
+            return f"{name}, {at}" if name else at
+
+        if problems != [None, None, None]:
+            if "id-text" in problems:
+                text = (number, image_id, class_id)[problems.index("id-text")]
+                report.add("id-text", where(), text)
+            if problems[0] == "missing":
+                report.add("annotation-id", where(), number)
+            if "missing" in problems[1:]:
+                report.add("reference", where(), {"image_id": image_id, "category_id": class_id})
+        if problems[0] != "missing":
+            if number in self.annotation_ids:
+                report.add("annotation-twice", where(), number)
+            elif number == 0:
+                report.add("annotation-zero", where())
+            self.annotation_ids.add(number)
+        if problems[1] != "missing":
+            self.annotated.add(image_id)
+            if image is None:
+                report.add("image-unknown", where(), image_id)
+        if problems[2] != "missing":
+            self.found.objects[class_id] += 1
+            if len(self.examples[class_id]) < MAX_EXAMPLES:
+                self.examples[class_id].append(where())
+        if image is not None and not annotation.get("iscrowd"):
+            self.found.usable += 1
+        masked = has_mask(annotation)
+        self.masks[masked] += 1
+        if not masked and self.masks[False] == 1:
+            self.first_without_mask = where()
+        for kind, value in annotation_problems(annotation, image.size if image else None):
+            report.add(kind, where(), value)
+
+    def whole_file(self) -> None:
+        found, report, counts = self.found, self.report, self.json.counts
+        if self.json.encoding != "utf-8":
+            report.add("encoding", value=self.json.encoding)
+        for section in ("images", "categories"):
+            if not counts.get(section):
+                state = "an empty list" if section in counts else "missing, or not a list"
+                report.add("section", f"{section}: {state}")
+        if not counts.get("annotations"):
+            report.add("no-annotations")
+        for section, ids in (("images", found.images), ("categories", found.classes)):
+            texts = [i for i in ids if isinstance(i, str)]
+            if 0 < len(texts) < len(ids):
+                report.add("id-mixed", section, texts[0])
+        for class_id, count in found.objects.items():
+            if class_id not in found.classes:
+                report.add("class-unknown", self.examples[class_id][0], class_id, count)
+        for class_id, name in found.classes.items():
+            if counts.get("annotations") and not found.objects[class_id]:
+                report.add("class-empty", name, class_id)
+        if self.masks[True] and self.masks[False]:
+            report.add("mask-some", self.first_without_mask, count=self.masks[False])
+        for image_id, image in found.images.items():
+            if image_id not in self.annotated:
+                report.add("image-empty", image.file_name)
+
+
+def compare_classes(found: CheckedJson, train: CheckedJson) -> None:
+    """Report the classes that a model of other training data does not know, or takes for others.
+
+    A model's outputs are in the order of the class ids, so class number k has to be the same in
+    both. A dataset may lack the last classes of the training data.
+
+    Args:
+        found: The dataset whose report gets the problems.
+        train: The training data.
+    """
+    names, known = found.class_names, train.class_names
+    trained = {train.classes[i] for i in train.objects if i in train.classes}
+    for place, name in enumerate(names):
+        if name not in known:
+            found.report.add("class-not-in-train", name)
+        elif place >= len(known) or known[place] != name:
+            found.report.add(
+                "class-order", f"{name} is number {place} here, {known.index(name)} in {train.path}"
+            )
+        elif name not in trained:
+            found.report.add("class-untrained", name)

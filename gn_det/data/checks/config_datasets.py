@@ -1,89 +1,117 @@
-"""Checks of the datasets that a config names, before any work is done on them."""
+"""Checks of the datasets that a config names, at the start of a run.
+
+A dataset whose metadata have a ``json_file`` is checked as a COCO json. Another one is a list of
+dicts; for an evaluation, it is converted to COCO's format and checked in that form.
+"""
 
 import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from tempfile import TemporaryDirectory
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from gn_det.data.as_coco import check_dicts
+from gn_det.data.catalog import json_of, layout_hint
 from gn_det.data.errors import DatasetError
-from gn_det.data.locate import json_of, layout_hint
+from gn_det.data.formats import DICT_FIELDS, write_coco_json
+from gn_det.utils import and_more
 
-from .coco_file import CheckedJson, check_json, compare_classes
+from .coco_json import CheckedJson, check_json, compare_classes
 from .images import check_images_of, missing_files
 from .kinds import KINDS
 
-__all__ = ["DatasetError", "check_datasets", "check_images", "check_masks", "on_one_process"]
+__all__ = ["check_datasets", "check_dicts", "check_images", "check_masks", "on_one_process"]
 
 logger = logging.getLogger(__name__)
 
-# read at the start of a run, spread evenly: a few seconds, and what is wrong with all is seen
+# Images that are read at the start of a run, spread evenly over the dataset. It takes a few
+# seconds, and shows what is wrong with all images.
 SAMPLE = 256
 
 
 def check_datasets(cfg: CfgNode, *, training: bool = True) -> None:
-    """Check that the datasets of a config are known, there and sound, and that the classes fit.
+    """Check that a config's datasets are registered, exist and are sound, and the classes fit.
 
-    gn_det's own datasets are built where they are missing. Every record of a COCO json is checked,
-    and of ``DATASETS.TEST`` the images too (see :func:`check_images`), and that all that is to be
-    scored is there. Errors are raised, warnings logged. Of several processes, one a machine reads
+    A missing embedded dataset is built. Every record of a COCO json is checked. For
+    ``DATASETS.TEST``, the images are checked too (see :func:`check_images`), and that there is
+    something to score. Errors are raised, warnings are logged. One process of each machine reads
     the files.
 
     Args:
-        cfg: a finished config.
-        training: look at ``DATASETS.TRAIN`` as well as at ``DATASETS.TEST``.
+        cfg: A complete config.
+        training: Whether to check ``DATASETS.TRAIN`` as well as ``DATASETS.TEST``.
 
     Raises:
-        DatasetError: with one line for each problem.
+        DatasetError: There are problems. The message has one line for each.
     """
     keys = ["DATASETS.TRAIN", "DATASETS.TEST"] if training else ["DATASETS.TEST"]
     problems = []
     if training and not cfg.DATASETS.TRAIN:
         problems.append("DATASETS.TRAIN is empty: there is nothing to train on.")
-    there = []
+    found = []
     for key in keys:
         for name in cfg.DATASETS[key.rpartition(".")[2]]:
             missing = _missing(name)
             if missing:
                 problems.append(f"{key} {missing}")
             else:
-                there.append((key, name))
-    problems += on_one_process(lambda: list(_content_problems(cfg, there)))
+                found.append((key, name))
+    problems += on_one_process(lambda: list(_content_problems(cfg, found)))
     if problems:
         raise DatasetError("\n".join(problems))
 
 
-def check_images(dicts: list[dict], where: str) -> None:
-    """Check that every image file is there, and read some of them as a training will.
+def check_dicts(name: str, dicts: list[dict]) -> CheckedJson:
+    """Check a dataset that is a list of dicts, in COCO's format, in which it is scored.
 
-    By one listing a folder; at most :data:`SAMPLE` images are read, whole.
-    ``gn-det check-dataset`` reads all.
+    Args:
+        name: The name of the registered dataset.
+        dicts: Its dicts.
+
+    Raises:
+        DatasetError: The dicts cannot be converted to COCO's format.
+    """
+    without = [place for place, record in enumerate(dicts) if "image_id" not in record]
+    if without:
+        raise DatasetError(f"{name}: its dict {without[0]} has no image_id. {DICT_FIELDS}")
+    with TemporaryDirectory() as folder:
+        path = os.path.join(folder, "dicts.json")
+        write_coco_json(name, path)
+        found = check_json(path)
+    found.path = "its list of dicts"
+    return found
+
+
+def check_images(dicts: list[dict], where: str) -> None:
+    """Check that every image file exists, and read some of them as a training does.
+
+    Each folder is listed once, and at most :data:`SAMPLE` images are read.
+    ``gn-det check-dataset`` reads all images.
 
     Args:
         dicts: Detectron2's dataset dicts.
-        where: the config key and the names of the datasets, for the message.
+        where: The config key and the names of the datasets, for the message.
 
     Raises:
-        DatasetError: files are missing, cannot be read, or have another size than their dict says;
-            the message has their number and the first of them.
+        DatasetError: Files are missing, cannot be read, or have another size than their dict says.
+            The message has their number and the first ones.
     """
     if problem := _image_problem(dicts):
         raise DatasetError(f"{where}: {problem}")
 
 
 def check_masks(dicts: list[dict], where: str) -> None:
-    """Check that every object of a training has a mask; crowds, which it leaves out, need none.
+    """Check that every object has a mask. Crowds need none, because training leaves them out.
 
     Args:
         dicts: Detectron2's dataset dicts.
-        where: the config key and the names of the datasets, for the message.
+        where: The config key and the names of the datasets, for the message.
 
     Raises:
-        DatasetError: with the number of those without a mask, and the first image of one.
+        DatasetError: Objects have no mask. The message has their number and the first image.
     """
     if problem := _mask_problem(dicts, crowds=False):
         raise DatasetError(f"{where}: {problem}")
@@ -92,19 +120,17 @@ def check_masks(dicts: list[dict], where: str) -> None:
 def _image_problem(dicts: list[dict]) -> str | None:
     missing = list(missing_files(record["file_name"] for record in dicts))
     if missing:
-        return f"{len(missing)} of {len(dicts)} images are missing, first of all:{_listed(missing)}"
+        return f"{len(missing)} of {len(dicts)} images are missing, the first:{_listed(missing)}"
     sample = dicts[:: -(-len(dicts) // SAMPLE)] if dicts else []
     files = [(d["file_name"], (d["width"], d["height"]) if "width" in d else None) for d in sample]
     bad = [
-        f"{path}: {KINDS[finding.kind].what}: {finding.detail}"
+        f"{path}: {KINDS[finding.kind].description}: {finding.detail}"
         for path, finding in check_images_of(files, workers=min(8, os.cpu_count() or 1))
         if KINDS[finding.kind].severity == "error" and finding.kind != "image-size"
     ]
     if not bad:
         return None
-    return (
-        f"of {len(files)} images that were opened, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
-    )
+    return f"of {len(files)} images that were read, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
 
 
 def _mask_problem(dicts: list[dict], crowds: bool) -> str | None:
@@ -118,7 +144,7 @@ def _mask_problem(dicts: list[dict], crowds: bool) -> str | None:
     if not without:
         return None
     return (
-        f"{len(without)} of {len(owners)} annotations have no mask, first of all in {without[0]}, "
+        f"{len(without)} of {len(owners)} annotations have no mask, the first in {without[0]}, "
         "but MODEL.MASK_ON is True. Set MODEL.MASK_ON False, or add masks."
     )
 
@@ -130,7 +156,7 @@ def _has_mask(annotation: dict) -> bool:
 
 _ADVICE = (
     "gn-det check-dataset NAME_OR_JSON shows all that is wrong, and with --fix OUT.json writes a "
-    "repaired copy."
+    "fixed copy."
 )
 
 
@@ -150,14 +176,21 @@ def _missing(name: str) -> str | None:
 
 
 _REGISTER = (
-    "Name your own in DATASETS.REGISTER as [name, json file, folder of images], or register it by "
+    "Name yours in DATASETS.REGISTER as [name, json file, folder of images], or register it by "
     "detectron2.data.datasets.register_coco_instances(name, {}, json_file, image_root) "
     "before the config is checked."
 )
 
 
 def on_one_process(find: Callable[[], list[str]]) -> list[str]:
-    """Return the problems that the first process of each machine finds, in all processes alike."""
+    """Let the first process of each machine look for problems, and share them with all processes.
+
+    Args:
+        find: The function that returns the problems.
+
+    Returns:
+        The problems of all machines, each once; the same in all processes.
+    """
     mine = find() if comm.get_local_rank() == 0 else []
     return list(dict.fromkeys(line for lines in comm.all_gather(mine) for line in lines))
 
@@ -181,7 +214,7 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
         if not tested:
             trained.append(found)
         else:
-            for train in trained[:1]:  # Detectron2 wants the same classes in all of them
+            for train in trained[:1]:  # Detectron2 needs the same classes in all of them
                 compare_classes(found, train)
         lines = found.report.lines("error")
         if lines:
@@ -198,14 +231,19 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
         yield f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: there is nothing to learn: {_NO_OBJECT}"
 
 
-_NO_OBJECT = "no image has an annotation, crowds apart. Is this the right json?"
+_NO_OBJECT = "no image has an annotation that is not a crowd. Is this the right json?"
 
 
 def _check_annotations(name: str, load: Callable[[str], list[dict]] | None) -> CheckedJson | None:
-    """Check what a dataset says of its images; None where that is in another format than COCO's.
+    """Check the annotations of a dataset.
 
-    A training set without a json is not looked at: it need not have such a form. ``load`` is given
-    for a test set, which our evaluator will bring into it.
+    Args:
+        name: The name of the dataset.
+        load: For a test set, the function that returns the dicts of a name. None for a training
+            set: without a json it is not checked, because it need not fit COCO's format.
+
+    Returns:
+        The result; None where the dataset was not checked.
     """
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type", "coco" if load else None) != "coco":
@@ -243,11 +281,11 @@ def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Itera
         if part not in node:
             return
         node = node[part]
-    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
     message = (
-        f"it has {len(classes)} classes ({shown}), but {key} is {node}. Set {key} {len(classes)}."
+        f"it has {len(classes)} classes ({and_more(classes, 5)}), but {key} is {node}. "
+        f"Set {key} {len(classes)}."
     )
     if node < len(classes):
         yield message
-    elif node > len(classes):  # trains, with outputs that no object of this dataset ever uses
+    elif node > len(classes):  # such a model trains, with outputs that no object uses
         logger.warning(f"{name}: {message}")

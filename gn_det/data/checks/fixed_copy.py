@@ -1,4 +1,4 @@
-"""Writes a repaired copy of a COCO json, and a list of what was changed. The input is only read."""
+"""Writes a fixed copy of a COCO json, and a list of the changes. The input is not changed."""
 
 import json
 import math
@@ -9,11 +9,10 @@ from typing import Any, TextIO
 
 from gn_det.data.errors import DatasetError
 
-from .coco_file import image_problems
-from .coco_json import CocoJson, Record
-from .fixes import fix_annotation
-from .ids import id_problem, whole
+from .fix_annotation import fix_annotation
 from .images import ImageFinding
+from .json_reader import CocoJson, Record
+from .records import id_problem, image_problems, whole
 from .report import shown
 
 __all__ = ["changes_file", "refuse_existing", "repair"]
@@ -22,15 +21,26 @@ _REMOVED = object()
 
 
 def changes_file(out: str | os.PathLike) -> str:
-    """Return the name of the list of changes."""
+    """Return the path of the list of changes.
+
+    Args:
+        out: The path of the fixed copy.
+    """
     return f"{os.fspath(out)}.changes.txt"
 
 
 def refuse_existing(out: str | os.PathLike) -> None:
-    """Raise a DatasetError where the copy or its list would overwrite a file, or has no folder."""
+    """Refuse to overwrite a file by the fixed copy or its list of changes.
+
+    Args:
+        out: The path of the fixed copy.
+
+    Raises:
+        DatasetError: One of the two files exists, or their folder does not.
+    """
     for path in (os.fspath(out), changes_file(out)):
         if os.path.lexists(path):
-            raise DatasetError(f"{path} exists already. Give another name for the repaired copy.")
+            raise DatasetError(f"{path} exists already. Choose another name for the fixed copy.")
     folder = os.path.dirname(os.fspath(out)) or "."
     if not os.path.isdir(folder):
         raise DatasetError(f"{out} cannot be written: there is no folder {folder}.")
@@ -42,20 +52,21 @@ def repair(
     files: Mapping[str, ImageFinding] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> int:
-    """Write a repaired copy to ``out``, and what was changed to ``out``.changes.txt.
+    """Write a fixed copy to ``out``, and a list of the changes to ``out``.changes.txt.
 
     Args:
-        path: the COCO json; it is read three times, a record at a time.
-        out: the copy. Neither it nor the list may exist.
-        files: what was found of image files, by their ``file_name``.
-        progress: called with the number of bytes after each read.
+        path: The path of the COCO json. It is read twice, record by record.
+        out: The path of the copy. Neither the copy nor the list may exist.
+        files: The problems of the image files by their ``file_name``, from
+            :func:`gn_det.data.check_files`.
+        progress: The function that gets the number of bytes after each read.
 
     Returns:
         The number of changes.
 
     Raises:
-        DatasetError: the input is no JSON, or the output exists or cannot be written; nothing is
-            left behind then.
+        DatasetError: The input is not JSON, or the output exists or cannot be written. No file is
+            left then.
     """
     refuse_existing(out)
     try:
@@ -63,48 +74,55 @@ def repair(
             open(changes_file(out), "x", encoding="utf-8", errors="backslashreplace") as changes,
             open(out, "x", encoding="utf-8") as file,
         ):
-            return _Repair(CocoJson(path, progress), files or {}, changes).write(file)
+            return _FixedCopy(CocoJson(path, progress), files or {}, changes).write(file)
     except BaseException as error:
-        for made in (out, changes_file(out)):
+        for written in (out, changes_file(out)):
             with suppress(OSError):
-                os.remove(made)
+                os.remove(written)
         if isinstance(error, OSError):
             raise DatasetError(f"{out} cannot be written: {error.strerror or error}.") from None
         if isinstance(error, RecursionError):
-            raise DatasetError(f"{path}: values are nested too deep to be repaired.") from None
+            raise DatasetError(f"{path}: values are nested too deep to be fixed.") from None
         raise
 
 
-class _Repair:
-    """One run: first what becomes of images and classes, then the copy."""
+class _FixedCopy:
+    """One fixed copy. First the images and classes are fixed, then all is copied.
+
+    Args:
+        source: The json.
+        files: The problems of the image files by their ``file_name``.
+        changes: The file that gets one line for each change.
+    """
 
     def __init__(self, source: CocoJson, files: Mapping[str, ImageFinding], changes: TextIO):
         self.json, self.files, self.changes = source, files, changes
         self.count = 0
-        self.images: dict[int, dict] = {}  # by place in the list
+        self.images: dict[int, dict] = {}  # by place in the list; without the removed ones
         self.categories: dict[int, dict] = {}
         self.annotation_ids: set[Any] = set()
 
-    def change(self, where: str, kind: str, what: str) -> None:
+    def change(self, where: str, kind: str, change: str) -> None:
+        """Add a line to the list of changes."""
         self.count += 1
-        self.changes.write(f"{shown(where, 160)}: {kind}: {shown(what, 160)}\n")
+        self.changes.write(f"{shown(where, 160)}: {kind}: {shown(change, 160)}\n")
 
     def write(self, file: TextIO) -> int:
         largest = 0
         for record in self.json:
-            if not isinstance(record.value, dict) or record.index is None:
+            if not isinstance(record.value, dict) or record.place is None:
                 continue
             if record.section == "images":
-                self.image(record.value, record.index)
+                self.image(record.value, record.place)
             elif record.section == "categories":
-                self.category(record.value, record.index)
+                self.category(record.value, record.place)
             elif record.section == "annotations":
                 number = whole(record.value.get("id"))
                 largest = max(largest, number) if type(number) is int else largest
         self.next_id = largest + 1
-        sizes = self.without_twins("image", self.images, "file_name")
-        self.sizes = {i: (m["width"], m["height"]) for i, m in sizes.items()}
-        self.class_ids = set(self.without_twins("class", self.categories, "name"))
+        images = self.without_duplicates("image", self.images, "file_name")
+        self.sizes = {i: (image["width"], image["height"]) for i, image in images.items()}
+        self.class_ids = set(self.without_duplicates("class", self.categories, "name"))
         if self.json.encoding != "utf-8":
             self.change("the file", "encoding", f"written as UTF-8, it was {self.json.encoding}")
         self.copy(file)
@@ -117,7 +135,7 @@ class _Repair:
         where = f"images[{index}] {name if isinstance(name, str) else ''}".rstrip()
         self.plain_id(image, "id", where)
         finding = self.files.get(name) if isinstance(name, str) else None
-        if finding and finding.kind in ("file-size", "image-size"):
+        if finding and finding.size and finding.kind in ("file-size", "image-size"):
             image["width"], image["height"] = finding.size
             self.change(where, finding.kind, f"the size is now the file's, {finding.size}")
         for kind, _ in image_problems(image):
@@ -125,36 +143,44 @@ class _Repair:
                 image["width"], image["height"] = int(image["width"]), int(image["height"])
                 self.change(where, kind, "written as whole numbers")
             elif kind != "id-text":
-                return self.change(where, kind, "removed, with its annotations")
+                self.change(where, kind, "removed, with its annotations")
+                return
         if finding and finding.kind not in ("file-size", "image-size", "file-turned"):
-            return self.change(where, finding.kind, "removed, with its annotations")
+            self.change(where, finding.kind, "removed, with its annotations")
+            return
         self.images[index] = image
-        return None
 
     def category(self, category: dict, index: int) -> None:
         where = f"categories[{index}]"
         self.plain_id(category, "id", where)
         if id_problem(category.get("id")) == "missing":
-            return self.change(where, "class-id", "removed")
+            self.change(where, "class-id", "removed")
+            return
         name = category.get("name")
         if not isinstance(name, str) or not name.strip():
             category["name"] = f"class_{category['id']}"
             self.change(where, "class-name", f"named {category['name']}")
         self.categories[index] = category
-        return None
 
     def plain_id(self, record: dict, key: str, where: str) -> None:
+        """Replace an id such as "12" or 12.0 by the whole number."""
         old = record.get(key)
         new = whole(old)
         if type(new) is not type(old):
             record[key] = new
             self.change(where, "id-text", f"{key} {old!r} is now {new}")
 
-    def without_twins(self, what: str, records: dict[int, dict], key: str) -> dict[Any, dict]:
-        """Take those with one id out of ``records``; return the rest by id.
+    def without_duplicates(self, what: str, records: dict[int, dict], key: str) -> dict[Any, dict]:
+        """Remove records that have the same id from ``records``, and return the rest by id.
 
-        Where all of them have the same ``key``, the first one stays. Where images differ, nobody
-        knows whose the annotations are; classes that differ are left to a person.
+        Where all of them have the same ``key``, the first one is kept. Images that differ are all
+        removed, because nobody knows whose the annotations are. Classes that differ are not fixed
+        automatically.
+
+        Args:
+            what: The kind of records, "image" or "class".
+            records: The records by place.
+            key: The key that says whether two records are the same.
         """
         by_id: dict[Any, list[int]] = {}
         for index, record in records.items():
@@ -166,75 +192,78 @@ class _Repair:
             if not same and what == "class":
                 continue
             for place in places[1 if same else 0 :]:
-                twin = records.pop(place)
-                self.change(f"{what} {number} {twin[key]}", f"{what}-twice", "removed")
+                removed = records.pop(place)
+                self.change(f"{what} {number} {removed[key]}", f"{what}-twice", "removed")
         return {record["id"]: record for record in records.values()}
 
     # -- the copy ------------------------------------------------------------------------------
 
     def copy(self, file: TextIO) -> None:
-        section, first = None, True  # of the list that is being written, and of its records
+        section: str | None = None  # the list that is being written
+        first = True  # no record of that list was written yet
+        opened = False  # something of the outermost level was written
         file.write("{")
-        opened = False
         for record in self.json:
             for kind, detail in record.remarks:
-                self.change(_place(record), kind, detail)
+                self.change(record.where, kind, detail)
             if record.section != section:
-                opened = self.start(file, record, section, opened)
-                section, first = (record.section if record.index is not None else None), True
-            kept = self.kept(record)
-            if kept is _REMOVED:
+                file.write("]" if section is not None else "")
+                file.write(f"{',' if opened else ''}\n{json.dumps(record.section)}: ")
+                file.write("[" if record.place is not None else "")
+                opened = True
+                section, first = (record.section if record.place is not None else None), True
+            value = self.fixed(record)
+            if value is _REMOVED:
                 continue
-            text = json.dumps(_finite(kept), allow_nan=False)
-            file.write(text if record.index is None or first else f",\n{text}")
+            text = json.dumps(_finite(value), allow_nan=False)
+            file.write(text if record.place is None or first else f",\n{text}")
             first = False
         if section is not None:
             file.write("]")
         for name, count in self.json.counts.items():
-            if not count:  # an empty list has no record
+            if not count:  # an empty list has no record, so the loop has not seen it
                 file.write(f"{',' if opened else ''}\n{json.dumps(name)}: []")
                 opened = True
         file.write("}\n")
 
-    def start(self, file: TextIO, record: Record, section: str | None, opened: bool) -> bool:
-        file.write("]" if section is not None else "")
-        file.write(f"{',' if opened else ''}\n{json.dumps(record.section)}: ")
-        file.write("[" if record.index is not None else "")
-        return True
-
-    def kept(self, record: Record) -> Any:
-        """Return what is written of a record, or _REMOVED."""
-        if record.index is None or record.section not in ("images", "categories", "annotations"):
+    def fixed(self, record: Record) -> Any:
+        """Return the value of a record in the copy, or _REMOVED."""
+        if record.place is None or record.section not in ("images", "categories", "annotations"):
             return record.value
         if not isinstance(record.value, dict):
-            self.change(_place(record), "record", f"removed: {shown(record.value)}")
+            self.change(record.where, "record", f"removed: {shown(record.value)}")
             return _REMOVED
         if record.section == "images":
-            return self.images.get(record.index, _REMOVED)
+            return self.images.get(record.place, _REMOVED)
         if record.section == "categories":
-            return self.categories.get(record.index, _REMOVED)
-        mended = self.annotation(record.value, _place(record))
-        return _REMOVED if mended is None else mended
+            return self.categories.get(record.place, _REMOVED)
+        return self.annotation(record.value, record.where)
 
-    def annotation(self, annotation: dict, where: str) -> dict | None:
+    def annotation(self, annotation: dict, where: str) -> Any:
+        """Return a fixed annotation, or _REMOVED."""
         for key in ("id", "image_id", "category_id"):
             self.plain_id(annotation, key, where)
         image_id, class_id = annotation.get("image_id"), annotation.get("category_id")
         if "missing" in (id_problem(image_id), id_problem(class_id)):
-            return self.change(where, "reference", "removed")
+            self.change(where, "reference", "removed")
+            return _REMOVED
         if image_id not in self.sizes:
-            return self.change(where, "image-unknown", f"removed: image {image_id} is not there")
+            self.change(where, "image-unknown", f"removed: there is no image {image_id}")
+            return _REMOVED
         if class_id not in self.class_ids:
-            return self.change(where, "class-unknown", f"removed: class {class_id} is not there")
-        mended, kinds = fix_annotation(annotation, self.sizes[image_id])
+            self.change(where, "class-unknown", f"removed: there is no class {class_id}")
+            return _REMOVED
+        fixed, kinds = fix_annotation(annotation, self.sizes[image_id])
         for kind in kinds:
-            done = "mended" if mended is not None or kind != kinds[-1] else "removed"
+            done = "fixed" if fixed is not None or kind != kinds[-1] else "removed"
             self.change(where, kind, done)
-        if mended is not None:
-            self.new_id(annotation, where)
-        return mended
+        if fixed is None:
+            return _REMOVED
+        self.unique_id(fixed, where)
+        return fixed
 
-    def new_id(self, annotation: dict, where: str) -> None:
+    def unique_id(self, annotation: dict, where: str) -> None:
+        """Give an annotation a new id where it has none, 0, or that of another."""
         number = annotation.get("id")
         if id_problem(number) == "missing":
             kind = "annotation-id"
@@ -252,7 +281,7 @@ class _Repair:
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with null for NaN and inf, which JSON does not have."""
+    """Return the value with None in place of NaN and inf, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):
@@ -260,11 +289,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return value
-
-
-def _place(record: Record) -> str:
-    if record.index is None:
-        return record.section
-    number = record.value.get("id") if isinstance(record.value, dict) else None
-    at = f"{record.section}[{record.index}]"
-    return f"{at} (id {number})" if type(number) in (int, str) else at

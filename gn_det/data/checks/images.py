@@ -1,4 +1,4 @@
-"""Are the image files there, can they be read whole, and have they the size of the json?"""
+"""Checks of image files: they exist, the whole file can be read, and the size is the json's."""
 
 import os
 import warnings
@@ -6,31 +6,31 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from gn_det.data.open_file import instead_of, open_regular
+from gn_det.utils import identify_content, open_regular
 
-from .coco_file import ImageRecord
+from .coco_json import ImageRecord
 from .report import Report
 
 __all__ = ["ImageFinding", "check_files", "check_image", "check_images_of", "missing_files"]
 
 _BATCH = 512  # files that wait for a thread at one time
-_ORIENTATION = 274  # EXIF's tag
-_SWAPS_SIDES = (5, 6, 7, 8)
+_ORIENTATION = 274  # the EXIF tag
+_SWAPS_SIDES = (5, 6, 7, 8)  # the orientations by 90 degrees
 
 
 @dataclass(frozen=True)
 class ImageFinding:
-    """What is to be said of an image file.
+    """A problem of an image file, or a note about it.
 
     Attributes:
-        kind: a key of ``KINDS``: "file-...", or "image-size" where the file is well, and has the
+        kind: A key of ``KINDS``: "file-...", or "image-size" where the file is good and has the
             size that the json lacks.
-        detail: for a person.
-        size: (width, height) as Detectron2 reads it; None where it cannot.
+        detail: More about the problem, for a person.
+        size: The size (width, height) in pixels as Detectron2 reads it; None where it cannot.
     """
 
     kind: str
@@ -39,7 +39,11 @@ class ImageFinding:
 
 
 def missing_files(paths: Iterable[str]) -> Iterator[str]:
-    """Yield the paths where there is nothing, by one listing a folder."""
+    """Yield the paths that do not exist. Each folder is listed once.
+
+    Args:
+        paths: The paths of files.
+    """
     listings: dict[str, set[str]] = {}
     for path in paths:
         folder, name = os.path.split(path)
@@ -53,14 +57,14 @@ def missing_files(paths: Iterable[str]) -> Iterator[str]:
 
 
 def check_image(path: str, size: tuple[int, int] | None) -> ImageFinding | None:
-    """Read a whole image as Detectron2's ``read_image`` will, the EXIF rotation included.
+    """Read a whole image like Detectron2's ``read_image``, with the EXIF rotation.
 
     Args:
-        path: of the file.
-        size: (width, height) that it is to have; None where that is not known.
+        path: The path of the file.
+        size: The size (width, height) in pixels that the image should have; None where unknown.
 
     Returns:
-        What is to be said of it; None where it is as it should be.
+        The problem or note; None where there is none.
     """
     try:
         with open_regular(path) as file:
@@ -71,26 +75,28 @@ def check_image(path: str, size: tuple[int, int] | None) -> ImageFinding | None:
         return ImageFinding("file-unreadable", error.strerror or str(error))
 
 
-def _check(file: Any, size: tuple[int, int] | None) -> ImageFinding | None:
+def _check(file: BinaryIO, size: tuple[int, int] | None) -> ImageFinding | None:
     head = file.read(64)
     file.seek(0)
     if not head:
         return ImageFinding("file-unreadable", "it is empty")
-    # Pillow's readers raise whatever a damaged file leads them to: OSError, SyntaxError,
+    # For damaged files, Pillow's readers raise many kinds of errors: OSError, SyntaxError,
     # ValueError, struct.error, DecompressionBombError, MemoryError, ...
     try:
         image = Image.open(file)
     except UnidentifiedImageError:
-        detail = instead_of(head) or f"no format that Pillow knows, it starts with {head[:8]!r}"
+        detail = identify_content(head) or (
+            f"no format that Pillow knows, it starts with {head[:8]!r}"
+        )
         return ImageFinding("file-unreadable", detail)
     except Exception as error:  # noqa: BLE001
         return ImageFinding("file-unreadable", f"{type(error).__name__}: {error}")
     stored = image.size
     try:
         if image.format == "PNG":
-            # getexif() would load it, and Detectron2 overlooks the error, and what is missing
+            # getexif() would load it, and Detectron2 ignores the error and the missing rows
             image.load()
-        orientation = _orientation(image)  # before a TIFF is loaded, which Pillow turns itself
+        orientation = _orientation(image)  # before load(): Pillow itself rotates a TIFF there
         image.load()
         if image.mode != "RGB":
             image.convert("RGB")
@@ -111,7 +117,7 @@ def _check(file: Any, size: tuple[int, int] | None) -> ImageFinding | None:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # noqa: BLE001 Detectron2 takes unreadable EXIF for none, too
+    except Exception:  # noqa: BLE001 like Detectron2, which ignores unreadable EXIF data
         return None
 
 
@@ -128,18 +134,18 @@ def check_files(
     workers: int = 4,
     progress: Callable[[int], Any] | None = None,
 ) -> dict[str, ImageFinding]:
-    """Report on the files of a dataset.
+    """Check the image files of a dataset.
 
     Args:
-        images: what the json says; those without a file name are passed over.
-        root: the folder that their names are below.
-        report: is added to.
-        opened: read them all; else only look whether they are there.
-        workers: number of threads that read.
-        progress: called with 1 after each image that was read.
+        images: The images of the json. Those without a file name are skipped.
+        root: The folder below which the files are.
+        report: The report that gets the problems.
+        opened: Whether to read the images. If not, only their existence is checked.
+        workers: The number of threads that read.
+        progress: The function that gets 1 after each image that was read.
 
     Returns:
-        What was found, by ``file_name``.
+        The problems and notes by ``file_name``.
     """
     by_path = {os.path.join(root, image.file_name): image for image in images if image.file_name}
     found = {path: ImageFinding("file-missing") for path in missing_files(by_path)}
@@ -147,7 +153,7 @@ def check_files(
         present = ((path, image.size) for path, image in by_path.items() if path not in found)
         found.update(check_images_of(present, workers, progress))
     for path, finding in found.items():
-        if finding.kind != "image-size":  # which the json's own check has reported
+        if finding.kind != "image-size":  # which the check of the json has reported
             report.add(finding.kind, by_path[path].file_name, finding.detail or None)
     return {by_path[path].file_name: finding for path, finding in found.items()}
 
@@ -157,19 +163,19 @@ def check_images_of(
     workers: int,
     progress: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[str, ImageFinding]]:
-    """Read images in several threads; Pillow decodes without holding Python's lock.
+    """Check images in several threads. Pillow releases Python's lock while it decodes.
 
     Args:
-        files: (path, size) as :func:`check_image` takes them.
-        workers: number of threads, each of which holds one decoded image.
-        progress: called with 1 after each image.
+        files: The pairs (path, size), see :func:`check_image`.
+        workers: The number of threads. Each holds one decoded image.
+        progress: The function that gets 1 after each image.
 
     Yields:
-        (path, finding) of those with something to say, in the order of ``files``.
+        The pairs (path, problem or note) in the order of ``files``, without those that are good.
     """
     files = iter(files)
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, of large images and odd metadata
+        warnings.simplefilter("ignore")  # Pillow's warnings of large images and odd metadata
         while batch := list(islice(files, _BATCH)):
             for (path, _), finding in zip(batch, pool.map(lambda item: check_image(*item), batch)):
                 if progress is not None:

@@ -1,4 +1,4 @@
-"""What was found in a dataset: counted by kind, with a few examples of each."""
+"""The problems that were found in a dataset: their number by kind, with a few examples of each."""
 
 from collections import Counter, defaultdict
 from typing import Any
@@ -11,7 +11,12 @@ MAX_EXAMPLES = 3
 
 
 def shown(value: Any, longest: int = 100) -> str:
-    """Return a value out of a file for a message: one line, printable, not too long."""
+    """Return a value from a file as it stands in a message: one line, printable, not too long.
+
+    Args:
+        value: The value.
+        longest: The length of the text, in characters.
+    """
     if isinstance(value, list | dict) and len(value) > 8:
         some = value[:4] if isinstance(value, list) else dict(list(value.items())[:2])
         text = f"{_plain(some, longest)} of {len(value)} values"
@@ -31,20 +36,25 @@ def _plain(value: Any, longest: int) -> str:
 
 
 class Report:
-    """Counts findings. Memory does not grow with their number."""
+    """Counts the problems of a dataset. Its memory does not grow with their number.
+
+    Attributes:
+        counts: The number of problems by kind.
+        examples: A few texts by kind.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = defaultdict(list)
 
     def add(self, kind: str, where: str = "", value: Any = None, count: int = 1) -> None:
-        """Count a finding.
+        """Count a problem.
 
         Args:
-            kind: a key of :data:`KINDS`.
-            where: "a.jpg, annotation 12".
-            value: what stands there; None where there is nothing to show.
-            count: how many findings this one stands for.
+            kind: A key of :data:`KINDS`.
+            where: The place, such as "a.jpg, annotation 12".
+            value: The value that is wrong; None where there is nothing to show.
+            count: The number of problems that this call stands for.
         """
         self.counts[kind] += count
         if len(self.examples[kind]) < MAX_EXAMPLES:
@@ -52,24 +62,24 @@ class Report:
             self.examples[kind].append(text.removeprefix(": "))
 
     def of(self, severity: str) -> list[str]:
-        """Return the kinds of this severity that were found."""
+        """Return the kinds of a severity that were found, in the order of :data:`KINDS`."""
         return [k.name for k in KINDS.values() if k.severity == severity and self.counts[k.name]]
 
     def lines(self, severity: str) -> list[str]:
-        """Return one line for each kind of this severity that was found, with an example."""
+        """Return one line for each kind of a severity that was found, with an example."""
         return [
-            f"{self.counts[name]:,} x {name}: {KINDS[name].what}"
+            f"{self.counts[name]:,} x {name}: {KINDS[name].description}"
             + (f" ({self.examples[name][0]})" if self.examples[name][0] else "")
             for name in self.of(severity)
         ]
 
     def table(self) -> str:
-        """Return a table for a terminal: by kind, the worst first, with examples below each."""
+        """Return a table for a terminal: one row a kind, errors first, with examples below each."""
         lines = []
         for severity in SEVERITIES:
             for name in self.of(severity):
                 count = f"{self.counts[name]:,}"
-                lines.append(f"{severity:<8} {name:<19} {count:>9}  {KINDS[name].what}")
+                lines.append(f"{severity:<8} {name:<19} {count:>9}  {KINDS[name].description}")
                 lines += (f"{'':<40}{example}" for example in self.examples[name] if example)
         return "\n".join(lines)
 

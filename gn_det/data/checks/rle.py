@@ -1,4 +1,4 @@
-"""COCO's run lengths as text, read without pycocotools, which trusts what it is given."""
+"""COCO's run lengths, decoded without pycocotools, which does not check its input."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import numpy as np
 
 __all__ = ["run_lengths"]
 
-_MOST_DIGITS = 7  # of 5 bits each: 2 ** 34 pixels
+_MAX_DIGITS = 7  # of 5 bits each: 2 ** 34 pixels
 
 
 def run_lengths(counts: Any) -> np.ndarray | None:
-    """Return the runs of background, foreground, background, ...; None where they are malformed.
+    """Return the lengths of the runs of background, foreground, background, ...
 
     Args:
-        counts: COCO's compressed text, or the list of runs.
+        counts: The compressed text of COCO, or the list of lengths.
 
     Returns:
-        (N,) int64, none of them negative.
+        An array (N,) of int64, at least 0 each; None where ``counts`` is malformed.
     """
     if isinstance(counts, str):
         runs = _decompress(counts)
@@ -29,10 +29,11 @@ def run_lengths(counts: Any) -> np.ndarray | None:
 
 
 def _decompress(text: str) -> np.ndarray | None:
-    """Undo pycocotools' ``rleToString``: digits of 5 bits, and differences to the run before last.
+    """Undo pycocotools' ``rleToString``.
 
-    Each character less 48 is a digit, the lowest first; its bit 0x20 says that more follow, and bit
-    0x10 of a number's last digit is the sign.
+    Each character less 48 is a digit of 5 bits, the lowest first. Its bit 0x20 says that more
+    digits follow, and bit 0x10 of a number's last digit is the sign. From the third number on, each
+    is the difference to the run before the last one.
     """
     if not text.isascii():
         return None
@@ -44,7 +45,7 @@ def _decompress(text: str) -> np.ndarray | None:
         return None
     first = np.concatenate([[0], last[:-1] + 1])
     lengths = last - first + 1
-    if lengths.max() > _MOST_DIGITS:
+    if lengths.max() > _MAX_DIGITS:
         return None
     place = np.arange(len(digits)) - np.repeat(first, lengths)
     numbers = np.add.reduceat((digits & 0x1F) << (5 * place), first)

@@ -1,7 +1,7 @@
 """Photo digits: real handwritten digits pasted on real photographs, with exact masks.
 
-The digits are scikit-learn's (8x8 scans, 1,797 of them), the photographs those inside
-scikit-image's wheel, so nothing is downloaded. The dataset on disk is COCO json and PNG::
+The digits are those of scikit-learn (1,797 scans of 8x8), the photographs those in the wheel of
+scikit-image, so nothing is downloaded. On disk, the dataset is COCO json and PNG::
 
     ROOT/photo_digits_v1/{train,val}.json      ROOT/photo_digits_v1/{train,val}/000000.png ...
 
@@ -33,16 +33,16 @@ __all__ = [
     "split_samples",
 ]
 
-# Raise it with every change of the pictures or the json: the folder is named after it, so a cache
-# of an older generator is never taken for this one's.
+# Raise it with each change of the images or the json. The folder has it in its name, so the files
+# of an older generator are never used for this one's.
 VERSION = 1
 FOLDER = f"photo_digits_v{VERSION}"
 CLASSES = tuple("0123456789")  # category id = position + 1
-SPLITS = ("train", "val")  # the position seeds the scenes
+SPLITS = ("train", "val")  # the position is part of the seed of the scenes
 
-VAL_SHARE = 0.2  # of each class's samples
+VAL_SHARE = 0.2  # of the samples of each class
 
-# Photographs in scikit-image's wheel, free by what it says of them; none of them shows digits.
+# Photographs in scikit-image's wheel, with the licence that it states. None of them shows digits.
 _CC0_TEXTURES = "CC0, from CC0Textures"
 PHOTOGRAPHS = {
     "astronaut.png": "public domain, NASA Great Images database",
@@ -65,8 +65,14 @@ logger = logging.getLogger(__name__)
 def check_arguments(num_train: int, num_val: int, size: int, seed: int) -> None:
     """Check the arguments of :func:`build_photo_digits`.
 
+    Args:
+        num_train: The number of scenes in the train split, at least 1.
+        num_val: The number of scenes in the val split, at least 1.
+        size: The height and width of a scene in pixels, at least 64.
+        seed: The seed, at least 0.
+
     Raises:
-        ValueError: a count below 1, a size below 64 pixels, or a negative seed.
+        ValueError: One of them is not such a whole number.
     """
     for name, value, least in (
         ("num_train", num_train, 1),
@@ -88,21 +94,25 @@ def build_photo_digits(
     size: int = 256,
     seed: int = 0,
 ) -> Path:
-    """Build the dataset in ``root``/photo_digits_v1, or find it there, and return that folder.
+    """Build the dataset in the folder ``root``/photo_digits_v1, unless it is there already.
 
-    It appears there whole or not at all, whatever happens on the way and however many processes
-    build it at once.
+    The folder appears complete or not at all, even if the build is killed or several processes
+    build it at the same time.
 
     Args:
-        root: the folder of datasets; made where it is missing.
-        num_train: scenes in the train split.
-        num_val: scenes in the val split.
-        size: height and width of a scene in pixels.
-        seed: decides the split of the samples and every scene.
+        root: The folder of datasets. It is created where it does not exist.
+        num_train: The number of scenes in the train split, at least 1.
+        num_val: The number of scenes in the val split, at least 1.
+        size: The height and width of a scene in pixels, at least 64.
+        seed: The seed of the split of the samples and of every scene, at least 0.
+
+    Returns:
+        The path of the dataset's folder.
 
     Raises:
-        ValueError: see :func:`check_arguments`.
-        FileExistsError: the folder is there and is not this dataset, whole. It is left alone.
+        ValueError: An argument is out of its range.
+        FileExistsError: The folder exists, but is not this dataset or not complete. It is not
+            changed.
         ImportError: scikit-learn or scikit-image is missing.
     """
     check_arguments(num_train, num_val, size, seed)
@@ -116,8 +126,8 @@ def build_photo_digits(
     digits, photographs = _load_sources()
     logger.info("Building photo digits in %s (once, %d scenes)", folder, sum(counts.values()))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, because only a rename within a file system is atomic. Not mkdtemp, which
-    # would shut other users out of a shared folder of datasets.
+    # Beside the target, because only a rename within a file system is atomic. Not by mkdtemp,
+    # whose folder other users of a shared folder of datasets could not read.
     building = folder.parent / f".{FOLDER}.{uuid.uuid4().hex}.building"
     building.mkdir()
     try:
@@ -127,9 +137,9 @@ def build_photo_digits(
         except OSError:
             if not folder.is_dir():
                 raise
-            _check_folder(folder, counts, size, seed)  # another process was quicker
+            _check_folder(folder, counts, size, seed)  # another process was faster
     finally:
-        shutil.rmtree(building, ignore_errors=True)  # gone already where the rename succeeded
+        shutil.rmtree(building, ignore_errors=True)  # it no longer exists after the rename
     return folder
 
 
@@ -148,8 +158,8 @@ def _info(counts: dict[str, int], size: int, seed: int) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path, counts: dict[str, int], size: int, seed: int) -> None:
-    """Raise FileExistsError where ``folder`` is not the dataset of these arguments, whole."""
-    remedy = "Nothing was changed. Move it away or delete it, or give another root folder."
+    """Raise FileExistsError where ``folder`` is not the complete dataset of these arguments."""
+    advice = "Nothing was changed. Move it away or delete it, or choose another root folder."
     expected = _info(counts, size, seed)
     for split in SPLITS:
         try:
@@ -159,32 +169,32 @@ def _check_folder(folder: Path, counts: dict[str, int], size: int, seed: int) ->
             missing = names - set(os.listdir(folder / split))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileExistsError(
-                f"{folder} exists but is no complete photo digits dataset ({split}: "
-                f"{type(error).__name__}: {error}). {remedy}"
+                f"{folder} exists but is not a complete photo digits dataset ({split}: "
+                f"{type(error).__name__}: {error}). {advice}"
             ) from error
         if info != expected:
             keys = [k for k in expected if not isinstance(info, dict) or info.get(k) != expected[k]]
             found = info if isinstance(info, dict) else {}
             difference = ", ".join(f"{k} {found.get(k)!r}, not {expected[k]!r}" for k in keys)
             raise FileExistsError(
-                f"{folder} holds a dataset of other arguments ({split}: {difference}). {remedy}"
+                f"{folder} has a dataset of other arguments ({split}: {difference}). {advice}"
             )
         if missing or len(names) != counts[split]:
             raise FileExistsError(
-                f"{folder} exists but is no complete photo digits dataset: {split} lacks "
+                f"{folder} exists but is not a complete photo digits dataset: {split} lacks "
                 f"{len(missing) or counts[split] - len(names)} of its {counts[split]} images. "
-                f"{remedy}"
+                f"{advice}"
             )
 
 
 def _load_sources() -> tuple[Any, list[Image.Image]]:
-    """Return scikit-learn's digits and the photographs, as RGB, in PHOTOGRAPHS' order."""
+    """Return scikit-learn's digits, and the photographs in RGB in the order of PHOTOGRAPHS."""
     try:
-        from skimage import data_dir
+        from skimage import data_dir  # type: ignore[attr-defined]  # missing in its stub file
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            f"The photo digits dataset is made of scikit-learn's digits and scikit-image's "
+            f"The photo digits dataset consists of scikit-learn's digits and scikit-image's "
             f"photographs; one of them could not be imported ({error}). "
             "Try: pip install scikit-learn scikit-image"
         ) from error
@@ -193,7 +203,7 @@ def _load_sources() -> tuple[Any, list[Image.Image]]:
         path = Path(data_dir) / name
         if not path.is_file():
             raise ImportError(
-                f"{path} is missing: this build of scikit-image does not ship its photographs. "
+                f"{path} is missing: this build of scikit-image does not include its photographs. "
                 "Try: pip install --force-reinstall 'scikit-image>=0.25,<0.27'"
             )
         with Image.open(path) as image:
@@ -202,11 +212,14 @@ def _load_sources() -> tuple[Any, list[Image.Image]]:
 
 
 def split_samples(target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Share the samples' indices out between the splits, class by class; none is in both.
+    """Divide the samples between the splits, class by class. No sample is in both.
 
     Args:
-        target: (S) the class of each sample, 0 to 9.
-        seed: decides who goes where.
+        target: The class of each sample, (S,) in 0 to 9.
+        seed: The seed of the division, at least 0.
+
+    Returns:
+        The indices of the samples by split, (N,) each.
     """
     rng = np.random.default_rng([seed, len(SPLITS)])
     train, val = [], []
@@ -228,7 +241,7 @@ def _write(
 ) -> None:
     """Write both splits into the empty ``folder``."""
     samples = split_samples(digits.target, seed)
-    scans = digits.images / 16  # ink is counted from 0 to 16
+    scans = digits.images / 16  # ink is stored as 0 to 16
     with tqdm(total=sum(counts.values()), desc="photo digits", disable=None) as bar:
         for position, split in enumerate(SPLITS):
             (folder / split).mkdir()
@@ -246,18 +259,18 @@ def _write(
                 "annotations": [],
             }
             for index in range(counts[split]):
-                # a generator for each scene: no scene depends on how many came before it
+                # a generator for each scene, so that no scene depends on those before it
                 rng = np.random.default_rng([seed, position, index])
                 photo = int(rng.integers(len(photographs)))
                 image = crop_photograph(photographs[photo], size, rng)
                 image, instances = paste_digits(image, scans, samples[split], rng)
                 name = f"{index:06d}.png"
-                # level 1: a quarter of the time of the default for 6% larger files
+                # level 1 takes a quarter of the default's time, and the files are 6% larger
                 Image.fromarray(image).save(folder / split / name, compress_level=1)
                 ids = {"id": index + 1, "file_name": name}
                 coco["images"].append({**ids, "height": size, "width": size, "license": photo + 1})
                 for instance in instances:
-                    # ids from 1: COCOeval takes annotation 0 for no match
+                    # ids start at 1: for COCOeval, annotation 0 means no match
                     ids = {"id": len(coco["annotations"]) + 1, "image_id": index + 1}
                     category = int(digits.target[instance.sample]) + 1
                     coco["annotations"].append(
@@ -269,7 +282,7 @@ def _write(
 
 
 def _annotate(instance: Instance) -> dict[str, Any]:
-    """Return the part of a COCO annotation that the instance alone decides."""
+    """Return a digit's COCO annotation without the ids and the category."""
     rows, columns = np.flatnonzero(instance.mask.any(1)), np.flatnonzero(instance.mask.any(0))
     left, top = int(columns[0]), int(rows[0])
     area = int(instance.mask.sum())

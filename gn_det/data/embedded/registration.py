@@ -1,6 +1,6 @@
-"""Registers photo digits with Detectron2: photo_digits_train and photo_digits_val.
+"""Registers photo digits with Detectron2 as photo_digits_train and photo_digits_val.
 
-Nothing is built, and no folder is looked at, before a dataset is asked for.
+Nothing is built, and no folder is read, before a dataset is used.
 """
 
 import inspect
@@ -20,17 +20,24 @@ __all__ = ["ensure_dataset", "register_photo_digits"]
 
 @dataclass(frozen=True)
 class _Registered:
-    """What a name stands for."""
+    """A registered split.
+
+    Attributes:
+        name: The name in Detectron2's catalogs.
+        split: One of ``SPLITS``.
+        root: The folder of datasets; None means $DETECTRON2_DATASETS at the time of each use.
+        build_kwargs: The keyword arguments of :func:`build_photo_digits`.
+    """
 
     name: str
     split: str
-    root: str | None  # None: $DETECTRON2_DATASETS, read whenever it is needed
+    root: str | None
     build_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def folder(self) -> Path:
         root = self.root
         if root is None:
-            root = os.getenv("DETECTRON2_DATASETS", "datasets")  # as Detectron2's own datasets
+            root = os.getenv("DETECTRON2_DATASETS", "datasets")  # like Detectron2's own datasets
         return Path(root).expanduser() / FOLDER
 
     def build(self) -> None:
@@ -46,21 +53,21 @@ _REGISTERED: dict[str, _Registered] = {}
 
 
 class PhotoDigitsMetadata(Metadata):
-    """Metadata whose paths follow $DETECTRON2_DATASETS also where it is set after the import."""
+    """Metadata whose paths use $DETECTRON2_DATASETS even if it is set after the import."""
 
     @property
     def json_file(self) -> str:
-        """The split's COCO json. It is there once the dataset was loaded, or made sure of."""
+        """The path of the split's COCO json. It exists after the first use of the dataset."""
         return f"{self.image_root}.json"
 
     @property
     def image_root(self) -> str:
-        """The folder of the split's images."""
+        """The path of the folder of the split's images."""
         registered = _REGISTERED[self.name]
         return str(registered.folder() / registered.split)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all the metadata, the two paths of now included."""
+        """Return all the metadata, with the current two paths."""
         return {
             **super().as_dict(),
             "json_file": self.json_file,
@@ -71,19 +78,22 @@ class PhotoDigitsMetadata(Metadata):
 def register_photo_digits(
     prefix: str = "photo_digits", root: str | os.PathLike | None = None, **build_kwargs: int
 ) -> tuple[str, str]:
-    """Register the datasets ``prefix``_train and ``prefix``_val, and return their names.
+    """Register the datasets ``prefix``_train and ``prefix``_val.
 
-    The first use builds them. Registering the same again changes nothing.
+    The first use builds them. A second registration with the same arguments changes nothing.
 
     Args:
-        prefix: in front of both names.
-        root: the folder of datasets; None stands for $DETECTRON2_DATASETS, or else ./datasets.
-            One root holds one variant.
-        build_kwargs: num_train, num_val, size and seed of :func:`build_photo_digits`.
+        prefix: The first part of both names.
+        root: The folder of datasets, which holds one variant of photo digits. None means
+            $DETECTRON2_DATASETS or, where that is not set, ./datasets.
+        build_kwargs: The num_train, num_val, size and seed of :func:`build_photo_digits`.
+
+    Returns:
+        The two names.
 
     Raises:
-        TypeError: an unknown keyword.
-        ValueError: a value that cannot be built, or the name is another dataset's.
+        TypeError: A keyword is unknown.
+        ValueError: A value is out of its range, or another dataset has the name.
     """
     arguments = {
         name: build_kwargs.pop(name, parameter.default)
@@ -101,8 +111,8 @@ def register_photo_digits(
     for dataset in datasets:
         if dataset.name in DatasetCatalog and _REGISTERED.get(dataset.name) != dataset:
             raise ValueError(
-                f"A dataset named {dataset.name} is registered already, of another kind or with "
-                "other arguments. Choose another prefix."
+                f"A dataset named {dataset.name} is registered already, of another kind or "
+                "with other arguments. Choose another prefix."
             )
     for dataset in datasets:
         if dataset.name not in DatasetCatalog:
@@ -122,12 +132,15 @@ def _register(dataset: _Registered) -> None:
 
 
 def ensure_dataset(name: str) -> None:
-    """Build the dataset ``name`` where it is one of ours and missing; else do nothing.
+    """Build a missing embedded dataset. Another dataset is not touched.
 
-    For code that reads the metadata's json_file before any loader ran, as COCOEvaluator does.
+    It is for code that reads the metadata's json_file before any loader ran, like COCOEvaluator.
+
+    Args:
+        name: The name of a dataset.
 
     Raises:
-        FileExistsError, ImportError: see :func:`build_photo_digits`.
+        FileExistsError, ImportError: The dataset cannot be built, see :func:`build_photo_digits`.
     """
     if name in _REGISTERED:
         _REGISTERED[name].build()

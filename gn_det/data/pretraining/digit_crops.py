@@ -1,7 +1,7 @@
-"""The objects of the photo digits, cut out: classification on what a detector of them will see.
+"""Crops of the objects in photo digits: classification of what a detector of them sees.
 
-A crop is a square about the middle of a digit's box, with the photograph and parts of other digits
-around it. No digit sample is in both splits, as in the dataset itself.
+A crop is a square around the centre of a digit's box, with the photograph and parts of other digits
+in it. No digit sample is in both splits, as in the dataset itself.
 """
 
 import math
@@ -17,29 +17,30 @@ from PIL import Image
 
 from gn_det.data.embedded.photo_digits import CLASSES
 
-from .labelled import InMemory, LabelledSplit, resize
+from .labelled_data import InMemory, LabelledSplit, resize
 
 __all__ = ["photo_digit_crops"]
 
 PREFIX = "photo_digits"
-# the longer side of the box times this is the side of a crop: at random between them in training,
-# their mean in evaluation
+# The side of a crop is the longer side of the box times a number: a random one between these two in
+# training, their mean in evaluation.
 CONTEXT = (1.2, 1.5)
 
 
 def photo_digit_crops(cfg: CfgNode, split: str) -> LabelledSplit:
-    """Return a split; training crops vary in place and scale, and are never mirrored.
+    """Return a split. Training crops vary in place and scale, and are never mirrored.
 
     Args:
-        cfg: ``PRETRAIN.CROP`` is the side to which crops are made, whatever a digit's size.
-        split: "train" or "val".
+        cfg: A config with gn_det's keys. All crops are resized to ``PRETRAIN.CROP``.
+        split: The name of the split: "train" or "val".
 
     Raises:
-        FileExistsError, ImportError: see :func:`gn_det.data.build_photo_digits`.
+        FileExistsError, ImportError: Photo digits cannot be built, see
+            :func:`gn_det.data.build_photo_digits`.
     """
     side = cfg.PRETRAIN.CROP
     name = f"{PREFIX}_{split}"
-    folder = MetadataCatalog.get(name).image_root  # follows $DETECTRON2_DATASETS
+    folder = MetadataCatalog.get(name).image_root  # depends on $DETECTRON2_DATASETS
     images, labels = _cut_out(name, folder, round(side * CONTEXT[1] / CONTEXT[0]))
     bgr = cfg.INPUT.FORMAT == "BGR"
     mapper = partial(_map, side=side, augment=split == "train", bgr=bgr)
@@ -58,12 +59,12 @@ def _map(record: dict[str, Any], side: int, augment: bool, bgr: bool) -> dict[st
 
 @lru_cache(maxsize=2)  # train and val, which a run opens several times
 def _cut_out(name: str, folder: str, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return crops (N, 3, side, side) uint8, RGB, with the most context, and labels (N).
+    """Return crops (N, 3, side, side) uint8 in RGB, with the most context, and labels (N,).
 
     Args:
-        name: of the dataset, which is built where it is missing.
-        folder: of its images; another folder is another dataset.
-        side: in pixels.
+        name: The name of the dataset, which is built where it is missing.
+        folder: The folder of its images. The cache needs it: another folder is another dataset.
+        side: The height and width of the crops in pixels.
     """
     crops, labels = [], []
     for record in DatasetCatalog.get(name):
@@ -71,7 +72,7 @@ def _cut_out(name: str, folder: str, side: int) -> tuple[torch.Tensor, torch.Ten
             scene = np.asarray(file.convert("RGB"))
         boxes = [annotation["bbox"] for annotation in record["annotations"]]
         margin = math.ceil(max(max(box[2:]) for box in boxes) * CONTEXT[1] / 2)
-        # beyond the scene its edge goes on: mirrored, it would show mirrored digits
+        # outside the scene, its edge is repeated; a mirrored scene would show mirrored digits
         padded = Image.fromarray(np.pad(scene, ((margin,) * 2, (margin,) * 2, (0, 0)), "edge"))
         for left, top, width, height in boxes:
             x, y = margin + left + width / 2, margin + top + height / 2

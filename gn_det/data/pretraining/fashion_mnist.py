@@ -1,6 +1,6 @@
-"""Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28x28, of ten kinds of clothes.
+"""Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28x28 pixels, of ten kinds of clothes.
 
-Its four idx files are read where Debian's package puts them, or from a folder that has them.
+Its four idx files are read from a folder of the user's, or from that of Debian's package.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 
 from gn_det.data.errors import DatasetError
 
-from .labelled import InMemory, LabelledSplit, resize, root_places
+from .labelled_data import InMemory, LabelledSplit, resize, root_places
 
 __all__ = ["fashion_mnist", "read_idx"]
 
@@ -30,20 +30,21 @@ FILES = {
     "val": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 NUM_CLASSES = 10
-SHIFT = 2  # pixels, at most, by which a training image is moved
+SHIFT = 2  # the most pixels by which a training image is shifted
 FLIPPED = {"horizontal": -1, "vertical": -2}  # INPUT.RANDOM_FLIP -> dimension
 
 
 def fashion_mnist(cfg: CfgNode, split: str) -> LabelledSplit:
-    """Return a split; images of train are flipped at random and moved by up to two pixels.
+    """Return a split. Training images are flipped at random and shifted by up to two pixels.
 
     Args:
-        cfg: ``PRETRAIN.ROOT`` is looked into first, then Debian's place. ``PRETRAIN.CROP`` is the
-            side to which images are enlarged, ``INPUT.RANDOM_FLIP`` as in detection.
-        split: "train" or "val".
+        cfg: A config with gn_det's keys. The files are searched in ``PRETRAIN.ROOT``, then in
+            Debian's folder. Images are resized to ``PRETRAIN.CROP``. ``INPUT.RANDOM_FLIP`` means
+            the same as in detection.
+        split: The name of the split: "train" or "val".
 
     Raises:
-        DatasetError: the files are not there, or not what they should be.
+        DatasetError: The files are missing or wrong.
     """
     images, labels = (read_idx(path) for path in _find(cfg.PRETRAIN.ROOT, split))
     if images.shape != (len(labels), 28, 28) or labels.shape[1:]:
@@ -71,14 +72,15 @@ def _find(root: str, split: str) -> list[Path]:
     places = [*root_places(root), DEBIAN]
     for place in places:
         found = [_with_or_without_gz(Path(place, name)) for name in FILES[split]]
-        if all(found):
-            return found
+        existing = [path for path in found if path is not None]
+        if len(existing) == len(found):
+            return existing
     names = [f"{name}.gz" for pair in FILES.values() for name in pair]
     raise DatasetError(
         f"PRETRAIN.DATASET fashion_mnist: {' and '.join(FILES[split])} are not in "
         f"{', '.join(places[:-1])} or {DEBIAN}. On Debian or Ubuntu: apt install "
-        f"dataset-fashion-mnist. Elsewhere: put {', '.join(names)} into a folder, and name it by "
-        "PRETRAIN.ROOT."
+        f"dataset-fashion-mnist. On other systems: put {', '.join(names)} into a folder, and set "
+        "PRETRAIN.ROOT to it."
     )
 
 
@@ -89,8 +91,14 @@ def _with_or_without_gz(path: Path) -> Path | None:
 def read_idx(path: str | os.PathLike) -> np.ndarray:
     """Return the array of an idx file of bytes, gzipped or not.
 
+    Args:
+        path: The path of the file.
+
+    Returns:
+        The array, uint8, of the shape in the file.
+
     Raises:
-        DatasetError: it cannot be read, or is no such file, or too short or long.
+        DatasetError: The file cannot be read, has another format, or is too short or too long.
     """
     path = Path(path)
     try:
@@ -102,7 +110,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     dims = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
     start = 4 + 4 * dims
     if not dims or len(data) < start:
-        raise DatasetError(f"{path} is no idx file of bytes: it begins with {data[:4]!r}.")
+        raise DatasetError(f"{path} is not an idx file of bytes: it begins with {data[:4]!r}.")
     shape = tuple(np.frombuffer(data, ">u4", dims, 4).tolist())
     if len(data) != start + math.prod(shape):
         raise DatasetError(

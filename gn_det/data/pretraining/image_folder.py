@@ -1,4 +1,4 @@
-"""Images in folders of their classes: ImageNet's layout, train/CLASS/IMAGE and val/CLASS/IMAGE."""
+"""Images in one folder per class: ImageNet's layout, train/CLASS/IMAGE and val/CLASS/IMAGE."""
 
 import os
 from collections.abc import Callable
@@ -13,48 +13,51 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extensi
 
 from gn_det.data.checks.images import check_image, check_images_of
 from gn_det.data.errors import DatasetError
+from gn_det.utils import and_more
 
-from .labelled import LabelledSplit, root_places
+from .labelled_data import LabelledSplit, root_places
 from .transforms import eval_transform, resize_to, train_transform
 
 __all__ = ["check_image_folders", "find_image_folder", "image_folder"]
 
-# read at the start of a run, spread evenly over the classes
-SAMPLE = 256
+SAMPLE = 256  # images that are read at the start of a run, spread evenly over the classes
 
 
 def find_image_folder(root: str) -> str:
     """Return the path of ``PRETRAIN.ROOT``, which has the folders train and val.
 
+    Args:
+        root: The value of the key.
+
     Raises:
-        DatasetError: it is not there; the message says where it was looked for.
+        DatasetError: The folder does not exist. The message says where it was searched.
     """
     places = root_places(root)
     for place in places:
         if os.path.isdir(place):
             return place
     raise DatasetError(
-        f"PRETRAIN.ROOT {root}: there is no folder {' and none '.join(places)}. It has to hold "
-        "train/CLASS/IMAGE and val/CLASS/IMAGE. Name another by PRETRAIN.ROOT, or set the "
+        f"PRETRAIN.ROOT {root}: there is no folder {' and none '.join(places)}. It has to contain "
+        "train/CLASS/IMAGE and val/CLASS/IMAGE. Set PRETRAIN.ROOT to another folder, or the "
         "environment variable DETECTRON2_DATASETS to the folder that it is in."
     )
 
 
 def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
-    """Check that classes and images of train and val are there, and read some of the images.
+    """Check that train and val have classes and images, and read some of the images.
 
     Args:
-        cfg: a config with gn_det's keys.
-        training: look at train as well as at val.
+        cfg: A config with gn_det's keys.
+        training: Whether to check train as well as val.
 
     Raises:
-        DatasetError: with what is wrong, in one line.
+        DatasetError: There is a problem. The message is one line.
     """
     if resize_to(cfg) < cfg.PRETRAIN.CROP:
         raise DatasetError(
             f"PRETRAIN.RESIZE {cfg.PRETRAIN.RESIZE} is less than PRETRAIN.CROP "
-            f"{cfg.PRETRAIN.CROP}: in evaluation the square would have black borders. 0 goes with "
-            "every CROP."
+            f"{cfg.PRETRAIN.CROP}: in evaluation the square would have black borders. RESIZE 0 "
+            "fits every CROP."
         )
     root = find_image_folder(cfg.PRETRAIN.ROOT)
     val = _classes(os.path.join(root, "val"))
@@ -63,7 +66,7 @@ def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
         raise DatasetError(
             f"{root}: the classes of train and val differ: {_some(train - val)} in train alone, "
             f"{_some(val - train)} in val alone. They are numbered in the order of their names, so "
-            "that every number behind the first difference would mean another class."
+            "every number after the first difference would mean another class."
         )
     if len(val) != cfg.MODEL.CLASSIFIER.NUM_CLASSES:
         raise DatasetError(
@@ -84,8 +87,8 @@ def _classes(folder: str) -> set[str]:
     if not classes:
         raise DatasetError(
             f"{folder} has {len(names)} files and no folder: every class needs a folder of its own "
-            "for its images. (ImageNet's validation images come without; its development kit says "
-            "which class each of them is.)"
+            "for its images. (ImageNet's validation images have no folders; its development kit "
+            "has the class of each image.)"
         )
     return classes
 
@@ -117,7 +120,7 @@ def _check_sample(folder: str, images: dict[str, list[str]]) -> None:
     if bad:
         path, finding = bad[0]
         raise DatasetError(
-            f"{folder}: of {len(sample)} images that were opened, {len(bad)} cannot be read, such "
+            f"{folder}: of {len(sample)} images that were tried, {len(bad)} cannot be read, such "
             f"as {path}: {finding.detail}."
         )
     for path in sample:
@@ -127,34 +130,35 @@ def _check_sample(folder: str, images: dict[str, list[str]]) -> None:
 
 
 def _depth_problem(image: Image.Image) -> str | None:
-    """Return what is wrong with more than 8 bits a channel: Pillow would make most of it white."""
+    """Return the problem of more than 8 bits a channel: Pillow would make most pixels white."""
     if not image.mode.startswith(("I", "F")):
         return None
     return (
-        f"of mode {image.mode}, and what is above 255 would be cut off. Convert such images to 8 "
+        f"of mode {image.mode}, and values above 255 would be cut off. Convert such images to 8 "
         "bits a channel"
     )
 
 
 def _some(names: set[str]) -> str:
-    """Return ``3 classes (a, b, c)``."""
-    shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} class{'' if len(names) == 1 else 'es'}" + (f" ({shown})" if names else "")
+    """Return ``5 classes (a, b, c and 2 more)``."""
+    shown = f" ({and_more(sorted(names), 3)})" if names else ""
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'}{shown}"
 
 
 def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
-    """Return one split of :func:`find_image_folder`'s folder.
+    """Return a split of the images in ``PRETRAIN.ROOT``.
 
     Args:
-        cfg: a config with gn_det's keys.
-        split: "train" (augmented) or "val".
+        cfg: A config with gn_det's keys.
+        split: The name of the split: "train" (augmented) or "val".
 
     Raises:
-        DatasetError: see :func:`find_image_folder`; the mapper for an image that cannot be read.
+        DatasetError: The folder does not exist. The mapper raises one too, for an image that cannot
+            be read.
     """
     make = train_transform if split == "train" else eval_transform
     found = ImageFolder(os.path.join(find_image_folder(cfg.PRETRAIN.ROOT), split))
-    # packed: worker processes share its memory
+    # DatasetFromList packs the records, so that worker processes share their memory
     records = DatasetFromList(
         [{"file_name": path, "label": label} for path, label in found.samples], copy=False
     )
@@ -162,7 +166,7 @@ def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
 
 
 def _open(path: str) -> Image.Image:
-    """Return an image in RGB, turned as its EXIF says: so Detectron2 reads those of detection."""
+    """Return an image in RGB with its EXIF rotation applied, like Detectron2's ``read_image``."""
     with open(path, "rb") as file:
         image = ImageOps.exif_transpose(Image.open(file))
         if problem := _depth_problem(image):
@@ -174,11 +178,11 @@ def _read(record: dict[str, Any], transform: Callable) -> dict[str, Any]:
     path = record["file_name"]
     try:
         image = _open(path)
-    except Exception as error:  # noqa: BLE001 Pillow's readers raise whatever they are led to
+    except Exception as error:  # noqa: BLE001 Pillow's readers raise many kinds of errors
         finding = check_image(path, None)
         detail = finding.detail if finding and finding.detail else error
         raise DatasetError(
-            f"{path} cannot be read as an image: {detail}. Get it again, or remove it, and go "
-            "on by --resume."
+            f"{path} cannot be read as an image: {detail}. Get it again, or remove it, and "
+            "continue with --resume."
         ) from error
     return {**record, "image": transform(image)}

@@ -1,10 +1,10 @@
-"""Moving digits: clips of handwritten digits, told apart by how they move.
+"""Moving digits: clips of handwritten digits. The class of a clip is the direction of the motion.
 
-In each of 8 frames of 32x32 there is one of scikit-learn's real digits. It moves in a straight line
-at 1 or 2 pixels a frame, and what leaves the picture on one side comes in on the other. The nine
-classes are the eight directions in steps of 45 degrees, and none. Which digit, where and how fast
-says nothing of the class, and neither does any single frame: a network has to look at several of
-them, in their order.
+A clip has 8 frames of 32x32 pixels and shows one of scikit-learn's real digits. The digit moves in
+a straight line at 1 or 2 pixels a frame; what leaves the frame on one side enters on the other. The
+nine classes are the eight directions in steps of 45 degrees, and no motion. The class does not
+depend on the digit, its place and its speed, and no single frame shows it: a network has to use
+several frames in their order.
 """
 
 from functools import lru_cache, partial
@@ -16,26 +16,26 @@ from detectron2.config import CfgNode
 
 from gn_det.data.embedded.photo_digits import SPLITS, split_samples
 
-from .labelled import InMemory, LabelledSplit, resize
+from .labelled_data import InMemory, LabelledSplit, resize
 
 __all__ = ["moving_digits"]
 
 COUNTS = {"train": 4000, "val": 1000}
-FRAMES, SIDE, DIGIT = 8, 32, 16  # frames, and pixels of a frame's and a digit's side
-# (down, right) in pixels a frame at speed 1; the position is the class
+FRAMES, SIDE, DIGIT = 8, 32, 16  # the frames of a clip; the sides of a frame and a digit in pixels
+# (down, right) in pixels per frame at speed 1; the position is the class
 DIRECTIONS = ((0, 0), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 SPEEDS = (1, 2)
 SEED = 0
 
 
 def moving_digits(cfg: CfgNode, split: str) -> LabelledSplit:
-    """Return a split of clips (3, 8, CROP, CROP), always the same; nothing is augmented.
+    """Return a split of clips (3, 8, CROP, CROP). They are always the same, without augmentation.
 
     No sample of a digit is in both splits.
 
     Args:
-        cfg: ``PRETRAIN.CROP`` is the side to which frames are made.
-        split: "train" (4,000 clips) or "val" (1,000).
+        cfg: A config with gn_det's keys. Frames are resized to ``PRETRAIN.CROP``.
+        split: The name of the split: "train" (4,000 clips) or "val" (1,000).
 
     Raises:
         ImportError: scikit-learn is missing.
@@ -52,7 +52,7 @@ def _map(record: dict[str, Any], side: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=2)  # train and val, which a run opens several times
 def _make(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return clips (N, T, H, W) uint8, and labels (N)."""
+    """Return clips (N, T, H, W) uint8, and labels (N,)."""
     from sklearn.datasets import load_digits  # slow to import
 
     digits = load_digits()
@@ -71,7 +71,7 @@ def _make(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _frames(picture: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """Return (T, SIDE, SIDE): the picture with its upper left corner along the path (T, 2)."""
+    """Return frames (T, SIDE, SIDE): the picture with its upper left corner on the path (T, 2)."""
     canvas = np.zeros((SIDE, SIDE), np.uint8)
     canvas[: len(picture), : len(picture)] = picture
     four = np.tile(canvas, (2, 2))

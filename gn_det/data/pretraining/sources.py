@@ -1,4 +1,4 @@
-"""``PRETRAIN.DATASET``: where the images of pre-training come from."""
+"""The sources of pre-training data: what ``PRETRAIN.DATASET`` can name."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,11 +11,12 @@ from gn_det.data.errors import DatasetError
 from .digit_crops import photo_digit_crops
 from .fashion_mnist import fashion_mnist
 from .image_folder import check_image_folders, image_folder
-from .labelled import LabelledSplit
+from .labelled_data import LabelledSplit
 from .moving_digits import moving_digits
 
 __all__ = ["SOURCES", "check_labelled_data", "labelled_split"]
 
+# PRETRAIN.DATASET -> the function from (cfg, "train" or "val") to that split
 SOURCES: dict[str, Callable[[CfgNode, str], LabelledSplit]] = {
     "image_folder": image_folder,
     "fashion_mnist": fashion_mnist,
@@ -25,15 +26,15 @@ SOURCES: dict[str, Callable[[CfgNode, str], LabelledSplit]] = {
 
 
 def labelled_split(cfg: CfgNode, split: str) -> LabelledSplit:
-    """Return a split of ``PRETRAIN.DATASET``; of them ``PRETRAIN.{TRAIN,VAL}_IMAGES``.
+    """Return a split of ``PRETRAIN.DATASET`` with ``PRETRAIN.{TRAIN,VAL}_IMAGES`` images.
 
     Args:
-        cfg: a config with gn_det's keys.
-        split: "train" (augmented) or "val".
+        cfg: A config with gn_det's keys.
+        split: The name of the split: "train" (augmented) or "val".
 
     Raises:
-        ConfigError: an unknown source, or fewer images than are asked for.
-        DatasetError: the data are missing or damaged.
+        ConfigError: The source is unknown, or has fewer images.
+        DatasetError: The data are missing or damaged.
     """
     data = _source(cfg)(cfg, split)
     key = f"{split.upper()}_IMAGES"
@@ -42,7 +43,7 @@ def labelled_split(cfg: CfgNode, split: str) -> LabelledSplit:
         return data
     if not 0 < count <= len(data):
         raise ConfigError(
-            f"PRETRAIN.{key} is {count}: {cfg.PRETRAIN.DATASET} has {len(data)}. 0 takes them all."
+            f"PRETRAIN.{key} is {count}: {cfg.PRETRAIN.DATASET} has {len(data)}. 0 uses them all."
         )
     return data.first(count)
 
@@ -50,22 +51,22 @@ def labelled_split(cfg: CfgNode, split: str) -> LabelledSplit:
 def _source(cfg: CfgNode) -> Callable[[CfgNode, str], LabelledSplit]:
     name = cfg.PRETRAIN.DATASET
     if name not in SOURCES:
-        raise ConfigError(f"PRETRAIN.DATASET is {name!r}; known are {', '.join(SOURCES)}.")
+        raise ConfigError(f"PRETRAIN.DATASET is {name!r}. Choose one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
 def check_labelled_data(cfg: CfgNode, *, training: bool = True) -> None:
-    """Check that the data are there and have ``MODEL.CLASSIFIER.NUM_CLASSES`` classes.
+    """Check that the data exist and have ``MODEL.CLASSIFIER.NUM_CLASSES`` classes.
 
-    Of several processes, one a machine reads the files.
+    One process of each machine reads the files.
 
     Args:
-        cfg: a config with gn_det's keys.
-        training: look at train as well as at val.
+        cfg: A config with gn_det's keys.
+        training: Whether to check train as well as val.
 
     Raises:
-        ConfigError: an unknown source.
-        DatasetError: with what is wrong, in one line.
+        ConfigError: The source is unknown.
+        DatasetError: There is a problem. The message is one line.
     """
     _source(cfg)
     problems = on_one_process(lambda: list(_problems(cfg, training)))

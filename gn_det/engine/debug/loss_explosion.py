@@ -13,9 +13,10 @@ def learning_rate_advice(cfg: CfgNode | None, iteration: int, learning_rate: flo
     """Return what to change where a run without warm-up explodes at its beginning; "" elsewhere.
 
     Args:
-        cfg: a finished config; None: nothing is known.
-        iteration: in which it was seen. In the first one no step had been made.
-        learning_rate: now.
+        cfg: A finished config. None gives no advice.
+        iteration: The number of the iteration in which the explosion was seen. Before iteration 1
+            no step has been made.
+        learning_rate: The learning rate of that iteration.
     """
     if cfg is None or not 0 < iteration < BEGINNING or cfg.SOLVER.WARMUP_ITERS:
         return ""
@@ -27,27 +28,28 @@ def learning_rate_advice(cfg: CfgNode | None, iteration: int, learning_rate: flo
 
 
 class LossWatch:
-    """Says once when the loss explodes in the beginning of a run.
+    """Reports once when the loss explodes in the beginning of a run.
 
-    The median of the last five losses is held against that of the first five: one or two bad
-    batches are no explosion. One in the very first steps would lift that too, so it counts as at
-    most twice the loss from before any step.
+    The median of the last five losses is compared with the median of the first five, so that one or
+    two bad batches are no explosion. An explosion in the very first steps would lift the latter
+    too, so it counts as at most twice the loss before any step.
     """
 
     COUNT, FACTOR = 5, 5.0
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._losses: list[float] = []
-        self._said = False
+        self._reported = False
 
     def look(self, iteration: int, loss: float) -> str:
-        """Return a sentence, or "".
+        """Return a sentence where the loss explodes; "" elsewhere, and after the first report.
 
         Args:
-            iteration: from 0; a run that is resumed behind the beginning is not watched.
-            loss: of all parts, finite.
+            iteration: The number of the iteration, from 0. A run that is resumed after the
+                beginning is not watched.
+            loss: The sum of all losses, finite.
         """
-        if self._said or iteration >= BEGINNING:
+        if self._reported or iteration >= BEGINNING:
             return ""
         self._losses.append(loss)
         if len(self._losses) < self.COUNT:
@@ -56,7 +58,7 @@ class LossWatch:
         now = statistics.median(self._losses[-self.COUNT :])
         if not now > self.FACTOR * usual > 0:
             return ""
-        self._said = True
+        self._reported = True
         return (
             f"The loss explodes: {now:.4g} at iteration {iteration} is {now / usual:.0f} times "
             f"that of the first iterations ({usual:.4g})."

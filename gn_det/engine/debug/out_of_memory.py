@@ -1,6 +1,6 @@
-"""What a run says when memory does not suffice: what would make the step smaller, and by how much.
+"""Advice for a run that is out of memory: what makes its step smaller, and by how much.
 
-The estimator works on tensors without memory, so that it can be asked even then.
+The estimate works on tensors without memory, so that it can be made even then.
 """
 
 import os
@@ -18,9 +18,9 @@ from gn_det.modeling.activation_checkpointing import MEMORY_MODES
 
 __all__ = ["memory_advice"]
 
-# what allocators say in a RuntimeError of no kind of its own
-_SAID = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "bad_alloc")
-# bytes of a GPU that its context and libraries take
+# in the RuntimeErrors of allocators, which have no class of their own
+_WORDS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "bad_alloc")
+# the bytes of a GPU that its context and libraries take
 CONTEXT = 1 << 30
 
 
@@ -28,13 +28,13 @@ CONTEXT = 1 << 30
 def memory_advice(
     cfg: CfgNode | None, iteration: int, batch: Any, release: Callable[[], None]
 ) -> Iterator[None]:
-    """Add advice to an error of memory that is raised inside; its kind stays.
+    """Add advice to an error of memory that is raised inside; the error's class stays.
 
     Args:
-        cfg: a finished config; None: nothing is known, and nothing is added.
-        iteration: the one at work.
-        batch: the micro-batch at work.
-        release: lets go of memory that nobody needs any more.
+        cfg: A finished config. None adds nothing.
+        iteration: The number of the iteration that runs inside.
+        batch: The micro-batch that is trained on inside.
+        release: A function that frees memory which nobody needs any more.
     """
     try:
         yield
@@ -49,14 +49,14 @@ def memory_advice(
 
 def _is_of_memory(error: Exception) -> bool:
     kinds = (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, kinds) or any(words in str(error) for words in _SAID)
+    return isinstance(error, kinds) or any(words in str(error) for words in _WORDS)
 
 
 def _advice(cfg: CfgNode, iteration: int, batch: Any) -> str:
     try:
-        images, height, width = _size(cfg, batch)
-    except Exception:  # noqa: BLE001 a mapper of one's own may make other inputs
-        return f"Iteration {iteration}: out of memory. docs/performance.md says what takes less."
+        images, height, width = _size(batch)
+    except Exception:  # noqa: BLE001 a user's own mapper may make other inputs
+        return f"Iteration {iteration}: out of memory. See docs/performance.md for what takes less."
     lines = [
         f"Iteration {iteration}: out of memory with {images} image{'s' * (images != 1)} of "
         f"{height}x{width} in a forward pass."
@@ -67,14 +67,14 @@ def _advice(cfg: CfgNode, iteration: int, batch: Any) -> str:
     except Exception as error:  # noqa: BLE001 the error that advice is added to must not be lost
         lines += [
             f"What would fit cannot be estimated here ({error})",
-            "Measured for R50-FPN (docs/performance.md), what is kept for backward beside standard "
+            "Measured for R50-FPN (docs/performance.md), saved for backward as a share of standard "
             "in fp32: MODEL.GN.MEMORY lean 0.5, minimal 0.2; SOLVER.AMP.ENABLED True about half of "
-            "each. SOLVER.IMS_PER_STEP 1 keeps that of one image; it needs no other learning rate.",
+            "each. SOLVER.IMS_PER_STEP 1 has one image in memory; the learning rate stays.",
         ]
     memory = f"{budget / 2**30:.1f}GiB" if budget else "8GiB"
     config = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     lines.append(
-        f"More by: gn-det estimate --config {config} --images {images} --size "
+        f"To estimate more: gn-det estimate --config {config} --images {images} --size "
         f"{height}x{width} --budget {memory}"
     )
     return "\n".join(lines)
@@ -96,7 +96,7 @@ def _estimates(cfg: CfgNode, images: int, height: int, width: int, budget: int) 
 
 
 def _ways(cfg: CfgNode, images: int) -> Iterator[tuple[str, CfgNode, int]]:
-    """Yield keys to change, the config with them, and its images; each way takes less memory."""
+    """Yield (keys to change, the config with them, its images); each takes less than the last."""
     cfg = cfg.clone()
     cfg.defrost()
     yield "", cfg, images
@@ -115,10 +115,11 @@ def _ways(cfg: CfgNode, images: int) -> Iterator[tuple[str, CfgNode, int]]:
         yield " ".join([*words, "SOLVER.IMS_PER_STEP 1"]), cfg, 1
 
 
-def _size(cfg: CfgNode, batch: Any) -> tuple[int, int, int]:
-    """Return how many images a micro-batch has, and their largest height and width."""
+def _size(batch: Any) -> tuple[int, int, int]:
+    """Return the number of images in a micro-batch, and their largest height and width."""
     images = batch["image"] if isinstance(batch, dict) else [item["image"] for item in batch]
-    return len(images), *(max(image.shape[axis] for image in images) for axis in (-2, -1))
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    return len(images), height, width
 
 
 def _budget(cfg: CfgNode) -> int:

@@ -12,7 +12,7 @@ from gn_det import model_zoo
 from gn_det.checkpoint import Checkpointer, convert
 from gn_det.checkpoint.matching import match
 from gn_det.checkpoint.sources import detectron
-from gn_det.config import find_published_spec
+from gn_det.modeling import find_published_spec
 
 
 # Detectron's model ids of the projects/GN baselines

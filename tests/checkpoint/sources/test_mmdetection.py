@@ -7,8 +7,7 @@ from gn_det import get_cfg, model_zoo
 from gn_det.checkpoint import WeightsError, convert
 from gn_det.checkpoint.matching import match
 from gn_det.checkpoint.sources import mmdetection
-from gn_det.config import PretrainSpec
-from gn_det.modeling import build_gn_resnet_backbone
+from gn_det.modeling import PretrainSpec, build_gn_resnet_backbone
 
 STAGES = ["res2", "res3", "res4", "res5"]
 X_WIDTHS = {"inner": 128, "groups": 32}

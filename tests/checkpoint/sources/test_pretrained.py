@@ -119,7 +119,11 @@ FRCNN_STD = ["MODEL.PIXEL_STD", [57.375, 57.12, 58.395]]
         (["MODEL.RESNETS.DEPTH", 34], "is a ResNet-18, but MODEL.RESNETS.DEPTH is 34"),
         (["MODEL.GN.WEIGHT_STANDARDIZATION", True], "without Weight Standardization"),
         (
-            ["MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN"],
+            [
+                *("MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN"),
+                *("MODEL.VGG.OUT_FEATURES", ["vgg4", "vgg5"]),
+                *("MODEL.FPN.IN_FEATURES", ["vgg4", "vgg5"]),
+            ],
             "is a ResNet, but MODEL.BACKBONE.NAME build_gn_vgg_fpn_backbone is a VGG",
         ),
     ],

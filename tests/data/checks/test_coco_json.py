@@ -1,91 +1,126 @@
 import json
+import time
 
 import pytest
 
-from gn_det.data import DatasetError
-from gn_det.data.checks.coco_json import CocoJson, Record
-
-BLOCKS = [1, 3, 10, 1 << 20]
+from gn_det.data import check_json, compare_classes
+from gn_det.data.checks.coco_json import ImageRecord
 
 
-def records(path, content, block=1 << 20):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list(CocoJson(path, block=block))
+def test_facts(made):
+    found = check_json(made.json)
+    assert found.images[3] == ImageRecord("3.png", (64, 48))
+    assert found.class_names == ["cat", "dog", "cow"]
+    assert dict(found.objects) == {2: 3, 5: 2, 7: 2}
+    assert found.summary() == "4 images, 7 annotations, 3 classes"
+    assert found.usable == 7
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_records_in_the_order_of_the_file(tmp_path, block):
-    text = (
-        '{"info": {"a": [1]}, "annotations": [{"id": 12.5e1}, null, 345, -1.5e3], '
-        '"x": 77, "images" : [ ] }'
-    )
-    path = tmp_path / "a.json"
-    assert records(path, text, block) == [
-        Record("info", None, {"a": [1]}, ()),
-        Record("annotations", 0, {"id": 125.0}, ()),
-        Record("annotations", 1, None, ()),
-        Record("annotations", 2, 345, ()),
-        Record("annotations", 3, -1500.0, ()),
-        Record("x", None, 77, ()),
+def test_usable_annotations(made):
+    made.content["annotations"][0]["iscrowd"] = 1
+    made.content["annotations"][1]["image_id"] = 99
+    del made.content["annotations"][2]["iscrowd"]
+    assert check_json(made.write()).usable == 5
+
+
+def test_annotations_before_images(made):
+    made.first["bbox"] = [500, 500, 10, 10]
+    made.content = dict(sorted(made.content.items()))
+    assert list(made.content)[0] == "annotations"
+    report = check_json(made.write()).report
+    assert report.counts == {"box-away": 1}
+    assert report.examples["box-away"] == ["1.png, annotation 1: [500, 500, 10, 10]"]
+
+
+def test_annotations_without_images_at_all(made):
+    del made.content["images"]
+    report = check_json(made.write()).report
+    assert report.counts == {"section": 1, "image-unknown": 7}
+
+
+def test_classes_are_sorted_by_their_number(made):
+    made.content["categories"].reverse()
+    assert check_json(made.write()).class_names == ["cat", "dog", "cow"]
+    made.content["categories"][0]["id"] = "seven"
+    assert set(check_json(made.write()).class_names) == {"cat", "dog", "cow"}
+
+
+def compared(made, tmp_path, train):
+    path = tmp_path / "train.json"
+    content = {**made.content, **train}
+    path.write_text(json.dumps(content))
+    found = check_json(made.json)
+    compare_classes(found, check_json(path))
+    return dict(found.report.counts)
+
+
+def test_same_classes(made, tmp_path):
+    assert compared(made, tmp_path, {}) == {}
+    # other ids in the same order give the same outputs
+    others = [{"id": i, "name": n} for i, n in ((1, "cat"), (3, "dog"), (4, "cow"))]
+    annotations = [
+        {**a, "category_id": {2: 1, 5: 3, 7: 4}[a["category_id"]]}
+        for a in made.content["annotations"]
     ]
+    assert compared(made, tmp_path, {"categories": others, "annotations": annotations}) == {}
 
 
-def test_counts_know_of_empty_lists(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text('{"images": [], "annotations": [1, 2], "info": null}')
-    reader = CocoJson(path)
-    list(reader)
-    assert reader.counts == {"images": 0, "annotations": 2}
-    list(reader)  # again, from the start
-    assert reader.counts == {"images": 0, "annotations": 2}
+def test_train_has_more_classes_at_the_end(made, tmp_path):
+    more = [*made.content["categories"], {"id": 8, "name": "ox"}]
+    assert compared(made, tmp_path, {"categories": more}) == {}
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_remarks_belong_to_their_record(tmp_path, block):
-    text = '{"images": [{"a": 1, "b": {"c": 1, "c": 2}}, {"a": NaN}, {"a": 1}, {"a": -Infinity}]}'
-    remarks = [r.remarks for r in records(tmp_path / "a.json", text, block)]
-    nan, inf = (("nan-literal", "NaN"),), (("nan-literal", "-Infinity"),)
-    assert remarks == [(("key-twice", "c"),), nan, (), inf]
+def test_train_lacks_a_class(made, tmp_path):
+    fewer = made.content["categories"][:2]
+    assert compared(made, tmp_path, {"categories": fewer}) == {"class-not-in-train": 1}
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+def test_train_has_another_order(made, tmp_path):
+    other = [{"id": i, "name": n} for i, n in ((2, "dog"), (5, "cat"), (7, "cow"))]
+    assert compared(made, tmp_path, {"categories": other}) == {"class-order": 2}
+
+
+def test_train_has_no_object_of_a_class(made, tmp_path):
+    annotations = [a for a in made.content["annotations"] if a["category_id"] != 5]
+    assert compared(made, tmp_path, {"annotations": annotations}) == {"class-untrained": 1}
+
+
+def write_large(path, images, annotations):
+    """Write a json as COCO's: one polygon of 18 points an annotation."""
+    names = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
+    with path.open("w") as f:
+        f.write('{"images": [')
+        f.write(
+            ", ".join(
+                json.dumps({"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480})
+                for i in range(1, images + 1)
+            )
+        )
+        f.write('], "annotations": [')
+        for i in range(1, annotations + 1):
+            x, y = i * 7919 % 50000 / 100, i * 104729 % 40000 / 100
+            polygon = [round(v + k * 1.37, 2) for k in range(18) for v in (x, y + k % 5)]
+            annotation = {"segmentation": [polygon], "area": 812.25, "iscrowd": 0, "id": i}
+            annotation.update(
+                image_id=i % images + 1, bbox=[x, y, 23.29, 27.29], category_id=i % 80 + 1
+            )
+            f.write((", " if i > 1 else "") + json.dumps(annotation))
+        f.write(f'], "categories": {json.dumps(names)}}}')
+
+
 @pytest.mark.parametrize(
-    ("text", "line", "column"),
+    ("images", "annotations"),
     [
-        ('{"images": [1 2]}', 1, 15),
-        ('{\n "images":\n  [1,\n  2 3]}', 4, 5),
-        ('{"images": [' + "1, " * 500 + "x]}", 1, 12 + 1500 + 1),
-        ('{"images": [\n' + "1,\n" * 500 + "  x]}", 502, 3),
-        ('{"images": [{"a": ,}]}', 1, 19),
+        pytest.param(500, 3500, id="small"),
+        pytest.param(100_000, 700_000, id="large", marks=pytest.mark.soak),
     ],
 )
-def test_place_of_an_error(tmp_path, text, line, column, block):
-    with pytest.raises(DatasetError, match=rf"at line {line}, column {column}, near"):
-        records(tmp_path / "a.json", text, block)
-    with pytest.raises(json.JSONDecodeError) as error:
-        json.loads(text)
-    assert (error.value.lineno, error.value.colno) == (line, column)
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-32"])
-def test_letters_that_a_block_cuts(tmp_path, block, encoding):
-    path = tmp_path / "a.json"
-    content = '{"images": ["Größe 🦆"]}'.encode(encoding)
-    assert records(path, content, block)[0].value == "Größe 🦆"
-
-
-def test_progress_is_the_size_of_the_file(tmp_path):
-    path, seen = tmp_path / "a.json", []
-    path.write_text('{"images": [1, 2, 3]}')
-    list(CocoJson(path, seen.append, block=5))
-    assert sum(seen) == path.stat().st_size
-
-
-@pytest.mark.parametrize("text", ['{"images": [1]}', '{"images": [{"a": "b"}, 12], "info": true}'])
-def test_every_beginning_of_a_file_is_refused(tmp_path, text):
-    for end in range(len(text)):
-        with pytest.raises(
-            DatasetError, match=r"it is empty|it is cut off|it is not JSON: Expecting v"
-        ):
-            records(tmp_path / "a.json", text[:end], 4)
+def test_many_annotations(tmp_path, images, annotations):
+    path = tmp_path / "many.json"
+    write_large(path, images, annotations)
+    start = time.perf_counter()
+    found = check_json(path)
+    seconds = time.perf_counter() - start
+    print(f"{found.summary()}, {path.stat().st_size / 1e6:.0f} MB: checked in {seconds:.1f} s")
+    assert found.summary() == f"{images:,} images, {annotations:,} annotations, 80 classes"
+    assert not found.report.counts

@@ -114,6 +114,8 @@ def test_missing_coco_says_variable_and_layout(monkeypatch, tmp_path):
 def test_too_few_classes_are_refused(coco):
     with pytest.raises(DatasetError, match=r"5 classes \(c0, .*NUM_CLASSES is 4. Set .* 5\."):
         check_datasets(cfg_for(coco(classes=5), num_classes=4))
+    with pytest.raises(DatasetError, match=r"\(c0, c1, c2, c3, c4 and 2 more\), but"):
+        check_datasets(cfg_for(coco("checks_seven", classes=7), num_classes=4))
 
 
 def test_too_many_classes_are_warned_of(coco, caplog):
@@ -159,9 +161,9 @@ def test_images_are_opened(made):
     with pytest.raises(DatasetError) as error:
         check_images(dicts, "DATASETS.TRAIN x")
     message = str(error.value)
-    assert message.startswith("DATASETS.TRAIN x: of 4 images that were opened, 2 are wrong:")
-    assert "2.png: the image has another size than the json says: it is 64 x 48" in message
-    assert "4.png: the file is no image that can be read: a Git LFS pointer" in message
+    assert message.startswith("DATASETS.TRAIN x: of 4 images that were read, 2 are wrong:")
+    assert "2.png: the image and the json differ in size: it is 64 x 48" in message
+    assert "4.png: the file is not an image that can be read: a Git LFS pointer" in message
     assert "gn-det check-dataset" in message
 
 
@@ -208,7 +210,10 @@ def test_what_detectron2_bears_is_warned_of(made, registered, caplog):
     made.first["bbox"] = [50, 8, 20, 20]
     made.write()
     check_datasets(cfg_for(registered))
-    assert "checks_made: 1 x box-outside: the box reaches out by over a pixel (1.png" in caplog.text
+    assert (
+        "checks_made: 1 x box-outside: the box is more than one pixel outside the image (1.png"
+        in caplog.text
+    )
 
 
 def test_broken_json(made, registered):
@@ -247,7 +252,7 @@ def test_images_of_the_test_set(made, registered):
     (made.root / "2.png").unlink()
     lines = told(to_score(registered))
     assert lines == [
-        "DATASETS.TEST checks_made: 1 of 4 images are missing, first of all:",
+        "DATASETS.TEST checks_made: 1 of 4 images are missing, the first:",
         f"    {made.root / '2.png'}",
     ]
     # those of a training set have their check where they are loaded
@@ -256,7 +261,7 @@ def test_images_of_the_test_set(made, registered):
 
 def test_content_of_the_test_set_s_images(made, registered):
     Image.new("RGB", (48, 64)).save(made.root / "2.png")
-    assert "of 4 images that were opened, 1 are wrong" in told(to_score(registered))[0]
+    assert "of 4 images that were read, 1 are wrong" in told(to_score(registered))[0]
 
 
 def test_masks_of_the_test_set(made, registered):
@@ -265,7 +270,7 @@ def test_masks_of_the_test_set(made, registered):
     made.write()
     check_datasets(to_score(registered), training=False)
     assert told(to_score(registered, masks=True)) == [
-        f"DATASETS.TEST checks_made: 7 of 7 annotations have no mask, first of all in "
+        f"DATASETS.TEST checks_made: 7 of 7 annotations have no mask, the first in "
         f"{made.root / '1.png'}, but MODEL.MASK_ON is True. Set MODEL.MASK_ON False, or add masks."
     ]
 
@@ -275,7 +280,7 @@ def test_some_masks_of_the_test_set(made, registered):
     made.content["annotations"][1].update(segmentation=[], iscrowd=1)
     made.write()
     (line,) = told(to_score(registered, masks=True))
-    assert "1 of 7 annotations have no mask, first of all in " in line
+    assert "1 of 7 annotations have no mask, the first in " in line
     assert "2.png" in line
 
 

@@ -13,7 +13,7 @@ def fixed(made, files=None):
     return json.loads(out.read_text()), open(changes_file(out)).read().splitlines()
 
 
-def test_nothing_to_mend(made):
+def test_nothing_to_fix(made):
     made.content["licenses"] = []
     made.content["more"] = None
     content, changes = fixed(made)
@@ -27,10 +27,10 @@ def test_list_of_changes(made):
     content, changes = fixed(made, {"3.png": ImageFinding("file-missing")})
     assert changes == [
         "images[2] 3.png: file-missing: removed, with its annotations",
-        "annotations[0] (id 1): box-outside: mended",
-        "annotations[1] (id 2): image-unknown: removed: image 99 is not there",
-        "annotations[2] (id 3): image-unknown: removed: image 3 is not there",
-        "annotations[6] (id 7): image-unknown: removed: image 3 is not there",
+        "annotations[0] (id 1): box-outside: fixed",
+        "annotations[1] (id 2): image-unknown: removed: there is no image 99",
+        "annotations[2] (id 3): image-unknown: removed: there is no image 3",
+        "annotations[6] (id 7): image-unknown: removed: there is no image 3",
     ]
     assert [a["id"] for a in content["annotations"]] == [1, 4, 5, 6]
     assert [i["id"] for i in content["images"]] == [1, 2, 4]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from gn_det.data.checks.kinds import KINDS, SEVERITIES, markdown_table
 
-DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
+DOCS = Path(__file__).parents[3] / "docs" / "datasets.md"
 
 
 def test_the_docs_have_this_table():

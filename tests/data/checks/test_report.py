@@ -14,13 +14,13 @@ def test_counts_and_examples():
     assert len(report.examples["box-nan"]) == 3
     assert report.summary() == "1,205 errors of 2 kinds"
     assert report.lines("error")[0] == (
-        "1,200 x class-unknown: an annotation of a class that is not there (b.png: 7)"
+        "1,200 x class-unknown: the annotation's class does not exist (b.png: 7)"
     )
     assert report.table().splitlines()[:3] == [
-        "error    class-unknown           1,200  an annotation of a class that is not there",
+        "error    class-unknown           1,200  the annotation's class does not exist",
         " " * 40 + "b.png: 7",
         "error    box-nan                     5  "
-        "the box has NaN, inf or a number beyond all images",
+        "the box has NaN, inf or a number that is too large",
     ]
 
 

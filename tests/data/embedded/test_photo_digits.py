@@ -256,9 +256,9 @@ def _remove_json(folder):
     [
         (_remove_image, "val lacks 1 of its 4 images"),
         (_drop_entry, "train lacks 1 of its 6 images"),
-        (_truncate_json, "no complete photo digits dataset .train: JSONDecodeError"),
-        (_replace_by_list, "no complete photo digits dataset .val: TypeError"),
-        (_remove_json, "no complete photo digits dataset .val: FileNotFoundError"),
+        (_truncate_json, "not a complete photo digits dataset .train: JSONDecodeError"),
+        (_replace_by_list, "not a complete photo digits dataset .val: TypeError"),
+        (_remove_json, "not a complete photo digits dataset .val: FileNotFoundError"),
     ],
 )
 def test_damaged_dataset_is_refused_and_left_alone(tmp_path, damage, message):

@@ -117,7 +117,7 @@ def test_an_unreadable_image(root, content, words):
     path = root / "train" / "green" / "1.png"
     path.write_bytes(path.read_bytes()[:60] if content is None else content)
     message = _message(_cfg(root))
-    assert f"of 6 images that were opened, 1 cannot be read, such as {path}: " in message
+    assert f"of 6 images that were tried, 1 cannot be read, such as {path}: " in message
     assert words in message
     data = image_folder(_cfg(root), "train")
     with pytest.raises(DatasetError) as error:
@@ -157,7 +157,7 @@ def test_an_image_is_turned_as_in_detection(root):
 
 def test_more_than_8_bits_are_refused(root):
     _save(root, Image.fromarray(np.full((40, 40), 40000, dtype=np.uint16)))
-    assert "0.png is of mode I;16, and what is above 255" in _message(_cfg(root))
+    assert "0.png is of mode I;16, and values above 255" in _message(_cfg(root))
     data = image_folder(_cfg(root), "val")
     (record,) = [r for r in data.records if r["file_name"].endswith("red/0.png")]
     with pytest.raises(DatasetError, match="cannot be read as an image: it is of mode I;16"):

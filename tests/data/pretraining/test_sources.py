@@ -41,12 +41,14 @@ def test_more_images_than_there_are(root, count):
 
 def test_an_unknown_source(root):
     cfg = _cfg(root, "PRETRAIN.DATASET", "mnist")
-    with pytest.raises(ConfigError, match=r"DATASET is 'mnist'; known are image_folder, fashion"):
+    with pytest.raises(
+        ConfigError, match=r"DATASET is 'mnist'. Choose one of image_folder, fashion"
+    ):
         check_labelled_data(cfg)
 
 
 def test_what_is_wrong_is_one_line(root):
     (root / "train" / "red" / "0.png").write_bytes(b"")
-    with pytest.raises(DatasetError, match="of 6 images that were opened, 1 cannot be read"):
+    with pytest.raises(DatasetError, match="of 6 images that were tried, 1 cannot be read"):
         check_labelled_data(_cfg(root))
     check_labelled_data(_cfg(root), training=False)

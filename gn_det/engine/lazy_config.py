@@ -1,0 +1,226 @@
+"""Reading a LazyConfig: a Python file with model, dataloader, optimizer, lr_multiplier and train.
+
+It is what Detectron2's tools/lazyconfig_train_net.py runs. A Python config is a program: it can do
+all that its author can think of. :mod:`gn_det.engine.lazy_run` trains it.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
+from typing import Any
+
+from detectron2.config import LazyConfig
+from detectron2.utils import comm
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg, solver_problems
+from gn_det.model_zoo import get_config
+from gn_det.utils import did_you_mean
+
+from .setup import fall_back_to_cpu, is_zoo_name
+
+__all__ = ["is_lazy", "key_paths", "load_lazy_config", "settings_of"]
+
+PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+# a YAML's key -> the name that a LazyConfig has for it
+NAMES = {
+    "SOLVER.CLIP_GLOBAL_NORM": "train.clip_global_norm",
+    "SOLVER.EMA_DECAY": "train.ema_decay",
+    "SOLVER.IMS_PER_STEP": "train.ims_per_step",
+    "SOLVER.CHECKPOINT_PERIOD": "train.checkpointer.period",
+    "SOLVER.KEEP_CHECKPOINTS": "train.checkpointer.max_to_keep",
+    "SOLVER.ON_SAVE_ERROR": "train.on_save_error",
+    "SOLVER.BEST_METRIC": "train.best_metric",
+    "SOLVER.MAX_ITER": "train.max_iter",
+    "SOLVER.AMP.ENABLED": "train.amp.enabled",
+    "SOLVER.AMP.DTYPE": "train.amp.dtype",
+    "MODEL.DEVICE": "train.device",
+    "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
+    "TEST.EVAL_PERIOD": "train.eval_period",
+    "OUTPUT_DIR": "train.output_dir",
+    "SEED": "train.seed",
+}
+
+
+def is_lazy(config_file: str) -> bool:
+    """Return whether a config is a Python file."""
+    return config_file.endswith(".py")
+
+
+def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
+    """Read a LazyConfig and the options of a command line. This runs the file's code.
+
+    Args:
+        config_file: A Python file, or the name of one of gn_det's Python configs.
+        opts: The options ``["key=value", ...]`` with keys that exist; ``+key=value`` adds one.
+
+    Returns:
+        The config; what ``train`` lacks is as in gn_det's ``common/train.py``. ``train.device`` is
+        "cpu" where there is no GPU.
+
+    Raises:
+        ConfigError: The file cannot be read or lacks a part, or an option cannot be set.
+        FileNotFoundError: There is no such file.
+    """
+    cfg = _load(config_file)
+    missing = [part for part in PARTS if part not in cfg]
+    if missing:
+        raise ConfigError(
+            f"{config_file}: it has no {', '.join(missing)}. A LazyConfig has {', '.join(PARTS)}, "
+            "each of them a dict or a LazyCall."
+        )
+    cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
+    for option in opts:
+        _override(cfg, option)
+    _check_references(cfg, config_file)
+    settings = settings_of(cfg)
+    tests = settings.DATASETS.TEST
+    if len(tests) > 1 and "dataset_name" in cfg.dataloader.get("evaluator", ()):
+        raise ConfigError(
+            f"dataloader.test.dataset.names is {list(tests)}: a LazyConfig evaluates one dataset. "
+            "Name one."
+        )
+    fall_back_to_cpu(settings)
+    amp = settings.SOLVER.AMP
+    cfg.train.device = settings.MODEL.DEVICE
+    cfg.train.amp.enabled, cfg.train.amp.dtype = amp.ENABLED, amp.DTYPE
+    if amp.DTYPE not in ("float16", "bfloat16"):
+        raise ConfigError(f"train.amp.dtype is {amp.DTYPE!r}, not float16 or bfloat16.")
+    for problem in solver_problems(settings):
+        raise ConfigError(_with_lazy_names(problem.message))
+    return cfg
+
+
+def _load(config_file: str) -> DictConfig:
+    if is_zoo_name(config_file):
+        return get_config(os.path.basename(config_file))
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+    try:
+        return LazyConfig.load(config_file)
+    except SyntaxError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
+        # Detectron2 says in words which file it is: this one, or one that it imports
+        named = re.match("Config file (.+) has syntax error", str(error))
+        file = named[1] if named else cause.filename
+        raise ConfigError(f"{file}:{cause.lineno}: it is not Python: {cause.msg}.") from None
+    except ImportError as error:
+        raise ConfigError(f"{config_file}: {error}") from error
+
+
+def _check_references(cfg: DictConfig, config_file: str) -> None:
+    """Refuse a reference such as ``${model.input_format}`` to what is not there."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{config_file}: {error.full_key}: {reason}") from None
+
+
+def _override(cfg: DictConfig, option: str) -> None:
+    """Set one ``key=value``, in place."""
+    key, equals, _ = option.partition("=")
+    if option.startswith("--"):
+        raise ConfigError(
+            f"Command line: {option} stands where a key=value belongs. Options go before all of "
+            "them."
+        )
+    if not equals:
+        raise ConfigError(
+            f"Command line: options of a Python config are key=value, such as "
+            f"train.max_iter=100, but {option!r} was given."
+        )
+    new, key = key.startswith("+"), key.removeprefix("+")
+    known = list(key_paths(OmegaConf.to_container(cfg)))
+    if key not in known and not new:
+        raise UnknownKeyError(
+            f"Command line: there is no key {key}.{did_you_mean(key, known)} +{option} would add "
+            "it.",
+            key,
+        )
+    try:
+        before = OmegaConf.select(cfg, key)
+        LazyConfig.apply_overrides(cfg, [option])
+        after = OmegaConf.select(cfg, key)
+    except (OmegaConfBaseException, KeyError, ValueError, SyntaxError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"Command line: {option!r} cannot be set: {reason}") from None
+    except Exception as error:
+        # hydra, which parses the options where it is installed, has errors of its own
+        if not type(error).__module__.startswith("hydra"):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"Command line: {option!r} cannot be read: {reason}") from None
+    if _is_other_type(before, after):
+        raise ConfigError(
+            f"Command line: {key} is {before!r} in the config; {after!r} is of another type."
+        )
+
+
+def key_paths(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the path of each key of nested dicts and lists, of groups as well.
+
+    Args:
+        node: A dict or a list; the items of a list go by their number.
+        prefix: The path of the node itself, with a dot at the end.
+    """
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        yield f"{prefix}{key}"
+        if isinstance(value, dict | list):
+            yield from key_paths(value, f"{prefix}{key}.")
+
+
+def _is_other_type(before: object, after: object) -> bool:
+    if isinstance(before, DictConfig) != isinstance(after, DictConfig):
+        return before is not None
+    plain = (bool, int, float, str)
+    if not isinstance(before, plain) or not isinstance(after, plain):
+        return False
+    return type(before) is not type(after) and (type(before), type(after)) != (float, int)
+
+
+def settings_of(cfg: DictConfig) -> CfgNode:
+    """Return what a LazyConfig says of solver, run, data and pixels, under the keys of a YAML.
+
+    Checks and the set-up of a run read these keys. The network is not among them: the model that
+    was built is asked.
+
+    Args:
+        cfg: A LazyConfig, as :func:`load_lazy_config` returns it.
+    """
+    values = {key: OmegaConf.select(cfg, name) for key, name in NAMES.items()}
+    values["SOLVER.KEEP_CHECKPOINTS"] = values["SOLVER.KEEP_CHECKPOINTS"] or 0  # None keeps all
+    batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+    values["SOLVER.IMS_PER_BATCH"] = batch or comm.get_world_size()
+    for split in ("train", "test"):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
+        names = (names,) if isinstance(names, str) else tuple(names)
+        values[f"DATASETS.{split.upper()}"] = names
+    filter_empty = OmegaConf.select(cfg, "dataloader.train.dataset.filter_empty", default=True)
+    values["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = filter_empty
+    values["MODEL.MASK_ON"] = OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None
+    # None where a model of a user's own has no such argument
+    values["MODEL.PIXEL_MEAN"] = OmegaConf.select(cfg, "model.pixel_mean")
+    values["MODEL.PIXEL_STD"] = OmegaConf.select(cfg, "model.pixel_std")
+    values["INPUT.FORMAT"] = OmegaConf.select(cfg, "model.input_format")
+    values["MODEL.BACKBONE.NAME"] = "of the Python config"
+    classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    if classes is None:
+        values["MODEL.META_ARCHITECTURE"] = "other"  # its number of classes is not known
+    else:
+        values["MODEL.ROI_HEADS.NUM_CLASSES"] = classes
+    settings = get_cfg()
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        reduce(getitem, groups, settings)[name] = value
+    return settings
+
+
+def _with_lazy_names(message: str) -> str:
+    for key, name in NAMES.items():
+        message = message.replace(key, name)
+    return message

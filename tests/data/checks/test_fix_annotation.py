@@ -1,0 +1,76 @@
+"""Hand-worked: what becomes of one annotation."""
+
+import pytest
+
+from gn_det.data.checks.fix_annotation import fix_annotation
+
+SIZE = (64, 48)
+SQUARE = [[10, 10, 30, 10, 30, 20, 10, 20]]
+GOOD = {"bbox": [10, 10, 20, 10], "segmentation": SQUARE, "area": 200, "iscrowd": 0}
+
+
+def fixed(**changes):
+    return fix_annotation({**GOOD, **changes}, SIZE)
+
+
+def test_good_one_is_left():
+    assert fixed() == (GOOD, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "value", "kinds"),
+    [
+        ({"bbox": [10, 10, -5, 5]}, "bbox", [10, 10, 20, 10], ["box-negative"]),
+        ({"bbox": None}, "bbox", [10, 10, 20, 10], ["box-missing"]),
+        ({"bbox": ["1", "2", "3.5", "4"]}, "bbox", [1, 2, 3.5, 4], ["box-format"]),
+        ({"bbox": [1, 2, 3]}, "bbox", [10, 10, 20, 10], ["box-format"]),
+        ({"bbox": [-4, 30, 20, 30]}, "bbox", [0, 30, 16, 18], ["box-outside"]),
+        ({"bbox": ["-4", 30, 20, 30]}, "bbox", [0, 30, 16, 18], ["box-format", "box-outside"]),
+        ({"segmentation": SQUARE[0]}, "segmentation", SQUARE, ["polygon-flat"]),
+        ({"segmentation": [*SQUARE, [1, 1]]}, "segmentation", SQUARE, ["polygon-points"]),
+        (
+            {"segmentation": [[-5, 10, 30, 10, 70, 60]]},
+            "segmentation",
+            [[0, 10, 30, 10, 64, 48]],
+            ["polygon-outside"],
+        ),
+        ({"area": None}, "area", 200, ["area"]),
+        ({"area": None, "segmentation": []}, "area", 200, ["area"]),
+        ({"segmentation": [*SQUARE, [1, 1, 2]], "area": 7}, "area", 200, ["polygon-odd", "area"]),
+        ({"iscrowd": "1"}, "iscrowd", 1, ["crowd-value"]),
+        ({"iscrowd": None}, "iscrowd", 0, ["crowd-value"]),
+    ],
+)
+def test_fixed(changes, key, value, kinds):
+    annotation, done = fixed(**changes)
+    assert annotation[key] == value
+    assert done[: len(kinds)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"bbox": None, "segmentation": []}, "box-missing"),
+        ({"bbox": [70, 70, 5, 5], "segmentation": []}, "box-away"),
+        ({"bbox": [5, 5, 0, 5]}, "box-zero"),
+        ({"segmentation": [[1, 2, 3]]}, "polygon-odd"),
+        ({"segmentation": {"size": [48, 64], "counts": [3072]}}, "mask-empty"),
+        ({"segmentation": {"size": [48, 64], "counts": "x"}}, "rle-counts"),
+        ({"ignore": 1}, "ignore"),
+        ({"iscrowd": "maybe"}, "crowd-value"),
+    ],
+)
+def test_removed(changes, kind):
+    annotation, kinds = fixed(**changes)
+    assert annotation is None
+    assert kinds[-1] == kind
+
+
+@pytest.mark.parametrize("key", ["bbox", "area"])
+def test_box_and_area_of_an_rle(key):
+    # columns 2 and 3, rows 3 to 7
+    runs = [2 * 48 + 3, 5, 43, 5]
+    rle = {"size": [48, 64], "counts": [*runs, 48 * 64 - sum(runs)]}
+    annotation, kinds = fixed(segmentation=rle, **{key: None})
+    assert annotation[key] == {"bbox": [2, 3, 2, 5], "area": 10}[key]
+    assert len(kinds) == 1

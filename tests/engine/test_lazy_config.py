@@ -1,0 +1,139 @@
+import pytest
+from detectron2.config import LazyConfig
+
+from gn_det import model_zoo
+from gn_det.config import ConfigError, UnknownKeyError
+from gn_det.engine import is_lazy, load_lazy_config
+from gn_det.engine.lazy_config import settings_of
+
+ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
+
+
+def test_is_lazy():
+    assert is_lazy("configs/x.py")
+    assert not is_lazy("configs/x.yaml")
+    assert not is_lazy("python.pyyaml")
+
+
+def _write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+OWN = """
+from gn_det import model_zoo
+
+_config = model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.py")
+model, dataloader, optimizer = _config.model, _config.dataloader, _config.optimizer
+lr_multiplier = _config.lr_multiplier
+train = dict(output_dir="here", max_iter=5, device="cpu", amp=dict(enabled=False))
+model.roi_heads.num_classes = 3
+"""
+
+
+def test_own_file(tmp_path):
+    cfg = load_lazy_config(
+        _write(tmp_path / "own.py", OWN), ["optimizer.lr=0.5", "+train.note=mine"]
+    )
+    assert (cfg.train.output_dir, cfg.train.max_iter, cfg.train.note) == ("here", 5, "mine")
+    assert (cfg.optimizer.lr, cfg.optimizer.params.base_lr) == (0.5, 0.5)
+    assert cfg.model.roi_heads.mask_head.num_classes == 3
+    # what is not in the file is Detectron2's usual
+    assert (cfg.train.clip_global_norm, cfg.train.init_checkpoint, cfg.train.seed) == (0, "", -1)
+    assert LazyConfig.load(str(tmp_path / "own.py")).train.keys() < cfg.train.keys()
+
+
+def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = load_lazy_config("mask_rcnn_R50_gn_all.py", ["train.amp.enabled=True"])
+    assert (cfg.train.device, cfg.train.amp.dtype) == ("cpu", "bfloat16")
+    assert "No GPU found" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("word", "error", "message"),
+    [
+        ("train.max_itr=5", UnknownKeyError, r"no key train\.max_itr\. Was train\.max_iter meant"),
+        ("model.roi_heads.classes=5", UnknownKeyError, "no key model.roi_heads.classes"),
+        ("SOLVER.BASE_LR", ConfigError, "options of a Python config are key=value"),
+        ("train.max_iter=many", ConfigError, r"train\.max_iter is \d+ in the config; 'many' is of"),
+        ("train.amp=3", ConfigError, "of another type"),
+        ("train.amp.dtype=float8", ConfigError, "'float8', not float16 or bfloat16"),
+        ("train.clip_global_norm=-1", ConfigError, "train.clip_global_norm is -1"),
+        ("train.ema_decay=1.0", ConfigError, "train.ema_decay is 1.0"),
+        ("train.on_save_error=halt", ConfigError, "train.on_save_error is 'halt'; known are stop"),
+        ("train.checkpointer.period=0", ConfigError, "train.checkpointer.period is 0"),
+        ("train.max_iter=[1", ConfigError, "train.max_iter=.1' cannot be"),
+    ],
+)
+def test_wrong_options(word, error, message):
+    with pytest.raises(error, match=message) as caught:
+        load_lazy_config(ZOO, [word])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("dataloader.test.dataset.names=[a,b]", r"names is \['a', 'b'\]: .* evaluates one dataset"),
+        ("dataloader.test.dataset.names=a", r"dataloader\.evaluator\.dataset_name: .*names\.0"),
+    ],
+)
+def test_what_would_fail_after_the_training(word, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_lazy_config(ZOO, [word])
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Closest: mask_rcnn_R50_gn_all\.py"):
+        load_lazy_config("mask_rcnn_R50_gn_al.py", [])
+    path = _write(tmp_path / "a.py", "train = dict()\nmodel = dict(\n")
+    with pytest.raises(ConfigError, match=f"{path}:2: it is not Python"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "b.py", "train = dict()\nmodel = dict()\n")
+    with pytest.raises(ConfigError, match="it has no dataloader, optimizer, lr_multiplier"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "c.py", "train = dict()\n\nfrom .a import model\n")
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'a.py'}:2: it is not Python"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "d.py", "from .missing import model\n")
+    with pytest.raises(ConfigError, match=f"{path}: .*missing.py does not exist"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "e.py", "import no_such_package\n")
+    with pytest.raises(ConfigError, match=f"{path}: No module named 'no_such_package'"):
+        load_lazy_config(path, [])
+    path = _write(tmp_path / "f.py", OWN + "model.pixel_std = '${model.deviation}'\n")
+    with pytest.raises(ConfigError, match=f"{path}: model.pixel_std: .*'model.deviation' not"):
+        load_lazy_config(path, [])
+
+
+def test_zoo_names_need_no_file():
+    cfg = load_lazy_config("mask_rcnn_R101_gn_all.py", [])
+    assert cfg.model == model_zoo.get_config("mask_rcnn_R101_gn_all.py").model
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_R50_C4_gn", "photo_digits_mask_rcnn_R18_gn_all"])
+def test_the_settings_are_those_of_the_yaml(name):
+    settings, cfg = settings_of(model_zoo.get_config(f"{name}.py")), model_zoo.get_config(name)
+    assert settings.DATASETS == cfg.DATASETS
+    assert settings.DATALOADER.FILTER_EMPTY_ANNOTATIONS == cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    assert (settings.SEED, settings.OUTPUT_DIR) == (cfg.SEED, cfg.OUTPUT_DIR)
+    assert settings.TEST == cfg.TEST
+    assert settings.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    assert settings.MODEL.MASK_ON == cfg.MODEL.MASK_ON
+    # the rest of SOLVER is the schedule, of which a LazyConfig has an object
+    schedule = {
+        *("BASE_LR", "LR_SCHEDULER_NAME", "STEPS", "WARMUP_ITERS", "WEIGHT_DECAY"),
+        *("WEIGHT_DECAY_NORM", "GAMMA"),
+    }
+    ours, theirs = dict(settings.SOLVER), dict(cfg.SOLVER)
+    assert {k for k in theirs if ours[k] != theirs[k]} <= schedule
+
+
+def test_what_the_datasets_must_have():
+    cfg = load_lazy_config(ZOO, ["dataloader.train.dataset.filter_empty=False"])
+    cfg.model.roi_heads.mask_head = None
+    settings = settings_of(cfg)
+    assert settings.DATALOADER.FILTER_EMPTY_ANNOTATIONS is False
+    assert settings.MODEL.MASK_ON is False

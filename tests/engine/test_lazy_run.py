@@ -1,0 +1,194 @@
+import argparse
+import json
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
+
+from gn_det.checkpoint import Checkpointer, WeightsError
+from gn_det.config import ConfigError
+from gn_det.data import DatasetError
+from gn_det.engine import Trainer, load_lazy_config, run_lazy, setup
+from gn_det.engine.lazy_config import settings_of
+
+ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
+
+
+@pytest.fixture
+def words(digits):
+    """Overrides that make the photo digits config train two tiny steps on :func:`digits`."""
+    train, val = digits
+    small = "short_edge_length=[64]"
+    return [
+        f"dataloader.train.dataset.names=[{train}]",
+        f"dataloader.test.dataset.names=[{val}]",
+        "dataloader.train.num_workers=0",
+        "dataloader.test.num_workers=0",
+        "dataloader.train.total_batch_size=2",
+        f"dataloader.train.mapper.augmentations.0.{small}",
+        "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+        "train.max_iter=2",
+        "train.eval_period=0",
+        "train.checkpointer.period=2",
+        "train.seed=1",
+        "train.device=cpu",
+        "train.amp.enabled=False",
+        "model.proposal_generator.pre_nms_topk=[50,50]",
+        "model.proposal_generator.post_nms_topk=[10,10]",
+        "model.roi_heads.batch_size_per_image=8",
+        "model.roi_heads.box_predictor.test_topk_per_image=5",
+    ]
+
+
+def _args(words, folder, config=ZOO, **kwargs):
+    defaults = {"resume": False, "eval_only": False}
+    opts = [*words, f"train.output_dir={folder}"]
+    return argparse.Namespace(config_file=config, opts=opts, **{**defaults, **kwargs})
+
+
+def test_trains_evaluates_and_resumes(words, tmp_path):
+    results = run_lazy(_args(words, tmp_path))
+    assert set(results) == {"bbox", "segm"}
+    names = {p.name for p in tmp_path.glob("*.pth")}
+    assert names == {"model_0000001.pth", "model_best.pth", "model_final.pth"}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert lines[0]["grad_norm"] > 0  # the clipping of the YAML
+    assert (tmp_path / "inference" / "digits_val" / "coco_instances_results.json").exists()
+    assert "short_edge_length: [64]" in (tmp_path / "config.yaml").read_text()
+
+    weights = str(tmp_path / "model_final.pth")
+    again = run_lazy(_args([*words, f"train.init_checkpoint={weights}"], tmp_path, eval_only=True))
+    assert str(again) == str(results)
+
+    with pytest.raises(ConfigError, match=r"train\.output_dir .* another run.*--resume"):
+        run_lazy(_args(words, tmp_path))
+    run_lazy(_args([*words, "train.max_iter=3"], tmp_path, resume=True))
+    state = torch.load(weights, weights_only=False)
+    assert state["iteration"] == 2
+    assert "bbox/AP" in (tmp_path / "inference" / "metrics.json").read_text()
+    with pytest.raises(ConfigError, match="--resume stands where a key=value belongs"):
+        load_lazy_config(ZOO, ["train.max_iter=2", "--resume"])
+
+
+def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):
+    monkeypatch.setattr("gn_det.engine.lazy_run._evaluate", lambda cfg, facts, model: send())
+    with pytest.raises(SystemExit, match="75"):
+        run_lazy(_args([*words, "train.max_iter=1"], tmp_path))
+    assert (tmp_path / "model_final.pth").exists()
+
+
+def test_same_training_as_the_yaml(words, digits, tmp_path):
+    """After three steps of one seed the weights are the same to the bit, and so are the APs."""
+    own = ["train.max_iter=3", f"lr_multiplier.warmup_length={1 / 3}"]
+    results = run_lazy(_args([*words, *own], tmp_path / "lazy"))
+
+    train, val = digits
+    opts = [
+        *("DATASETS.TRAIN", (train,), "DATASETS.TEST", (val,), "DATALOADER.NUM_WORKERS", 0),
+        *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2),
+        *("SOLVER.MAX_ITER", 3, "SOLVER.WARMUP_ITERS", 1, "SOLVER.CHECKPOINT_PERIOD", 2),
+        *("SEED", 1, "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", False, "TEST.EVAL_PERIOD", 0),
+        *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 50, "MODEL.RPN.PRE_NMS_TOPK_TEST", 50),
+        *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 10, "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "TEST.DETECTIONS_PER_IMAGE", 5),
+        *("OUTPUT_DIR", str(tmp_path / "yaml")),
+    ]
+    cfg = setup(argparse.Namespace(config_file=ZOO.replace(".py", ".yaml"), opts=opts))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    expected = trainer.train()
+
+    ours, theirs = (
+        torch.load(tmp_path / name / "model_final.pth", weights_only=False)["model"]
+        for name in ("lazy", "yaml")
+    )
+    assert list(ours) == list(theirs)
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    start = trainer.build_model(cfg).state_dict()
+    moved = [key for key in theirs if not torch.equal(theirs[key], start[key])]
+    assert len(moved) > 50
+    assert str(results) == str(expected)
+
+
+def test_checks_before_any_work(words, tmp_path):
+    frozen = [*words, "model.backbone.bottom_up.freeze_at=2"]
+    for resume in (False, True):  # there is nothing to go on from
+        with pytest.raises(ConfigError, match="train.init_checkpoint is empty and .* are frozen"):
+            run_lazy(_args(frozen, tmp_path / "a", resume=resume))
+    with pytest.raises(DatasetError, match="digits_trai: there is no dataset"):
+        run_lazy(_args([*words, "dataloader.train.dataset.names=[digits_trai]"], tmp_path / "b"))
+    with pytest.raises(DatasetError, match="10 classes"):
+        run_lazy(_args([*words, "model.roi_heads.num_classes=7"], tmp_path / "c"))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("target", [None, "detectron2.data.get_detection_dataset_dicts"])
+def test_missing_image_stops_before_training(words, target, tmp_path):
+    record = {"file_name": str(tmp_path / "gone.png"), "annotations": [{"category_id": 0}]}
+    DatasetCatalog.register("gone", lambda: [record])
+    opts = [*words, "dataloader.train.dataset.names=[gone]"]
+    if target:
+        opts.append(f"dataloader.train.dataset._target_={target}")
+    message = r"train\.dataset\.names \['gone'\]: 1 of 1 images .*\n.*gone\.png"
+    try:
+        with pytest.raises(DatasetError, match=message):
+            run_lazy(_args(opts, tmp_path / "run"))
+    finally:
+        DatasetCatalog.remove("gone")
+
+
+OWN_DATA = """
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+
+from gn_det import model_zoo
+
+_config = model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.py")
+model, dataloader, optimizer = _config.model, _config.dataloader, _config.optimizer
+lr_multiplier, train = _config.lr_multiplier, _config.train
+
+def dicts(**kwargs):
+    records = get_detection_dataset_dicts(**kwargs)
+    return [{"path" if k == "file_name" else k: v for k, v in r.items()} for r in records]
+
+class Mapper(DatasetMapper):
+    def __call__(self, record):
+        return super().__call__({"file_name": record["path"], **record})
+
+dataloader.train.dataset._target_ = dicts
+dataloader.train.mapper._target_ = Mapper
+"""
+
+
+def test_a_dataset_of_ones_own_is_left_alone(words, tmp_path):
+    """Detectron2's loader takes any list; what is in the dicts is the mapper's affair."""
+    path = tmp_path / "own.py"
+    path.write_text(OWN_DATA)
+    run_lazy(_args([*words, "train.max_iter=1"], tmp_path / "run", str(path)))
+    assert (tmp_path / "run" / "model_final.pth").exists()
+
+
+def test_weights_of_another_network(words, tmp_path):
+    """What the file says of itself is held against the config, as for a YAML."""
+    weights = str(tmp_path / "other.pth")
+    state = instantiate(load_lazy_config(ZOO, words).model).backbone.bottom_up.state_dict()
+    torch.save({"model": state, "gn_det": {"num_groups": 16}}, weights)
+    args = _args([*words, f"train.init_checkpoint={weights}"], tmp_path / "x", eval_only=True)
+    with pytest.raises(WeightsError, match="trained with 16 groups, but MODEL.GN.NUM_GROUPS is 32"):
+        run_lazy(args)
+
+
+def test_weights_of_other_pixels(words, tmp_path):
+    weights = str(tmp_path / "other.pth")
+    cfg = load_lazy_config(ZOO, words)
+    state = instantiate(cfg.model).state_dict()
+    torch.save({"model": state, "gn_det": {"input_format": "RGB"}}, weights)
+    opts = [*words, f"train.init_checkpoint={weights}"]
+    args = _args(opts, tmp_path / "x", eval_only=True)
+    with pytest.raises(WeightsError, match="trained on RGB images, but INPUT.FORMAT is BGR"):
+        run_lazy(args)
+    # a model of one's own may name no pixels: then there is nothing to compare
+    settings = settings_of(cfg)
+    settings.MODEL.PIXEL_MEAN = settings.MODEL.PIXEL_STD = settings.INPUT.FORMAT = None
+    Checkpointer(instantiate(cfg.model), cfg=settings).load(weights)
