@@ -89,6 +89,6 @@ def test_they_train_together(start_both, tmp_path):
         output, _ = run.communicate(timeout=200)
         assert run.returncode == 0, output[-3000:]
         assert "step 1" in output
-        weights.add(re.search("weights .*", output)[0])
+        weights.add(re.search("^weights .*", output, re.MULTILINE)[0])
     assert len(weights) == 1, weights
     assert (tmp_path / "run" / "model_final.pth").exists()

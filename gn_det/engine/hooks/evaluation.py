@@ -26,14 +26,16 @@ class Evaluation(EvalHook):
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict | None], folder: str):
-        super().__init__(period, evaluate)
-        self._metrics = Path(folder, "metrics.json")
+        def timed() -> dict | None:
+            start = time.perf_counter()
+            results = evaluate()
+            if results:
+                seconds = time.perf_counter() - start
+                self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
+            return results
 
-    def _do_eval(self) -> None:
-        start = time.perf_counter()
-        super()._do_eval()
-        seconds = time.perf_counter() - start
-        self.trainer.storage.put_scalar(TIME, seconds, smoothing_hint=False)
+        super().__init__(period, timed)
+        self._metrics = Path(folder, "metrics.json")
 
     def before_train(self) -> None:
         """Evaluate, where the evaluation after the last step is missing."""
@@ -46,8 +48,8 @@ class Evaluation(EvalHook):
 
     def after_train(self) -> None:
         """Evaluate at the end, where the run came to it: not after an error in its last step."""
-        if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
+        self._eval_after_train = self.trainer.iter >= self.trainer.max_iter
+        super().after_train()  # it lets go of the function as well, and so of the model
 
     def _is_recorded(self, done: int) -> bool:
         rows = read_metrics(self._metrics) if self._metrics.exists() else []
