@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 import gn_det
 from gn_det.checkpoint import (
@@ -121,8 +121,8 @@ FRCNN_STD = ["MODEL.PIXEL_STD", [57.375, 57.12, 58.395]]
         (
             [
                 *("MODEL.BACKBONE.NAME", "build_gn_vgg_fpn_backbone", "MODEL.VGG.NORM", "GN"),
-                *("MODEL.VGG.OUT_FEATURES", ["vgg4", "vgg5"]),
-                *("MODEL.FPN.IN_FEATURES", ["vgg4", "vgg5"]),
+                *("MODEL.VGG.OUT_FEATURES", ["vgg3", "vgg4", "vgg5", "pool5"]),
+                *("MODEL.FPN.IN_FEATURES", ["vgg3", "vgg4", "vgg5", "pool5"]),
             ],
             "is a ResNet, but MODEL.BACKBONE.NAME build_gn_vgg_fpn_backbone is a VGG",
         ),
@@ -132,7 +132,8 @@ def test_a_detector_that_differs_is_refused(trained, tiny_cfg, options, words):
     path, _ = trained("resnet50_gn", *R18)
     cfg = tiny_cfg(*options)
     with torch.device("meta"):
-        checkpointer = Checkpointer(torch.nn.Linear(1, 1), cfg=cfg)
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    checkpointer = Checkpointer(model, cfg=cfg)
     with pytest.raises(WeightsError, match=words):
         checkpointer.load(path)
 
