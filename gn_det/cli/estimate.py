@@ -133,7 +133,7 @@ def table(record: dict) -> str:
     ]
     size = f"{record['images']} x {record['height']}x{record['width']}"
     lines = [
-        f"{record['config']}, images {size} in one pass of a process, MiB",
+        f"{record['config']}, images {size} in one forward pass of a process, MiB",
         tabulate(rows, headers),
         "saved: kept for backward. peak: activations and gradients. total: parameters, momentum "
         "and peak; the context of a GPU and workspaces of libraries come on top.",
