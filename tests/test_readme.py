@@ -51,7 +51,8 @@ def test_links_lead_somewhere(page):
 def test_commands_name_tools_and_configs_that_exist(page):
     names = r"(?<![\w/])(?:tools|configs|gn_det|docs|tests|studies|examples)/[\w/]+\.(?:py|yaml|md)"
     for path in re.findall(names, text_of(page)):
-        assert (ROOT / path).exists(), path
+        is_placeholder = Path(path).stem in ("NAME", "test_NAME")
+        assert is_placeholder or (ROOT / path).exists(), path
 
 
 def test_the_index_has_every_page():

@@ -2,7 +2,7 @@
 
 from .checkpointer import Checkpointer
 from .convert import convert, convert_file, recognize, save_converted
-from .converted import Converted, PretrainMetadata
+from .converted_state import Converted, PretrainMetadata
 from .errors import WeightsError
 from .matching import Report
 from .resumable import checkpoint_iteration, resumable

@@ -21,7 +21,7 @@ from gn_det.modeling import check_weights
 from gn_det.utils.atomic_write import atomic_write
 
 from .convert import convert
-from .converted import Converted
+from .converted_state import Converted
 from .errors import WeightsError
 from .files import local_file, parse_path, remove_copy
 from .matching import Report, check_compatible, match

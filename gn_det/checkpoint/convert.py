@@ -29,7 +29,7 @@ from gn_det.modeling.network import resnet_depth
 from gn_det.modeling.vgg import NUM_CONVS
 from gn_det.utils import and_more, atomic_write
 
-from .converted import (
+from .converted_state import (
     Converted,
     metadata_from_dict,
     metadata_to_dict,

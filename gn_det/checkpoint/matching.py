@@ -17,7 +17,7 @@ from torch import nn
 from gn_det.modeling import StandardizedConv2d
 from gn_det.utils import and_more
 
-from .converted import Converted
+from .converted_state import Converted
 from .errors import WeightsError
 
 __all__ = ["Report", "check_compatible", "is_predictor", "match"]

@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from .errors import WeightsError
+from .refused_globals import reaches_for_the_system
 from .safe_content import Placeholder, hashable, shown
-from .safe_names import reaches_for_the_system
 
 __all__ = ["MAX_OPERATIONS", "Budget", "DamagedPickle", "load_pickle", "refused"]
 

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 import gn_det
 from gn_det.checkpoint.files import is_url, parse_path
 from gn_det.config import ConfigError
-from gn_det.config.expected import expected_problems
+from gn_det.config.expected_results import expected_problems
 from gn_det.engine import (
     Trainer,
     add_options,

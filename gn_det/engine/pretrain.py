@@ -27,7 +27,7 @@ from gn_det.data import (
     labelled_split,
 )
 from gn_det.engine.hooks.progress import inference_bar, quiet_inference
-from gn_det.engine.hooks.training_error import TrainingError
+from gn_det.engine.hooks.top1_error import TrainingError
 from gn_det.evaluation import (
     ClassificationEvaluator,
     ResponsePercentiles,

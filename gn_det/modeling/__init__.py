@@ -1,9 +1,10 @@
 """The modules that gn_det registers with Detectron2 (backbones, FPN, heads), and their checks."""
 
 from .box_head import GNFastRCNNConvFCHead
-from .checks import check_config, find_problems
 from .classifier import ImageClassifier
+from .config_checks import check_config, find_problems
 from .fpn import FPN, build_gn_resnet_fpn_backbone, build_gn_vgg_fpn_backbone
+from .inflated_resnet import build_gn_inflated_resnet_backbone
 from .mask_head import GNMaskRCNNConvUpsampleHead
 from .norms import NORMS, Norm, get_norm, norm_from_cfg
 from .poolers import ROIPooler
@@ -13,7 +14,6 @@ from .resnet import build_gn_resnet_backbone, make_resnet_stage
 from .roi_heads import GNStandardROIHeads
 from .rpn_head import GNRPNHead
 from .vgg import build_gn_vgg_backbone
-from .video import build_gn_inflated_resnet_backbone
 from .weight_standardization import (
     StandardizedConv2d,
     fold_weight_standardization,

@@ -119,8 +119,10 @@ def _explain(error: BuildError) -> Problem | None:
 
 
 def _unexplained(error: BuildError) -> Problem:
-    # not refused: another machine, or a process group, may be all that building needs
     cause = error.cause
+    if _place(cause).startswith("gn_det."):
+        raise cause  # a mistake of ours
+    # not refused: another machine, or a process group, may be all that building needs
     text = str(cause) or traceback.extract_tb(cause.__traceback__)[-1].line
     last = ", ".join(list(error.read)[-3:])
     return Problem(

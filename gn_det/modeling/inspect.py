@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import nn
 
-from gn_det.config.recording import RecordingCfg
+from gn_det.config.recording_cfg import RecordingCfg
 
 from .norms import has_statistics, is_norm
 

@@ -11,7 +11,7 @@ from iopath.common.file_io import HTTPURLHandler
 from omegaconf import OmegaConf
 
 from gn_det.checkpoint import Checkpointer, WeightsError, save_converted
-from gn_det.checkpoint.converted import Converted
+from gn_det.checkpoint.converted_state import Converted
 from gn_det.modeling import PretrainSpec
 
 RGB = PretrainSpec(

@@ -249,3 +249,9 @@ def test_several_norms_at_once():
     assert "MODEL.ROI_BOX_HEAD.NORM is 'YN', which is not a norm" in messages
     assert "does not divide the 100 channels of backbone.fpn_lateral2" in messages
     assert "MODEL.BACKBONE.FREEZE_AT is 2: random layers" in messages
+
+
+def test_mistakes_of_ours_are_not_a_warning(monkeypatch):
+    monkeypatch.delattr("gn_det.modeling.rpn_head.set_memory")
+    with pytest.raises(NameError, match="set_memory"):
+        find_problems(_cfg())

@@ -9,7 +9,7 @@ import re
 
 import torch
 
-from gn_det.checkpoint.converted import Converted
+from gn_det.checkpoint.converted_state import Converted
 
 __all__ = ["convert", "matches"]
 

@@ -17,7 +17,7 @@ import re
 
 import torch
 
-from gn_det.checkpoint.converted import Converted, resnet_norm
+from gn_det.checkpoint.converted_state import Converted, resnet_norm
 from gn_det.checkpoint.errors import WeightsError
 from gn_det.modeling import PretrainSpec
 from gn_det.modeling.network import resnet_depth

@@ -7,7 +7,7 @@ and std, channel order, stride, norm, groups) is in the file's entry ``gn_det``.
 
 import torch
 
-from gn_det.checkpoint.converted import Converted
+from gn_det.checkpoint.converted_state import Converted
 
 __all__ = ["convert", "matches"]
 

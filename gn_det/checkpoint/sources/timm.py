@@ -7,7 +7,7 @@ averaged shortcut (the "d" ones) or attention have layers that Detectron2's ResN
 
 import torch
 
-from gn_det.checkpoint.converted import Converted
+from gn_det.checkpoint.converted_state import Converted
 
 from .resnet_names import is_resnet
 from .torchvision import convert_resnet

@@ -9,7 +9,7 @@ timm's GN ResNets have the very same names and :mod:`.timm` is asked first; both
 
 import torch
 
-from gn_det.checkpoint.converted import Converted, resnet_norm
+from gn_det.checkpoint.converted_state import Converted, resnet_norm
 from gn_det.modeling import PretrainSpec
 from gn_det.modeling.network import resnet_depth
 from gn_det.modeling.pretrain_spec import RGB_STD

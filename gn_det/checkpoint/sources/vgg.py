@@ -11,7 +11,7 @@ import re
 
 import torch
 
-from gn_det.checkpoint.converted import Converted
+from gn_det.checkpoint.converted_state import Converted
 from gn_det.checkpoint.errors import WeightsError
 from gn_det.modeling import PretrainSpec
 from gn_det.modeling.pretrain_spec import RGB_STD

@@ -2,7 +2,7 @@ import pytest
 
 import gn_det
 from gn_det.config import ConfigError
-from gn_det.config.expected import expected_problems
+from gn_det.config.expected_results import expected_problems
 from gn_det.modeling import check_config
 
 

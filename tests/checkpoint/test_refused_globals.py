@@ -1,6 +1,6 @@
 import pytest
 
-from gn_det.checkpoint.safe_names import reaches_for_the_system
+from gn_det.checkpoint.refused_globals import reaches_for_the_system
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 
 import gn_det
 from gn_det.checkpoint import Converted, PretrainMetadata, WeightsError, convert
-from gn_det.checkpoint.converted import (
+from gn_det.checkpoint.converted_state import (
     metadata_from_dict,
     metadata_to_dict,
     resnet_norm,

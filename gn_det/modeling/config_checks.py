@@ -12,7 +12,7 @@ from detectron2.layers import FrozenBatchNorm2d
 
 from gn_det.config import ConfigError, Problem
 from gn_det.config.batches import batch_problems
-from gn_det.config.expected import expected_problems
+from gn_det.config.expected_results import expected_problems
 from gn_det.config.values import pixel_problems, precision_problems, solver_problems
 
 from .activation_checkpointing import check_memory_mode

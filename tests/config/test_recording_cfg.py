@@ -1,5 +1,5 @@
 import gn_det
-from gn_det.config.recording import RecordingCfg
+from gn_det.config.recording_cfg import RecordingCfg
 
 
 def _cfg():
