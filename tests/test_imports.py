@@ -21,7 +21,7 @@ ROOMS = [
 
 # Imports that break the rules today. These lists may only shrink.
 UPWARDS: set[tuple[str, str]] = set()
-CIRCLES = {frozenset({"gn_det.engine.debug.nonfinite", "gn_det.engine.grad_accum"})}
+CIRCLES: set[frozenset[str]] = set()
 FROM_OUTSIDE: set[tuple[str, str]] = set()
 
 

@@ -4,10 +4,13 @@ Nothing of this runs in a step that goes well.
 """
 
 import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,12 +22,27 @@ from .locate_nonfinite import NonFiniteReport, Step, count_nonfinite, locate_non
 from .loss_explosion import learning_rate_advice
 from .step_file import save_step
 
-if TYPE_CHECKING:
-    from gn_det.engine.grad_accum import GradAccumTrainer
-
-__all__ = ["NonFiniteError", "diagnose_nonfinite", "diagnose_nonfinite_all_ranks"]
+__all__ = ["FailedStep", "NonFiniteError", "diagnose_nonfinite", "diagnose_nonfinite_all_ranks"]
 
 MOST_IMAGES = 8  # named in a message
+
+
+class FailedStep(Protocol):
+    """What a diagnosis reads of the trainer, :class:`gn_det.engine.GradAccumTrainer`."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: "torch.amp.GradScaler"
+    autocast: Callable[[], AbstractContextManager]
+    batches: list[Any]
+    micro_batch_ids: Sequence[int]
+    iter: int
+    seed: int | None
+    cfg: CfgNode | None
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the step."""
+        ...
 
 
 class NonFiniteError(FloatingPointError):
@@ -53,7 +71,7 @@ class _Diagnosis:
     found: bool
 
 
-def diagnose_nonfinite(steps: "GradAccumTrainer", what: str) -> NonFiniteError:
+def diagnose_nonfinite(steps: FailedStep, what: str) -> NonFiniteError:
     """Return the error of a step that this process alone knows to have failed.
 
     Args:
@@ -64,7 +82,7 @@ def diagnose_nonfinite(steps: "GradAccumTrainer", what: str) -> NonFiniteError:
 
 
 def diagnose_nonfinite_all_ranks(
-    steps: "GradAccumTrainer", what: str, *, mine: bool | None
+    steps: FailedStep, what: str, *, mine: bool | None
 ) -> NonFiniteError:
     """Return the same error in all processes, which wait for those that look for the reason.
 
@@ -86,13 +104,13 @@ def diagnose_nonfinite_all_ranks(
     return _error(steps, what, lines)
 
 
-def _error(steps: "GradAccumTrainer", what: str, lines: list[str]) -> NonFiniteError:
+def _error(steps: FailedStep, what: str, lines: list[str]) -> NonFiniteError:
     advice = learning_rate_advice(steps.cfg, steps.iter, steps.learning_rate())
     text = "\n  ".join([what, *lines, *([advice] if advice else [])])
     return NonFiniteError(steps.iter, text)
 
 
-def _diagnose(steps: "GradAccumTrainer", mine: bool | None) -> _Diagnosis:
+def _diagnose(steps: FailedStep, mine: bool | None) -> _Diagnosis:
     """Look for the reason; ``mine`` as in :func:`diagnose_nonfinite_all_ranks`."""
     try:
         return _repeat_step(steps, mine)
@@ -100,7 +118,7 @@ def _diagnose(steps: "GradAccumTrainer", mine: bool | None) -> _Diagnosis:
         return _Diagnosis([f"The reason could not be found: {error!r}"], False)
 
 
-def _repeat_step(steps: "GradAccumTrainer", mine: bool | None) -> _Diagnosis:
+def _repeat_step(steps: FailedStep, mine: bool | None) -> _Diagnosis:
     model = steps.model
     if isinstance(model, DistributedDataParallel):
         model = model.module
@@ -137,7 +155,7 @@ def _location(report: NonFiniteReport, step: Step) -> str:
     return "Repeated, the step is finite: the arithmetic of the device is not the same each time."
 
 
-def _save(steps: "GradAccumTrainer", model: nn.Module, step: Step) -> str:
+def _save(steps: FailedStep, model: nn.Module, step: Step) -> str:
     if steps.cfg is None:
         return "The step is not saved: its model is of no YAML config."
     name = f"nonfinite_iter{step.iteration:07d}_rank{comm.get_rank()}.pth"
