@@ -27,7 +27,7 @@ from gn_det.config import get_cfg
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
 from gn_det.modeling.network import resnet_depth
 from gn_det.modeling.vgg import NUM_CONVS
-from gn_det.utils import and_more, atomic_write
+from gn_det.utils import and_more, atomic_write, shorten
 
 from .converted_state import (
     Converted,
@@ -38,7 +38,7 @@ from .converted_state import (
 from .errors import WeightsError
 from .files import local_file, parse_path
 from .matching import Report, check_compatible, match
-from .safe_content import Placeholder, shown
+from .safe_content import Placeholder
 from .safe_load import load_file
 from .sources import SOURCES, detectron2
 
@@ -291,11 +291,11 @@ def _weights(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], di
         tensor = _tensor(value)
         if tensor is None:
             kind = value.name if type(value) is Placeholder else type(value).__name__
-            dropped[str(name)] = f"no numbers ({shown(kind)})"
+            dropped[str(name)] = f"no numbers ({shorten(kind)})"
         else:
             state[str(name)] = tensor
     if not state:
-        entries = [f"'{shown(name, 60)}'" for name in dropped]
+        entries = [f"'{shorten(name, 60)}'" for name in dropped]
         raise WeightsError(
             f"It holds no weights; its entries are {and_more(entries, 3) if entries else 'none'}."
         )

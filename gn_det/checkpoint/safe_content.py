@@ -4,11 +4,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from gn_det.utils import and_more
+from gn_det.utils import and_more, shorten
 
 from .errors import WeightsError
 
-__all__ = ["Placeholder", "check_content", "hashable", "shown"]
+__all__ = ["Placeholder", "check_content", "hashable"]
 
 MAX_DEPTH = 100
 _SHOWN = 3
@@ -30,18 +30,7 @@ class Placeholder:
         self.name = name
 
     def __repr__(self) -> str:
-        return f"Placeholder({shown(self.name)!r})"
-
-
-def shown(name: object, longest: int = 120) -> str:
-    """Return a name out of a file for a message: one line, printable, not too long.
-
-    Args:
-        name: The name, or another object whose ``str`` is short.
-        longest: The number of characters from which on it is cut off.
-    """
-    text = str(name).encode("unicode_escape", "surrogatepass").decode("ascii")
-    return text if len(text) <= longest else f"{text[:longest]}..."
+        return f"Placeholder({shorten(self.name)!r})"
 
 
 def hashable(key: Any) -> Any:
@@ -102,7 +91,7 @@ def check_content(content: Any, most: int, is_leaf: Callable[[Any], bool]) -> st
             )
         waiting += [(c, depth + 1, (place, key)) for key, c in children if type(c) not in _PLAIN]
     left_out.reverse()  # the walk goes from the end to the start
-    first = [f"{_path(place)} ({shown(name)})" for name, place in left_out[:_SHOWN]]
+    first = [f"{_path(place)} ({shorten(name)})" for name, place in left_out[:_SHOWN]]
     return and_more([*first, *left_out[_SHOWN:]], _SHOWN)
 
 
@@ -111,4 +100,4 @@ def _path(place: Any) -> str:
     while place is not None:
         place, key = place
         keys.insert(0, str(key))
-    return shown(".".join(filter(None, keys)))  # members of a set have no key
+    return shorten(".".join(filter(None, keys)))  # members of a set have no key

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gn_det.utils import shorten
+
 from .errors import WeightsError
-from .safe_content import Placeholder, check_content, shown
+from .safe_content import Placeholder, check_content
 from .safe_numpy import BUILDS, CALLS, is_array
 from .safe_pickle import MAX_OPERATIONS, DamagedPickle, load_pickle
 from .safe_torch import LEGACY_MAGIC, is_tar, is_torch, load_torch_legacy, load_torch_zip
@@ -72,7 +74,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: it cannot be read ({error.strerror or error}).") from error
     if type(content) is Placeholder:
         raise WeightsError(
-            f"{path}: it holds an object of {shown(content.name)}, not weights by name: save the "
+            f"{path}: it holds an object of {shorten(content.name)}, not weights by name: save the "
             "model's state_dict() instead."
         )
     if not isinstance(content, dict):
@@ -126,7 +128,7 @@ def _load(file: BinaryIO) -> Any:
         return load_pickle(file, size, calls=CALLS, builds=BUILDS)
     except DamagedPickle:
         if not head.startswith(b"\x80") and _is_text(head):
-            start = shown(head[:60].decode(errors="replace"), 70)
+            start = shorten(head[:60].decode(errors="replace"), 70)
             raise WeightsError(f"it is text, not weights: it starts with '{start}'") from None
         raise
 

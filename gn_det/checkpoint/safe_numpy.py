@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from gn_det.utils import shorten
+
 from .errors import WeightsError
-from .safe_content import Placeholder, hashable, shown
+from .safe_content import Placeholder, hashable
 from .safe_pickle import Budget
 
 __all__ = ["BUILDS", "CALLS", "is_array"]
@@ -126,7 +128,7 @@ def _check_shape(budget: Budget, shape: Any, dtype: Any, data: bytes | bytearray
     want = math.prod(shape) * dtype.dtype.itemsize
     if len(data) != want:
         raise WeightsError(
-            f"it is damaged: an array of shape {shown(shape)} and {dtype.dtype} needs {want:,} "
+            f"it is damaged: an array of shape {shorten(shape)} and {dtype.dtype} needs {want:,} "
             f"bytes, and {len(data):,} are there"
         )
     budget.charge(want)

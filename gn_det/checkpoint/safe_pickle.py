@@ -19,9 +19,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from gn_det.utils import shorten
+
 from .errors import WeightsError
 from .refused_globals import reaches_for_the_system
-from .safe_content import Placeholder, hashable, shown
+from .safe_content import Placeholder, hashable
 
 __all__ = ["MAX_OPERATIONS", "Budget", "DamagedPickle", "load_pickle", "refused"]
 
@@ -111,7 +113,7 @@ def refused(name: str) -> WeightsError:
         name: The name of what it reaches for.
     """
     return WeightsError(
-        f"refused, and nothing of it was run: it reaches for {shown(name)}, and weights are only "
+        f"refused, and nothing of it was run: it reaches for {shorten(name)}, and weights are only "
         "arrays, numbers, strings and containers"
     )
 
@@ -192,7 +194,7 @@ class _Unpickler(pickle._Unpickler):
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}"
         if not all(part.isidentifier() for part in full.split(".")):
-            raise DamagedPickle(f"it is no pickle: it names '{shown(full)}'")
+            raise DamagedPickle(f"it is no pickle: it names '{shorten(full)}'")
         if full not in self._calls and reaches_for_the_system(full):
             raise refused(full)
         return self._values.get(full, Placeholder(full))
@@ -234,7 +236,7 @@ class _Unpickler(pickle._Unpickler):
         except WeightsError:
             raise
         except _ERRORS as error:
-            message = f"refused: it uses {shown(name)} as no file of weights does"
+            message = f"refused: it uses {shorten(name)} as no file of weights does"
             raise WeightsError(message) from error
 
     def get_extension(self, code: int) -> None:
@@ -248,7 +250,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_persid(self) -> None:
         # only in protocol 0, which no file with persistent ids has; any text with a P looks so
-        name = shown(self.readline()[:-1].decode())
+        name = shorten(self.readline()[:-1].decode())
         raise DamagedPickle(f"it is no pickle: persistent id '{name}'")
 
     def load_next_buffer(self) -> None:

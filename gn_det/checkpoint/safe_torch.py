@@ -19,8 +19,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
+from gn_det.utils import shorten
+
 from .errors import WeightsError
-from .safe_content import Placeholder, shown
+from .safe_content import Placeholder
 from .safe_numpy import BUILDS, CALLS
 from .safe_pickle import Budget, DamagedPickle, load_pickle
 
@@ -97,13 +99,13 @@ def load_torch_zip(file: BinaryIO, size: int) -> Any:
     except WeightsError:
         raise
     except _BAD_ZIP as error:
-        why = shown(error) or type(error).__name__
+        why = shorten(error) or type(error).__name__
         raise WeightsError(f"it is a damaged zip archive ({why}): get it again") from error
 
     def fill(key: str, storage: Storage) -> None:
         entry = entries.get(f"{top}/data/{key}")
         if entry is None or entry.file_size != len(storage.data):
-            raise WeightsError(f"it is damaged: the data of storage '{shown(key)}' does not fit")
+            raise WeightsError(f"it is damaged: the data of storage '{shorten(key)}' does not fit")
         file.seek(entry.header_offset)
         header = file.read(30)
         if len(header) < 30 or header[:4] != b"PK\3\4":
@@ -145,7 +147,7 @@ def load_torch_legacy(file: BinaryIO, size: int) -> Any:
     for key in keys:
         count = int.from_bytes(file.read(8), "little" if little else "big")
         if count * found[key].dtype.itemsize != len(found[key].data):
-            raise WeightsError(f"it is damaged: the data of storage '{shown(key)}' does not fit")
+            raise WeightsError(f"it is damaged: the data of storage '{shorten(key)}' does not fit")
         _read(file, found[key], swap=bool(little) != (sys.byteorder == "little"))
     return content
 
@@ -256,7 +258,7 @@ class _Storages:
             self._fill(key, self.by_key[key])
         storage = self.by_key[key]
         if storage.dtype != dtype or len(storage.data) != length:
-            raise DamagedPickle(f"it is damaged: storage '{shown(key)}' is there in two kinds")
+            raise DamagedPickle(f"it is damaged: storage '{shorten(key)}' is there in two kinds")
         return storage
 
 
@@ -295,7 +297,7 @@ def _tensor(
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride))
     if numel and last >= len(storage.data) // storage.dtype.itemsize:
         raise WeightsError(
-            f"it is damaged: a tensor of shape {shown(shape)} is larger than its data"
+            f"it is damaged: a tensor of shape {shorten(shape)} is larger than its data"
         )
     budget.charge(numel * storage.dtype.itemsize)  # a stride of 0 repeats one element
     bare = torch.empty(0, dtype=storage.dtype)

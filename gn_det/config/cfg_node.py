@@ -7,7 +7,7 @@ from typing import Any
 
 import detectron2.config
 
-from gn_det.utils import closest
+from gn_det.utils import closest, shorten
 
 from .defaults import add_gn_config
 from .errors import ConfigError, UnknownKeyError
@@ -195,7 +195,8 @@ def _describe(error: Exception) -> tuple[str, str]:
     wanted, given, old, new, key = found.groups()
     plain = wanted in ("bool", "int", "float", "str") and old
     example = f", such as {old} (its value now)" if plain else ""
-    text = f"{key} takes {_kind(wanted)}{example}, but {_kind(given)} was given: {_short(new)}."
+    shown = shorten(new, 57)
+    text = f"{key} takes {_kind(wanted)}{example}, but {_kind(given)} was given: {shown}."
     if wanted in ("list", "tuple") and _PLAIN_WORDS.fullmatch(new):
         items = tuple(new.split(",")) if given == "str" else f"({new},)"
         text += f' Write "{items}".'
@@ -205,11 +206,6 @@ def _describe(error: Exception) -> tuple[str, str]:
 def _kind(class_path: str) -> str:
     name = class_path.rpartition(".")[2]
     return _KINDS.get(name, f"a {name}")
-
-
-def _short(text: str) -> str:
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def get_cfg() -> CfgNode:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gn_det.utils import shorten
+
 from .errors import ConfigError
 from .paths import resolve
 from .yaml_loader import Budget, Document, read_yaml
@@ -110,14 +112,10 @@ def _bases(path: Path, document: Document) -> list[str]:
         if not isinstance(base, str) or not base.strip() or len(base) > MAX_ADDRESS:
             raise ConfigError(
                 f"{path}:{line}: {BASE_KEY} takes the path of a file, or a list of them, such as "
-                f"[base.yaml, gn_det://mask_rcnn_R50_gn_all.yaml], but {_short(base)} was given."
+                "[base.yaml, gn_det://mask_rcnn_R50_gn_all.yaml], but "
+                f"{shorten(repr(base), 77)} was given."
             )
     return bases
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _resolve_base(address: str, path: Path, where: str) -> Path:
@@ -149,7 +147,7 @@ def _merge(source: Inherited, target: Inherited) -> None:
             if not isinstance(mine[key], dict):
                 raise ConfigError(
                     f"{source.where[name]}: {'.'.join(name)} holds keys here, but it is a single "
-                    f"value, {_short(mine[key])}, in {target.where[name]}."
+                    f"value, {shorten(repr(mine[key]), 77)}, in {target.where[name]}."
                 )
             merge(value, mine[key], name)
 

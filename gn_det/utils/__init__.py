@@ -3,7 +3,7 @@
 from .atomic_write import SaveError, atomic_write
 from .open_regular import identify_content, open_regular
 from .resident_memory import resident_bytes
-from .text import and_more, closest, did_you_mean
+from .text import and_more, closest, did_you_mean, shorten
 
 __all__ = [
     "SaveError",
@@ -14,4 +14,5 @@ __all__ = [
     "identify_content",
     "open_regular",
     "resident_bytes",
+    "shorten",
 ]

@@ -1,9 +1,9 @@
-"""Parts of messages: the names that were likely meant, and shortened lists."""
+"""Parts of messages: the names that were likely meant, shortened lists, and texts out of files."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["and_more", "closest", "did_you_mean"]
+__all__ = ["and_more", "closest", "did_you_mean", "shorten"]
 
 
 def closest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -37,3 +37,14 @@ def and_more(names: Sequence[str], shown: int = 1) -> str:
     """
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def shorten(value: object, longest: int = 120) -> str:
+    """Return a text out of a file as it stands in a message: one line, printable, not too long.
+
+    Args:
+        value: The text, or another object whose ``str`` is short.
+        longest: The number of characters after which it is cut off.
+    """
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value)[: longest + 1])
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -1,6 +1,6 @@
 import pytest
 
-from gn_det.utils import and_more, closest, did_you_mean
+from gn_det.utils import and_more, closest, did_you_mean, shorten
 
 
 def test_closest_names_come_first_and_far_ones_not_at_all():
@@ -27,3 +27,12 @@ def test_did_you_mean():
 )
 def test_and_more(names, shown, text):
     assert and_more(names, shown) == text
+
+
+def test_texts_out_of_files_are_on_one_short_line():
+    assert shorten("os.system") == "os.system"
+    assert shorten("a\n\x1b[31mb\ud800") == r"a\n\x1b[31mb\ud800"
+    assert shorten("x" * 500, 10) == "x" * 10 + "..."
+    assert shorten("x" * 10, 10) == "x" * 10
+    assert shorten("Größe \u202e") == r"Größe \u202e"  # it would turn what follows around
+    assert shorten((2, 3)) == "(2, 3)"

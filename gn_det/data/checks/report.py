@@ -3,9 +3,11 @@
 from collections import Counter, defaultdict
 from typing import Any
 
+from gn_det.utils import shorten
+
 from .kinds import KINDS, SEVERITIES
 
-__all__ = ["Report", "shown"]
+__all__ = ["MAX_EXAMPLES", "Report", "shown"]
 
 MAX_EXAMPLES = 3
 
@@ -15,15 +17,14 @@ def shown(value: Any, longest: int = 100) -> str:
 
     Args:
         value: The value.
-        longest: The length of the text, in characters.
+        longest: The number of characters after which the text is cut off.
     """
     if isinstance(value, list | dict) and len(value) > 8:
         some = value[:4] if isinstance(value, list) else dict(list(value.items())[:2])
         text = f"{_plain(some, longest)} of {len(value)} values"
     else:
         text = _plain(value, longest)
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= longest else f"{text[:longest]}..."
+    return shorten(text, longest)
 
 
 def _plain(value: Any, longest: int) -> str:
