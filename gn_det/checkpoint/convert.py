@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from gn_det.config import get_cfg
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
+from gn_det.modeling.inspect import BuildError, look_at
 from gn_det.modeling.network import resnet_depth
 from gn_det.modeling.vgg import NUM_CONVS
 from gn_det.utils import and_more, atomic_write, shorten
@@ -174,11 +174,13 @@ def _compare_backbone(converted: Converted) -> Report:
 
 
 def _compare(converted: Converted, cfg: CfgNode) -> Report:
-    problems = [p.message for p in check_weights(cfg, converted.known, "It") if p.fatal]
+    try:
+        model = look_at(cfg).model
+    except BuildError as error:
+        raise error.cause from None
+    problems = [p.message for p in check_weights(cfg, converted.known, "It", model) if p.fatal]
     if problems:
         raise WeightsError(" ".join(problems))
-    with torch.device("meta"):  # names and shapes, no memory
-        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     _, keys, report = match(converted, model)
     check_compatible(converted, model, keys, report)
     return report
