@@ -7,8 +7,6 @@ well. GN, LN and IN take their statistics over (T, H, W) and the channels of the
 Shapes: N clips, C channels, T frames, H x W pixels.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -20,12 +18,10 @@ from torch import nn
 
 from gn_det.config import ConfigError
 
-from .norms import norm_from_cfg, zero_init
+from .norms import NormBuilder, norm_from_cfg, zero_init
 from .resnet import NUM_BLOCKS
 
 __all__ = ["InflatedResNet", "build_gn_inflated_resnet_backbone"]
-
-MakeNorm = Callable[[int], nn.Module] | str  # "" for no norm
 
 
 class Conv3d(nn.Conv3d):
@@ -37,7 +33,7 @@ class Conv3d(nn.Conv3d):
         out_channels: int,
         kernel: tuple[int, int, int],
         stride: tuple[int, int, int],
-        norm: MakeNorm,
+        norm: NormBuilder,
     ):
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         super().__init__(in_channels, out_channels, kernel, stride, padding, bias=False)
@@ -53,7 +49,7 @@ class Conv3d(nn.Conv3d):
 class InflatedStem(CNNBlockBase):
     """Convolution of 3x7x7 and pooling of 1x3x3: all frames, a quarter of height and width."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: MakeNorm):
+    def __init__(self, in_channels: int, out_channels: int, norm: NormBuilder):
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = Conv3d(in_channels, out_channels, (3, 7, 7), (1, 2, 2), norm)
 
@@ -67,7 +63,7 @@ class InflatedBlock(CNNBlockBase):
     """Two convolutions and a shortcut, the first one of ``time`` frames."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, time: int, norm: MakeNorm
+        self, in_channels: int, out_channels: int, *, stride: int, time: int, norm: NormBuilder
     ):
         super().__init__(in_channels, out_channels, stride)
         strides = (stride, stride, stride)

@@ -13,7 +13,7 @@ from detectron2.layers import FrozenBatchNorm2d, batch_norm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from gn_det.layers import GroupNorm
+from gn_det.layers import GroupNorm, num_groups_for
 
 __all__ = [
     "BN_NAMES",
@@ -65,13 +65,14 @@ class Norm:
             channels: The number of channels.
             gn: The keys of ``MODEL.GN``.
         """
-        given = {"channels_per_group": gn.CHANNELS_PER_GROUP, "num_groups": gn.NUM_GROUPS}
+        given = {"num_groups": gn.NUM_GROUPS, "channels_per_group": gn.CHANNELS_PER_GROUP}
         groups = self.groups or given
-        size, count = groups.get("channels_per_group", 0), groups.get("num_groups", 0)
-        divisor = size or count
-        if divisor < 1 or channels % divisor:
+        try:
+            return num_groups_for(
+                channels, groups.get("num_groups", 0), groups.get("channels_per_group") or None
+            )
+        except ValueError:
             return None
-        return channels // size if size else count
 
 
 # "LN" and "IN" are the paper's (section 3.1): statistics over (C, H, W) and over (H, W) of each
