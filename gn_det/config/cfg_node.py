@@ -37,7 +37,7 @@ _KINDS = {
 }
 
 
-def flatten(cfg: detectron2.config.CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flatten(cfg: detectron2.config.CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the name and value of each key, such as ``("MODEL.GN.NUM_GROUPS", 32)``.
 
     Args:
@@ -170,7 +170,7 @@ def _new_keys(
             yield next((leaf for leaf, _ in flatten(value, f"{name}.")), name) if group else name
 
 
-def _unknown(name: str, known: dict[str, object]) -> UnknownKeyError:
+def _unknown(name: str, known: dict[str, Any]) -> UnknownKeyError:
     if name in known:  # "MODEL.GN.EPS: 1e-3" in a file
         nested = f"{name.replace('.', ': {')}: ...{'}' * name.count('.')}"
         return UnknownKeyError(f"{name} is written with dots; in a file, write {nested}", name)

@@ -6,10 +6,11 @@ and 450,360. In batches of 64 an epoch is 20,018 iterations, and the learning ra
 """
 
 import logging
+from typing import Any
 
 from detectron2.config import CfgNode
 
-from gn_det.config import ConfigError, get_cfg
+from gn_det.config import ConfigError, flatten, get_cfg
 
 __all__ = ["iterations_per_epoch", "scheduled", "warn_of_schedule"]
 
@@ -58,7 +59,7 @@ def scheduled(cfg: CfgNode, num_images: int) -> CfgNode:
     run.SOLVER.STEPS = tuple(step * epoch for step in p.STEPS if step < p.EPOCHS)
     run.TEST.EVAL_PERIOD = p.EVAL_PERIOD * epoch
     run.SOLVER.BEST_METRIC = ""  # keeps no best checkpoint
-    if not _is_set(cfg, "SOLVER.CHECKPOINT_PERIOD"):
+    if "SOLVER.CHECKPOINT_PERIOD" not in _changed(cfg):
         run.SOLVER.CHECKPOINT_PERIOD = run.TEST.EVAL_PERIOD
     return run
 
@@ -86,13 +87,14 @@ def warn_of_schedule(cfg: CfgNode, num_images: int) -> None:
 
 
 def _check(cfg: CfgNode) -> None:
+    changed = _changed(cfg)
     for key, other_key in IN_EPOCHS.items():
-        if _is_set(cfg, key):
+        if key in changed:
             raise ConfigError(
-                f"{key} {_value(cfg, key)}: pre-training is scheduled in epochs. Set {other_key}, "
+                f"{key} {changed[key]}: pre-training is scheduled in epochs. Set {other_key}, "
                 "and leave this key out."
             )
-    if _is_set(cfg, "SOLVER.BEST_METRIC"):
+    if "SOLVER.BEST_METRIC" in changed:
         raise ConfigError(
             f"SOLVER.BEST_METRIC {cfg.SOLVER.BEST_METRIC}: pre-training keeps no best checkpoint. "
             "Leave this key out; PRETRAIN.EVAL_PERIOD and SOLVER.KEEP_CHECKPOINTS keep the latest."
@@ -102,10 +104,7 @@ def _check(cfg: CfgNode) -> None:
             raise ConfigError(f"PRETRAIN.{key} is {cfg.PRETRAIN[key]}; it takes 1 or more.")
 
 
-def _value(cfg: CfgNode, key: str) -> object:
-    section, name = key.split(".")
-    return cfg[section][name]
-
-
-def _is_set(cfg: CfgNode, key: str) -> bool:
-    return _value(cfg, key) != _value(get_cfg(), key)
+def _changed(cfg: CfgNode) -> dict[str, Any]:
+    """Return the keys whose value is not the default, with the value."""
+    defaults = dict(flatten(get_cfg()))
+    return {key: value for key, value in flatten(cfg) if value != defaults.get(key)}

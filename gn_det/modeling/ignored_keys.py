@@ -14,7 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.utils.registry import Registry
 from torch import nn
 
-from gn_det.config import Problem
+from gn_det.config import Problem, flatten
 
 from .activation_checkpointing import ActivationCheckpointMixin
 from .inspect import ModelLook, NormLayer
@@ -34,6 +34,7 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
         cfg: The config as it was given. ``look`` may have ``LN`` where Detectron2 has no ``IN``.
     """
     norms = _norms_not_as_asked(look)
+    values = {key: str(value) for key, value in flatten(cfg)}
     obeying = _obeying(look)
     unheeded = {asked for asked, layers in obeying.items() if not layers}
     for name_key, name, ours in _replaceable_parts(look) if norms or obeying else ():
@@ -45,7 +46,7 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
             obey_there = {n for n, layer in there.items() if _as_asked(other, layer, key)}
             norms[key] = names - obey_there
             if obey_there:
-                name_of_norm = _value(cfg, key)
+                name_of_norm = values[key]
                 has_groups = NORMS[name_of_norm].groups is not None
                 asked = f"{key} {name_of_norm}{GROUPS_AND_EPS if has_groups else ''}"
                 yield _use_ours(name_key, name, asked, ours)
@@ -57,7 +58,7 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(False, f"{asked} is set, but no part of this model obeys it.")
     for key, names in norms.items():
         for layer in [norm for norm in look.norms.values() if norm.name in names][:1]:
-            yield _without_replacement(look, key, _value(cfg, key), layer)
+            yield _without_replacement(look, key, values[key], layer)
 
 
 def _use_ours(name_key: str, name: str, asked: str, ours: str) -> Problem:
@@ -158,9 +159,3 @@ def _replaceable_parts(look: ModelLook) -> Iterator[tuple[str, str, str]]:
         for registry in (r for r in registries if name in r and ours in r):
             if registry.get(name).__module__.startswith("detectron2."):
                 yield key, name, ours
-
-
-def _value(cfg: CfgNode, key: str) -> str:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return str(cfg)

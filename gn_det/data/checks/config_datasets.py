@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from gn_det.config import flatten
 from gn_det.data.catalog import json_of, layout_hint
 from gn_det.data.errors import DatasetError
 from gn_det.data.formats import DICT_FIELDS, write_coco_json
@@ -274,18 +275,14 @@ def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Itera
         "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
         "FCOS": "MODEL.FCOS.NUM_CLASSES",
     }.get(cfg.MODEL.META_ARCHITECTURE)
-    if key is None:
+    number = dict(flatten(cfg)).get(key) if key else None
+    if number is None:
         return
-    node = cfg
-    for part in key.split("."):
-        if part not in node:
-            return
-        node = node[part]
     message = (
-        f"it has {len(classes)} classes ({and_more(classes, 5)}), but {key} is {node}. "
+        f"it has {len(classes)} classes ({and_more(classes, 5)}), but {key} is {number}. "
         f"Set {key} {len(classes)}."
     )
-    if node < len(classes):
+    if number < len(classes):
         yield message
-    elif node > len(classes):  # such a model trains, with outputs that no object uses
+    elif number > len(classes):  # such a model trains, with outputs that no object uses
         logger.warning(f"{name}: {message}")
