@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gn_det.utils import shorten
+from gn_det.utils import identify_content, shorten
 
 from .errors import WeightsError
 from .safe_content import Placeholder, check_content
@@ -26,16 +26,10 @@ _WEB_PAGE = re.compile(
 )
 _SAFETENSORS = re.compile(rb".{6}\0\0\s*\{", re.DOTALL)  # a length of 8 bytes, then JSON
 
+# of weights; those of other files are in identify_content
 _OTHER_FORMATS = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself: run `git lfs pull`",
-    b"\x1f\x8b": "is compressed with gzip: unpack it first",
-    b"BZh": "is compressed with bzip2: unpack it first",
-    b"\xfd7zXZ": "is compressed with xz: unpack it first",
-    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard: unpack it first",
-    b"\x93NUMPY": "is a single array (.npy), not named weights",
-    b"\x89HDF": "is an HDF5 file: convert it to a PyTorch state_dict first",
-    b"%PDF": "is a PDF document",
-    b"\x7fELF": "is a program",
+    b"\x93NUMPY": "a single array (.npy), not named weights",
+    b"\x89HDF": "an HDF5 file: convert it to a PyTorch state_dict first",
 }
 
 
@@ -113,13 +107,15 @@ def _load(file: BinaryIO) -> Any:
         )
     for magic, what in _OTHER_FORMATS.items():
         if head.startswith(magic):
-            raise WeightsError(f"it {what}")
+            raise WeightsError(f"it is {what}")
     if _SAFETENSORS.match(head):
         raise WeightsError("it is a safetensors file: convert it with torch.save first")
     if is_tar(head):
         raise WeightsError("it is a tar archive (or a file of PyTorch 0.1): unpack it first")
     if head.startswith(b"PK\3\4"):
         return load_torch_zip(file, size)
+    if other := identify_content(head):
+        raise WeightsError(f"it is {other}")
     if LEGACY_MAGIC in head[:32]:
         return load_torch_legacy(file, size)
     if head[0] > 0x80:  # protocols 2 and later start with 0x80, those before with a letter

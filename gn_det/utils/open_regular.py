@@ -13,7 +13,12 @@ _SIGNATURES = {
     b"<!doctype": "a web page: the download failed, get the file again",
     b"<html": "a web page: the download failed, get the file again",
     b"\x1f\x8b": "compressed with gzip: unpack it first",
+    b"BZh": "compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard: unpack it first",
     b"PK\3\4": "a zip archive: unpack it first",
+    b"%PDF": "a PDF document",
+    b"\x7fELF": "a program",
 }
 
 
