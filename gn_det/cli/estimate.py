@@ -14,7 +14,7 @@ from dataclasses import asdict
 from tabulate import tabulate
 
 from gn_det.config import images_per_micro_batch
-from gn_det.engine import docstring_parser, read_config
+from gn_det.engine import add_options, docstring_parser, read_config
 from gn_det.engine.memory_estimate import estimate
 from gn_det.modeling.activation_checkpointing import MEMORY_MODES
 
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory of a GPU, such as 8GiB; the first mode that fits in it is named",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
+    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict:

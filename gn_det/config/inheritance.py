@@ -15,7 +15,7 @@ from .errors import ConfigError
 from .paths import resolve
 from .yaml_loader import Budget, Document, read_yaml
 
-__all__ = ["BASE_KEY", "Inherited", "load_with_bases"]
+__all__ = ["Inherited", "load_with_bases"]
 
 BASE_KEY = "_BASE_"
 # The files of one config, each counted as often as it is named. Without the limit, lists of bases

@@ -44,7 +44,7 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
         The results of the last evaluation; None where there was none.
 
     Raises:
-        ConfigError, FileNotFoundError: see :func:`gn_det.engine.load_lazy_config`. A ConfigError
+        ConfigError, FileNotFoundError: See :func:`gn_det.engine.load_lazy_config`. A ConfigError
             too where the output folder holds another run, or random layers would stay frozen.
         gn_det.data.DatasetError: A dataset is unknown, missing, or does not fit the config.
     """

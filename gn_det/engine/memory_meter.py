@@ -24,7 +24,7 @@ class MemoryMeter(TorchDispatchMode):
     What was there before the block (parameters, the batch) does not count. Slows the work down.
 
     Attributes:
-        peak_bytes: the most that was alive after any operation.
+        peak_bytes: The most bytes that were alive after any operation.
     """
 
     def __init__(self):

@@ -23,7 +23,18 @@ from gn_det.modeling import check_config
 
 from .precision import cpu_has_bfloat16
 
-__all__ = ["check_run", "load_runnable_config", "read_config", "setup"]
+__all__ = [
+    "check_output_folder",
+    "check_run",
+    "fall_back_to_cpu",
+    "finish_setup",
+    "has_checkpoint",
+    "is_zoo_name",
+    "load_runnable_config",
+    "open_output_folder",
+    "read_config",
+    "setup",
+]
 
 logger = logging.getLogger(__name__)
 

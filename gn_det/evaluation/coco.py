@@ -22,7 +22,7 @@ from .scorers import check_scorer
 from .scoring import score
 from .truth import load_truth
 
-__all__ = ["COCOEvaluator", "build_evaluator", "score_file"]
+__all__ = ["COCOEvaluator", "build_evaluator", "detections_to_json", "score_file"]
 
 logger = logging.getLogger(__name__)
 

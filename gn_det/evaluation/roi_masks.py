@@ -16,7 +16,7 @@ from torch import nn
 
 from .coco import COCOEvaluator
 
-__all__ = ["keep_roi_masks"]
+__all__ = ["keep_roi_masks", "postprocess"]
 
 
 def keep_roi_masks(model: nn.Module, evaluators: Iterable[DatasetEvaluator]) -> nn.Module:

@@ -83,10 +83,14 @@ def roi_align_matrix(
     Its columns are the pixels of all levels, ordered by level, image, y, x. Its rows are the bins,
     ordered by RoI, y, x. It has no entry with weight 0.
 
-    See :func:`gn_det.layers.pyramid_roi_align` for the other arguments.
-
     Args:
+        rois: See :func:`gn_det.layers.pyramid_roi_align`.
+        levels: See there.
         shapes: The shape (N, C, H, W) of each level.
+        scales: See there.
+        output_size: See there.
+        sampling_ratio: See there.
+        aligned: See there.
     """
     height, width = (torch.tensor([shape[i] for shape in shapes])[levels] for i in (2, 3))
     sizes = torch.tensor([n * h * w for n, _, h, w in shapes])
@@ -127,7 +131,7 @@ def _axis_weights(
 
     Args:
         start: The start of each RoI in pixels of its level, of shape (R,) and dtype float64.
-        end: The end of each RoI, likewise.
+        end: The end of each RoI in pixels of its level, of shape (R,) and dtype float64.
         extent: The number of pixels of each RoI's level along the axis, of shape (R,).
         bins: The number of bins of a RoI along the axis.
         sampling_ratio: The number of samples of a bin; 0 for one sample per pixel, rounded up.

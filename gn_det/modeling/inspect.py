@@ -163,7 +163,7 @@ def meta_backbone(cfg: CfgNode) -> nn.Module | None:
     """
     try:
         return _build(lambda: build_backbone(RecordingCfg.copy_of(cfg)))
-    except Exception:  # noqa: BLE001  whoever trains it is told why
+    except Exception:  # noqa: BLE001  a training reports the reason
         return None
 
 

@@ -9,7 +9,14 @@ from .inspect import meta_backbone
 from .network import network_of_cfg
 from .norms import BN_NAMES
 
-__all__ = ["PUBLISHED_SPECS", "PretrainSpec", "find_published_spec", "pretrain_spec_from_cfg"]
+__all__ = [
+    "BGR",
+    "PUBLISHED_SPECS",
+    "RGB_STD",
+    "PretrainSpec",
+    "find_published_spec",
+    "pretrain_spec_from_cfg",
+]
 
 Channels = tuple[float, float, float]
 

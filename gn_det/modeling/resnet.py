@@ -1,6 +1,6 @@
 """ResNet and ResNeXt with any norm, from Detectron2's own blocks.
 
-Shapes: N images, C channels, H x W pixels, all of the padded batch.
+Shapes: N images, C channels, H x W pixels.
 """
 
 from collections.abc import Sequence
@@ -95,8 +95,8 @@ def make_resnet_stage(
         memory: What is saved for backward, a value of ``MODEL.GN.MEMORY``.
 
     Raises:
-        ConfigError: an unknown depth, an argument that R18 and R34 do not have, or Weight
-            Standardization of deformable convolutions.
+        ConfigError: The depth is unknown, R18 and R34 do not have an argument, or deformable
+            convolutions would have Weight Standardization.
     """
     basic = depth in (18, 34)
     if res2_out_channels is None:
@@ -162,7 +162,7 @@ def _check_basic_blocks(depth: int, res2_out_channels: int, dilation: int, group
     for key, (value, needed) in wanted.items():
         if value != needed:
             raise ConfigError(
-                f"MODEL.RESNETS.DEPTH {depth} is made of basic blocks and needs "
+                f"MODEL.RESNETS.DEPTH {depth} has basic blocks and needs "
                 f"MODEL.RESNETS.{key} {needed}, got {value}."
             )
 
@@ -212,7 +212,7 @@ def build_gn_resnet_backbone(
         **stages: The other arguments of :func:`make_resnet_stage`.
 
     Raises:
-        ConfigError, ValueError: see :func:`make_resnet_stage` and
+        ConfigError, ValueError: See :func:`make_resnet_stage` and
             :class:`gn_det.layers.GroupNorm`.
     """
     norm = as_builder(norm)

@@ -193,7 +193,7 @@ def build_gn_vgg_backbone(
         channels_last: Whether the network works in PyTorch's channels_last layout.
 
     Raises:
-        ConfigError, ValueError: see :class:`VGG` and :func:`make_vgg_stages`.
+        ConfigError, ValueError: See :class:`VGG` and :func:`make_vgg_stages`.
     """
     stages = make_vgg_stages(depth, as_builder(norm), base_channels, in_channels)
     backbone = VGG(stages, list(out_features), freeze_at)

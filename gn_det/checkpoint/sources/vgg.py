@@ -33,7 +33,7 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
     """Rename, and take the biases into BN's means. The fully connected layers are left out.
 
     Raises:
-        WeightsError: another number of convolutions than a VGG has.
+        WeightsError: The number of convolutions is none of a VGG.
     """
     layers = sorted({int(name.split(".")[1]) for name in state if name.startswith("features.")})
     convs = [n for n in layers if state[f"features.{n}.weight"].ndim == 4]

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -50,7 +50,6 @@ def repair(
     path: str | os.PathLike,
     out: str | os.PathLike,
     files: Mapping[str, ImageFinding] | None = None,
-    progress: Callable[[int], Any] | None = None,
 ) -> int:
     """Write a fixed copy to ``out``, and a list of the changes to ``out``.changes.txt.
 
@@ -59,7 +58,6 @@ def repair(
         out: The path of the copy. Neither the copy nor the list may exist.
         files: The problems of the image files by their ``file_name``, from
             :func:`gn_det.data.check_files`.
-        progress: The function that gets the number of bytes after each read.
 
     Returns:
         The number of changes.
@@ -74,7 +72,7 @@ def repair(
             open(changes_file(out), "x", encoding="utf-8", errors="backslashreplace") as changes,
             open(out, "x", encoding="utf-8") as file,
         ):
-            return _FixedCopy(CocoJson(path, progress), files or {}, changes).write(file)
+            return _FixedCopy(CocoJson(path), files or {}, changes).write(file)
     except BaseException as error:
         for written in (out, changes_file(out)):
             with suppress(OSError):

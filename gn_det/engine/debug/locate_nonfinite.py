@@ -68,22 +68,22 @@ def locate_nonfinite(
         step: The step to repeat.
         autocast: A function that makes the context of the forward pass.
     """
-    report, watch = NonFiniteReport(), _NonFiniteHooks()
+    report, hooks = NonFiniteReport(), _NonFiniteHooks()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     largest = (0.0, "")
     # Detectron2's heads write to a storage: here to one that nobody reads
-    with _restored_buffers(model), watch.on(model), EventStorage(step.iteration):
+    with _restored_buffers(model), hooks.on(model), EventStorage(step.iteration):
         for index, (batch, number) in enumerate(zip(step.batches, step.micro_batch_ids)):
             report.micro_batch = index
             if step.seed is not None:
                 seed_everything(step.seed, step.iteration, number)
-            loss = _forward(model, batch, autocast, watch, report)
+            loss = _forward(model, batch, autocast, hooks, report)
             if report.location or loss is None:
                 return report
             loss = loss * step.scale / len(step.micro_batch_ids)
             gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             given = {n: g for n, g in zip(parameters, gradients) if g is not None}
-            report.location = watch.found or _bad_parameters(given)
+            report.location = hooks.found or _bad_parameters(given)
             if report.location:
                 return report
             norms = {name: float(gradient.norm()) for name, gradient in given.items()}
@@ -101,11 +101,11 @@ def _forward(
     model: nn.Module,
     batch: Any,
     autocast: Callable[[], AbstractContextManager],
-    watch: "_NonFiniteHooks",
+    hooks: "_NonFiniteHooks",
     report: NonFiniteReport,
 ) -> torch.Tensor | None:
     """Run a micro-batch, add to the report, and return the loss; None where there is none."""
-    watch.begin()
+    hooks.begin()
     loss = None
     try:
         with autocast():
@@ -114,12 +114,12 @@ def _forward(
         report.losses.append({name: float(value.detach()) for name, value in losses.items()})
     except Exception as error:
         # NaN breaks what comes after it in many ways
-        if not watch.found and not isinstance(error, FloatingPointError):
+        if not hooks.found and not isinstance(error, FloatingPointError):
             raise
-        watch.found = watch.found or f"All outputs of modules were finite until this: {error}"
+        hooks.found = hooks.found or f"All outputs of modules were finite until this: {error}"
     finally:
-        watch.forward = False  # activation checkpointing repeats in backward what was looked at
-    report.location = watch.found
+        hooks.forward = False  # activation checkpointing repeats in backward what was looked at
+    report.location = hooks.found
     return loss
 
 
@@ -152,7 +152,7 @@ class _NonFiniteHooks:
             name: f"{name or 'the model'} ({type(module).__name__})"
             for name, module in model.named_modules()
         }
-        hooks = [
+        handles = [
             module.register_forward_hook(
                 partial(self._after, names[name], names[name.rpartition(".")[0]]),
                 with_kwargs=True,
@@ -162,8 +162,8 @@ class _NonFiniteHooks:
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            for handle in handles:
+                handle.remove()
 
     def begin(self) -> None:
         self.forward, self._last_gradient = True, "the losses"

@@ -1,6 +1,7 @@
 """Which network interface leads to another machine."""
 
 import contextlib
+import fcntl
 import socket
 import struct
 
@@ -19,17 +20,15 @@ def interface_to(host: str) -> str | None:
         host: The name or address of the host.
     """
     try:
-        import fcntl  # not on Windows
-
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # sends nothing
-            address = probe.getsockname()[0]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.connect((host, 9))  # sends nothing
+            address = udp.getsockname()[0]
             for _, name in socket.if_nameindex():
                 request = struct.pack("256s", name.encode()[:15])
                 with contextlib.suppress(OSError):  # one without an address
-                    answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
+                    answer = fcntl.ioctl(udp.fileno(), SIOCGIFADDR, request)
                     if socket.inet_ntoa(answer[20:24]) == address:
                         return name
-    except (ImportError, OSError):
+    except OSError:
         pass
     return None
