@@ -27,7 +27,7 @@ file in [studies/configs](../studies/configs), and anybody can repeat it:
 "±" is the standard deviation over seeds (a number without it is of one seed); in pictures the
 lines are single seeds, the bars in the panels of last values go from the least to the largest.
 Values are those after the last iteration; minutes are those of runs beside other work. Of the
-paper's figures the last values are drawn. A study that was stopped goes on by the same command.
+paper's figures the last values are drawn. The same command resumes a study that was stopped.
 This page is made by a command: do not edit it.
 
 Detection, scratch and video need nothing; the others need the four files of Fashion-MNIST

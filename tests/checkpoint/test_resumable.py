@@ -39,7 +39,7 @@ def test_stopped_between_a_checkpoint_and_its_mention(tmp_path):
 def test_the_end_comes_first_where_it_was_the_last(tmp_path):
     names = ["model_0000001.pth", "model_final.pth"]
     assert found(tmp_path, names, "model_final.pth") == ["model_final.pth", "model_0000001.pth"]
-    # a longer run went on from it
+    # a longer run was resumed from it
     (tmp_path / "model_0000007.pth").touch()
     wanted = ["model_0000007.pth", "model_0000001.pth"]
     assert found(tmp_path, [], "model_0000007.pth") == wanted

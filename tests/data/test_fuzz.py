@@ -45,7 +45,7 @@ def damaged(data, damage):
     return data
 
 
-def told(call, *arguments):
+def unless_refused(call, *arguments):
     """Return what a call gives, or None where it refuses in one line; fail if it takes long."""
     start = time.process_time()
     try:
@@ -69,8 +69,8 @@ def test_reader_agrees_with_pythons(made, length):
         tried += 1
         data = damaged(good, damage)
         made.json.write_bytes(data)
-        # beyond the last byte that is read, nothing is told of the records before it
-        read = told(lambda: list(CocoJson(made.json, block=block)))
+        # beyond the last byte that is read, nothing is said of the records before it
+        read = unless_refused(lambda: list(CocoJson(made.json, block=block)))
         try:
             expected = json.loads(data.decode(json.detect_encoding(data)))
         except (ValueError, RecursionError):
@@ -154,10 +154,10 @@ def test_any_content_is_reported_and_fixed(made, length):
         made.json.write_text(json.dumps(content))
         for old in (out, out.with_name("out.json.changes.txt")):
             old.unlink(missing_ok=True)
-        found = told(check_json, made.json)
+        found = unless_refused(check_json, made.json)
         assert found is not None
         assert all(line.isprintable() for line in found.report.table().splitlines())
-        told(repair, made.json, out)
+        unless_refused(repair, made.json, out)
         json.loads(out.read_text(), parse_constant=pytest.fail)
         left = check_json(out).report
         # removing the last image or class, or what several classes share, leaves that to a person

@@ -266,7 +266,7 @@ def test_built_by_a_config():
     assert model.w.tolist() == pytest.approx([3 - 0.06, 4 - 0.08], abs=1e-5)
 
 
-def test_a_worker_that_dies_in_forward_is_explained():
+def test_the_error_of_a_worker_that_dies_in_forward_names_the_image():
     """PyTorch raises it wherever the process is; another error stays what it is."""
 
     class Dying(Quadratic):

@@ -114,7 +114,7 @@ def test_same_training_as_the_yaml(words, digits, tmp_path):
 
 def test_checks_before_any_work(words, tmp_path):
     frozen = [*words, "model.backbone.bottom_up.freeze_at=2"]
-    for resume in (False, True):  # there is nothing to go on from
+    for resume in (False, True):  # there is nothing to resume
         with pytest.raises(ConfigError, match="train.init_checkpoint is empty and .* are frozen"):
             run_lazy(_args(frozen, tmp_path / "a", resume=resume))
     with pytest.raises(DatasetError, match="digits_trai: there is no dataset"):

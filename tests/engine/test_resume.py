@@ -1,4 +1,4 @@
-"""A run that is stopped and goes on ends with the weights of one that was never stopped."""
+"""A run that is stopped and resumed ends with the weights of one that was never stopped."""
 
 import json
 import random

@@ -77,7 +77,7 @@ def test_median_of_the_last_five():
     rows = [{"iteration": i, key: e} for i, e in enumerate([90.0, 50, 44, 40, 41, 47, 42])]
     assert median_of_last(rows) == 42.0  # of 44, 40, 41, 47, 42
     assert median_of_last(rows, 2) == 44.5
-    # a run that went on wrote iteration 6 again; lines of training have no error
+    # a run that was resumed wrote iteration 6 again; lines of training have no error
     again = [*rows, {"iteration": 6, key: 30.0}, {"iteration": 7, "total_loss": 1.0}]
     assert median_of_last(again) == 41.0
     assert median_of_last([{"iteration": 1}]) is None

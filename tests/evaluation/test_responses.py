@@ -40,7 +40,7 @@ def test_nothing_behind_the_convolution():
 
 
 def test_sees_all_classes_of_images_in_order(monkeypatch):
-    """A share of each pass: ten passes of one value each, which many values of one would hide."""
+    """A share of each batch: ten batches of one value each, which many values of one would hide."""
     monkeypatch.setattr(responses, "PER_BATCH", 50)
     backbone = _backbone(None)
     look = ResponsePercentiles(backbone)

@@ -94,7 +94,7 @@ def test_trains_in_each_memory_mode(tiny_cfg, batch, name, c4):
         model, found = _step(cfg, batch, mode)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
-        # two passes would count a batch twice
+        # two forward passes would count a batch twice
         memory = "standard" if name == "running_mean" else mode
         assert {m.memory for m in model.modules() if hasattr(m, "memory")} - {"standard"} <= {mode}
         assert model.backbone.stem.memory == memory if c4 else model.backbone.memory == memory

@@ -177,7 +177,7 @@ def test_folded_bn_is_exactly_scale_and_offset(detectron_blobs, random_array, sm
     torch.testing.assert_close(norm(x), x * scale + offset, rtol=1e-6, atol=1e-6)
 
 
-def test_all_four_tensors_of_bn_are_carried(random_array):
+def test_all_four_tensors_of_bn_are_converted(random_array):
     four = {name: random_array((4,)) for name in ("gamma", "beta", "running_mean", "running_var")}
     state = {f"res2_0_branch2a_bn_{name}": value for name, value in four.items()}
     state["res2_0_branch2a_w"] = random_array((4, 4, 1, 1))

@@ -44,7 +44,7 @@ def test_features_are_torchvisions(make, norm_layer, norm, randomize, tmp_path):
         torch.testing.assert_close(features[stage], y, rtol=1e-5, atol=1e-5)
 
 
-def test_statistics_are_carried():
+def test_statistics_are_converted():
     state = resnet18().state_dict()
     out = torchvision.convert(state)
     for ours, theirs in {

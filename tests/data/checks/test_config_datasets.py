@@ -241,7 +241,7 @@ def to_score(name, **options):
     return cfg
 
 
-def told(cfg, training=False):
+def messages(cfg, training=False):
     """Return the lines of the error."""
     with pytest.raises(DatasetError) as error:
         check_datasets(cfg, training=training)
@@ -250,7 +250,7 @@ def told(cfg, training=False):
 
 def test_images_of_the_test_set(made, registered):
     (made.root / "2.png").unlink()
-    lines = told(to_score(registered))
+    lines = messages(to_score(registered))
     assert lines == [
         "DATASETS.TEST checks_made: 1 of 4 images are missing, the first:",
         f"    {made.root / '2.png'}",
@@ -261,7 +261,7 @@ def test_images_of_the_test_set(made, registered):
 
 def test_content_of_the_test_set_s_images(made, registered):
     Image.new("RGB", (48, 64)).save(made.root / "2.png")
-    assert "of 4 images that were read, 1 are wrong" in told(to_score(registered))[0]
+    assert "of 4 images that were read, 1 are wrong" in messages(to_score(registered))[0]
 
 
 def test_masks_of_the_test_set(made, registered):
@@ -269,7 +269,7 @@ def test_masks_of_the_test_set(made, registered):
         annotation["segmentation"] = []
     made.write()
     check_datasets(to_score(registered), training=False)
-    assert told(to_score(registered, masks=True)) == [
+    assert messages(to_score(registered, masks=True)) == [
         f"DATASETS.TEST checks_made: 7 of 7 annotations have no mask, the first in "
         f"{made.root / '1.png'}, but MODEL.MASK_ON is True. Set MODEL.MASK_ON False, or add masks."
     ]
@@ -279,7 +279,7 @@ def test_some_masks_of_the_test_set(made, registered):
     # a crowd is held against masks as well
     made.content["annotations"][1].update(segmentation=[], iscrowd=1)
     made.write()
-    (line,) = told(to_score(registered, masks=True))
+    (line,) = messages(to_score(registered, masks=True))
     assert "1 of 7 annotations have no mask, the first in " in line
     assert "2.png" in line
 
@@ -318,9 +318,9 @@ def test_nothing_to_learn_and_nothing_to_score(made, registered, coco, kind):
     for annotation in made.content["annotations"]:
         annotation.update({"iscrowd": 1} if kind == "crowds" else {"image_id": 99})
     made.write()
-    (line,) = told(cfg_for(registered), training=True)
+    (line,) = messages(cfg_for(registered), training=True)
     assert line.startswith("DATASETS.TRAIN ('checks_made',): there is nothing to learn: no image")
-    (line,) = told(to_score(registered))
+    (line,) = messages(to_score(registered))
     assert line.startswith("DATASETS.TEST checks_made: there is nothing to score: no image")
     cfg = cfg_for(registered, coco())
     check_datasets(cfg)  # enough that one of them has objects
@@ -361,14 +361,14 @@ def test_dicts_are_checked_as_a_json_is(made, as_dicts, caplog):
     check_datasets(cfg, training=False)
     assert ours(caplog) == []
     as_dicts[1]["annotations"][0]["bbox"] = [8, 8, -4, 4]
-    lines = told(cfg)
+    lines = messages(cfg)
     assert lines[0] == "DATASETS.TEST checks_dicts: its list of dicts has"
     assert "1 x box-negative" in lines[1]
     assert len(lines) == 2
     as_dicts[1]["annotations"] = []
     (made.root / "3.png").unlink()
     del as_dicts[0]["annotations"][0]["segmentation"]
-    lines = told(cfg)
+    lines = messages(cfg)
     assert "1 of 5 annotations have no mask" in lines[0]
     assert "1 of 4 images are missing" in lines[1]
 
@@ -381,7 +381,7 @@ def test_dicts_that_cannot_be_scored(as_dicts, lacking):
         del as_dicts[2]["annotations"][0][lacking]
     else:
         del as_dicts[2][lacking]
-    (line,) = told(to_score("checks_dicts"))
+    (line,) = messages(to_score("checks_dicts"))
     assert line.startswith("DATASETS.TEST checks_dicts: it")
     assert lacking in line.partition("Each dict needs")[0]
     assert "For an evaluator of your own, set evaluator_type" in line
@@ -392,10 +392,11 @@ def test_dicts_that_cannot_be_scored(as_dicts, lacking):
 def test_one_process_of_a_machine_reads_and_all_stop(registered, monkeypatch):
     monkeypatch.setattr("gn_det.data.checks.config_datasets.check_json", pytest.fail)
     monkeypatch.setattr("gn_det.data.checks.config_datasets.comm.get_local_rank", lambda: 3)
-    told = ["DATASETS.TRAIN x: wrong"]
+    messages = ["DATASETS.TRAIN x: wrong"]
     monkeypatch.setattr(
-        "gn_det.data.checks.config_datasets.comm.all_gather", lambda mine: [told, mine, told, mine]
+        "gn_det.data.checks.config_datasets.comm.all_gather",
+        lambda mine: [messages, mine, messages, mine],
     )
     with pytest.raises(DatasetError) as error:
         check_datasets(cfg_for(registered))
-    assert str(error.value) == told[0]
+    assert str(error.value) == messages[0]

@@ -68,7 +68,7 @@ def test_processes_and_micro_batches_share_an_epoch(monkeypatch):
     monkeypatch.undo()
     one_process = build_train_loader(_cfg("SOLVER.IMS_PER_STEP", 1), split)
     alone = _labels(one_process, 8)
-    # virtual GPUs 0 and 2 are the first process's
+    # micro-batches 0 and 2 of a step are the first process's
     assert shares == [[alone[i] for i in (0, 2, 4, 6)], [alone[i] for i in (1, 3, 5, 7)]]
     assert sorted(sum(alone, [])) == list(range(8))
 

@@ -121,19 +121,19 @@ def test_who_failed(monkeypatch, statuses, failed):
 class Saving:
     """Rank 0 of a run: it begins to save when it gets the signal, and ends with ``status``."""
 
-    sentinel, exitcode, told, killed = None, None, None, False
+    sentinel, exitcode, signalled, killed = None, None, None, False
 
     def __init__(self, clock, seconds, status):
         self.clock, self.seconds, self.status = clock, seconds, status
 
     def is_alive(self):
-        if self.told is not None and self.clock[0] - self.told >= self.seconds:
+        if self.signalled is not None and self.clock[0] - self.signalled >= self.seconds:
             self.exitcode = self.status
         return self.exitcode is None
 
     def terminate(self):
-        assert self.told is None
-        self.told = self.clock[0]
+        assert self.signalled is None
+        self.signalled = self.clock[0]
 
     def kill(self):
         self.exitcode = -9
