@@ -392,11 +392,11 @@ def test_dicts_that_cannot_be_scored(as_dicts, lacking):
 def test_one_process_of_a_machine_reads_and_all_stop(registered, monkeypatch):
     monkeypatch.setattr("gn_det.data.checks.config_datasets.check_json", pytest.fail)
     monkeypatch.setattr("gn_det.data.checks.config_datasets.comm.get_local_rank", lambda: 3)
-    messages = ["DATASETS.TRAIN x: wrong"]
+    found = ["DATASETS.TRAIN x: wrong"]
     monkeypatch.setattr(
         "gn_det.data.checks.config_datasets.comm.all_gather",
-        lambda mine: [messages, mine, messages, mine],
+        lambda mine: [found, mine, found, mine],
     )
     with pytest.raises(DatasetError) as error:
         check_datasets(cfg_for(registered))
-    assert str(error.value) == messages[0]
+    assert str(error.value) == found[0]
