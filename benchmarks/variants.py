@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 __all__ = [
     "STOCK_FROZENBN",
     "STOCK_GN",
+    "STOCK_NAMES",
     "VARIANTS",
     "Variant",
     "add_ratios",
@@ -80,10 +81,9 @@ class Variant:
 
 def set_stock_names(cfg: CfgNode) -> None:
     """Replace our registered names by Detectron2's own, in place."""
-    m = cfg.MODEL
-    for node in (m.BACKBONE, m.ROI_HEADS, m.ROI_BOX_HEAD, m.ROI_MASK_HEAD):
-        node.NAME = STOCK_NAMES.get(node.NAME, node.NAME)
-    m.RPN.HEAD_NAME = STOCK_NAMES.get(m.RPN.HEAD_NAME, m.RPN.HEAD_NAME)
+    for node in cfg.MODEL.values():
+        for key in {"NAME", "HEAD_NAME"} & (node.keys() if isinstance(node, CfgNode) else set()):
+            node[key] = STOCK_NAMES.get(node[key], node[key])
 
 
 def _all_variants() -> list[Variant]:

@@ -4,10 +4,9 @@ gn-det convert-weights R-50-GN.pkl r50_gn.pkl
 gn-det convert-weights resnet50_gn_ws-15beedd8.pth weights/resnet50_gn_ws.pkl
 gn-det convert-weights model_final.pkl gn_all.pth --config mask_rcnn_R50_gn_all.yaml
 
-The projects are Detectron, timm, torchvision and mmdetection. The new file also says how the
-weights were trained (channel order, mean and std, stride, groups), so that loading it can check the
-config. Exit status: 0; 2 where nothing was written, for example because a norm of the backbone
-would not be filled.
+The option --from lists the projects. The new file also says how the weights were trained (channel
+order, mean and std, stride, groups), so that loading it can check the config. Exit status: 0; 2
+where nothing was written, for example because a norm of the backbone would not be filled.
 """
 
 import argparse

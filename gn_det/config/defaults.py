@@ -75,8 +75,8 @@ def add_gn_config(cfg: CfgNode) -> None:
     # and VGG's three fully connected layers, which a backbone does not have.
     _C.MODEL.VGG.DEPTH = 16
 
-    # The norm after every convolution: "", BN, SyncBN, FrozenBN, GN, LN or IN. "" (default) is VGG
-    # as it was published; its convolutions have a bias.
+    # The norm after every convolution, one of the names in docs/norms.md. "" (default) is VGG as it
+    # was published; its convolutions have a bias.
     _C.MODEL.VGG.NORM = ""
 
     # The number of channels of vgg1; vgg2 to vgg5 have 2, 4, 8 and 8 times as many. Default: 64,

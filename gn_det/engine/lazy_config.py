@@ -16,7 +16,8 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg, solver_problems
+from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
+from gn_det.config.values import precision_problems, solver_problems
 from gn_det.model_zoo import get_config
 from gn_det.utils import did_you_mean
 
@@ -88,9 +89,7 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
     amp = settings.SOLVER.AMP
     cfg.train.device = settings.MODEL.DEVICE
     cfg.train.amp.enabled, cfg.train.amp.dtype = amp.ENABLED, amp.DTYPE
-    if amp.DTYPE not in ("float16", "bfloat16"):
-        raise ConfigError(f"train.amp.dtype is {amp.DTYPE!r}, not float16 or bfloat16.")
-    for problem in solver_problems(settings):
+    for problem in (*precision_problems(settings), *solver_problems(settings)):
         raise ConfigError(_with_lazy_names(problem.message))
     return cfg
 

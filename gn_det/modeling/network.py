@@ -113,11 +113,11 @@ def _depth(known: Mapping[int, Sequence[int]], stages: list[int]) -> int | None:
 
 
 def _groups(name: str, norms: list[nn.Module]) -> dict[str, int]:
-    if name not in NORMS or NORMS[name].groups is None:
+    given = NORMS[name].groups if name in NORMS else None
+    if given is None:
         return {}
     groups = [groups_of(norm) for norm in norms if not isinstance(norm, FrozenBatchNorm2d)]
-    keys = ["num_groups", "channels_per_group"]
-    for key in reversed(keys) if name == "IN" else keys:
+    for key in (*given, "num_groups", "channels_per_group"):
         if len({found[key] for found in groups}) == 1:
             return {key: groups[0][key]}
     return {}

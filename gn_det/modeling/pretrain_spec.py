@@ -27,8 +27,8 @@ class PretrainSpec:
 
     Attributes (None where it is not known):
         depth: The depth of the ResNet or VGG.
-        norm: The norm: "GN", "LN", "IN", "BN", "FrozenBN" (BN folded into scale and offset, without
-            statistics), or "" for none.
+        norm: The name of the norm in :data:`~gn_det.modeling.norms.NORMS`, or "" for none. "BN" is
+            with statistics; "FrozenBN" is BN folded into scale and offset, without them.
         stride_in_1x1: Whether a bottleneck has its stride on the first 1x1 convolution.
         pixel_mean: The mean of each channel, in the order of ``input_format``.
         pixel_std: What each channel is divided by.

@@ -5,7 +5,15 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from torch import nn
 
-from benchmarks.variants import STOCK_FROZENBN, STOCK_GN, VARIANTS, add_ratios, choose
+from benchmarks.variants import (
+    STOCK_FROZENBN,
+    STOCK_GN,
+    STOCK_NAMES,
+    VARIANTS,
+    add_ratios,
+    choose,
+    set_stock_names,
+)
 
 
 def test_names():
@@ -38,6 +46,14 @@ def test_stock_is_detectron2_alone(name, tiny_cfg):
     wanted, other = (nn.GroupNorm, FrozenBatchNorm2d)[:: 1 if name == STOCK_GN else -1]
     assert wanted in kinds
     assert other not in kinds
+
+
+def test_a_new_head_is_one_entry(tiny_cfg, monkeypatch):
+    monkeypatch.setitem(STOCK_NAMES, "GNKeypointHead", "KRCNNConvDeconvUpsampleHead")
+    cfg = tiny_cfg("MODEL.ROI_KEYPOINT_HEAD.NAME", "GNKeypointHead")
+    set_stock_names(cfg)
+    assert cfg.MODEL.ROI_KEYPOINT_HEAD.NAME == "KRCNNConvDeconvUpsampleHead"
+    assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
 
 
 def test_frozenbn_has_the_same_heads_without_norm(tiny_cfg):

@@ -50,6 +50,15 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
     assert "No GPU found" in caplog.text
 
 
+def test_float16_on_a_cpu_that_was_asked_for():
+    with pytest.raises(ConfigError) as error:
+        load_lazy_config("mask_rcnn_R50_gn_all.py", ["train.device=cpu", "train.amp.enabled=True"])
+    assert str(error.value) == (
+        "train.amp.dtype float16 is for GPUs, but train.device is cpu. "
+        "Set train.amp.dtype bfloat16."
+    )
+
+
 @pytest.mark.parametrize(
     ("word", "error", "message"),
     [
@@ -58,7 +67,11 @@ def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
         ("SOLVER.BASE_LR", ConfigError, "options of a Python config are key=value"),
         ("train.max_iter=many", ConfigError, r"train\.max_iter is \d+ in the config; 'many' is of"),
         ("train.amp=3", ConfigError, "of another type"),
-        ("train.amp.dtype=float8", ConfigError, "'float8', not float16 or bfloat16"),
+        (
+            "train.amp.dtype=float8",
+            ConfigError,
+            "train.amp.dtype is 'float8'; known are float16 and bfloat16",
+        ),
         ("train.clip_global_norm=-1", ConfigError, "train.clip_global_norm is -1"),
         ("train.ema_decay=1.0", ConfigError, "train.ema_decay is 1.0"),
         ("train.on_save_error=halt", ConfigError, "train.on_save_error is 'halt'; known are stop"),

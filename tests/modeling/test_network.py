@@ -6,6 +6,8 @@ from detectron2.modeling import build_backbone, build_model
 from torch import nn
 
 from gn_det import model_zoo
+from gn_det.layers import GroupNorm
+from gn_det.modeling import NORMS, Norm, build_gn_vgg_backbone
 from gn_det.modeling.network import Network, blocks_of, network_of, resnet_depth
 
 
@@ -71,6 +73,16 @@ RESNET_50 = Network("ResNet", 50, "GN", {"num_groups": 32}, False, False)
 )
 def test_resnets(options, expected):
     assert network_of(_model(*options)) == Network(**{**vars(RESNET_50), **expected})
+
+
+def test_groups_are_in_the_words_of_the_norms_entry(monkeypatch):
+    class NewNorm(GroupNorm):
+        pass
+
+    monkeypatch.setitem(NORMS, "New", Norm(NewNorm, None, groups={"channels_per_group": 16}))
+    model = build_gn_vgg_backbone(depth=11, norm="New", base_channels=64, out_features=["vgg1"])
+    network = network_of(model)
+    assert (network.norm, network.groups) == ("New", {"channels_per_group": 16})
 
 
 def test_the_last_stage_of_a_c4_model_is_in_its_heads():
