@@ -33,7 +33,7 @@ from .converted_state import (
     Converted,
     metadata_from_dict,
     metadata_to_dict,
-    resnet_norm,
+    norm_of_names,
 )
 from .errors import WeightsError
 from .files import local_file, parse_path
@@ -262,7 +262,7 @@ def _describe_vgg(cfg: CfgNode, converted: Converted) -> None:
 
 
 def _norm(converted: Converted) -> str:
-    norm = converted.known.norm or resnet_norm(list(converted.state)) or "GN"
+    norm = converted.known.norm or norm_of_names(list(converted.state)) or "GN"
     # BN's four tensors fill FrozenBN's
     return "FrozenBN" if norm == "BN" else norm
 

@@ -18,7 +18,7 @@ __all__ = [
     "PretrainMetadata",
     "metadata_from_dict",
     "metadata_to_dict",
-    "resnet_norm",
+    "norm_of_names",
 ]
 
 
@@ -71,7 +71,7 @@ class PretrainMetadata:
         """Do nothing: the checkpointer has compared it with the config already."""
 
 
-def resnet_norm(names: list[str]) -> str | None:
+def norm_of_names(names: list[str]) -> str | None:
     """Return "BN" where norms have statistics, "GN" where they have none; None without norms.
 
     Args:

@@ -114,7 +114,7 @@ def match(
     for name, parameter in wanted.items():
         key = keys.get(name)
         if key is None:
-            # BN counts its steps; what has not, starts at 0
+            # BN counts its steps; where the file has no count, it starts at 0
             if not name.endswith(".num_batches_tracked"):
                 report.missing.append(name)
         elif converted.state[key].shape != parameter.shape:
@@ -314,7 +314,7 @@ def _check_blocks(converted: Converted, model: nn.Module, keys: dict[str, str]) 
             if found and name not in taken and _block(found).split(".")[0] in (*stages, "stem"):
                 other = "model" if place == "file" else "file"
                 raise WeightsError(
-                    f"It is of another network: the {place} has {name}, the {other} has not."
+                    f"It is of another network: the {place} has {name}, the {other} does not."
                 )
 
 

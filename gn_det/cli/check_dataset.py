@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
         The exit status: 1 where there are errors, or where ``--fix`` left some; else 0.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # names out of a file may have letters that the terminal has not
+        # names out of a file may have letters that the terminal does not have
         sys.stdout.reconfigure(errors="backslashreplace")
     if args.fix:
         refuse_existing(args.fix)

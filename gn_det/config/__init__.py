@@ -5,7 +5,6 @@ from .cfg_node import CfgNode, flatten, get_cfg
 from .defaults import add_gn_config
 from .errors import ConfigError, Problem, UnknownKeyError
 from .paths import config_folder
-from .values import solver_problems
 
 __all__ = [
     "CfgNode",
@@ -17,5 +16,4 @@ __all__ = [
     "flatten",
     "get_cfg",
     "images_per_micro_batch",
-    "solver_problems",
 ]

@@ -36,7 +36,7 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
     norms = _norms_not_as_asked(look)
     values = {key: str(value) for key, value in flatten(cfg)}
     obeying = _obeying(look)
-    unheeded = {asked for asked, layers in obeying.items() if not layers}
+    not_obeyed = {asked for asked, layers in obeying.items() if not layers}
     for name_key, name, ours in _replaceable_parts(look) if norms or obeying else ():
         other = look.with_changes({name_key: ours})
         if other is None:
@@ -52,9 +52,9 @@ def ignored_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
                 yield _use_ours(name_key, name, asked, ours)
         for asked, layers in _obeying(other).items():
             if layers - obeying[asked]:
-                unheeded.discard(asked)
+                not_obeyed.discard(asked)
                 yield _use_ours(name_key, name, asked, ours)
-    for asked in sorted(unheeded):
+    for asked in sorted(not_obeyed):
         yield Problem(False, f"{asked} is set, but no part of this model obeys it.")
     for key, names in norms.items():
         for layer in [norm for norm in look.norms.values() if norm.name in names][:1]:

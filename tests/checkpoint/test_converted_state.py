@@ -6,7 +6,7 @@ from gn_det.checkpoint import Converted, PretrainMetadata, WeightsError, convert
 from gn_det.checkpoint.converted_state import (
     metadata_from_dict,
     metadata_to_dict,
-    resnet_norm,
+    norm_of_names,
 )
 from gn_det.config import config_folder
 from gn_det.modeling import PretrainSpec, check_weights
@@ -14,10 +14,10 @@ from gn_det.modeling.pretrain_spec import PUBLISHED_SPECS
 
 
 def test_norm():
-    assert resnet_norm(["stem.conv1.weight"]) is None
-    assert resnet_norm(["stem.conv1.norm.weight"]) == "GN"
-    assert resnet_norm(["res2.0.conv1.norm.weight", "res2.0.conv1.norm.running_mean"]) == "BN"
-    assert resnet_norm(["roi_heads.box_head.conv1.norm.weight"]) is None
+    assert norm_of_names(["stem.conv1.weight"]) is None
+    assert norm_of_names(["stem.conv1.norm.weight"]) == "GN"
+    assert norm_of_names(["res2.0.conv1.norm.weight", "res2.0.conv1.norm.running_mean"]) == "BN"
+    assert norm_of_names(["roi_heads.box_head.conv1.norm.weight"]) is None
 
 
 @pytest.mark.parametrize("known", [PretrainSpec(), *PUBLISHED_SPECS.values()])

@@ -197,10 +197,10 @@ def test_one_layer_too_few(models):
     model, state = models()
     name = "backbone.bottom_up.res3.2.conv2.weight"
     without = {k: v for k, v in state.items() if not k.startswith(name.removesuffix("weight"))}
-    with pytest.raises(WeightsError, match=f"the model has {name}, the file has not"):
+    with pytest.raises(WeightsError, match=f"the model has {name}, the file does not"):
         _check(without, model)
     more = {**state, "backbone.bottom_up.res3.2.conv4.weight": torch.empty(1, device="meta")}
-    with pytest.raises(WeightsError, match="the file has .*conv4.weight, the model has not"):
+    with pytest.raises(WeightsError, match="the file has .*conv4.weight, the model does not"):
         _check(more, model)
 
 

@@ -17,7 +17,7 @@ import re
 
 import torch
 
-from gn_det.checkpoint.converted_state import Converted, resnet_norm
+from gn_det.checkpoint.converted_state import Converted, norm_of_names
 from gn_det.checkpoint.errors import WeightsError
 from gn_det.modeling import PretrainSpec
 from gn_det.modeling.network import resnet_depth
@@ -66,7 +66,7 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
     """Rename.
 
     Raises:
-        WeightsError: The file is of mmdetection 1, or has a layer that Detectron2's ResNet has not.
+        WeightsError: The file is of mmdetection 1, or has a layer that Detectron2's ResNet lacks.
     """
     _refuse_version_1(state)
     out = Converted("mmdetection", {})
@@ -108,7 +108,7 @@ def _three(found: re.Match[str]) -> _Channels:
 def _known(out: Converted, about: str) -> PretrainSpec:
     """Read the preprocessing out of the config where the file has it, or else from its name."""
     names = list(out.state)
-    norm = resnet_norm(names)
+    norm = norm_of_names(names)
     words = about.lower().replace("-", "_").replace("+", "_")
     has_config = re.search(r"norm_cfg|backbone\s*=", about) is not None
     standardized = None

@@ -9,7 +9,7 @@ timm's GN ResNets have the very same names and :mod:`.timm` is asked first; both
 
 import torch
 
-from gn_det.checkpoint.converted_state import Converted, resnet_norm
+from gn_det.checkpoint.converted_state import Converted, norm_of_names
 from gn_det.modeling import PretrainSpec
 from gn_det.modeling.network import resnet_depth
 from gn_det.modeling.pretrain_spec import RGB_STD
@@ -44,7 +44,7 @@ def convert_resnet(source: str, state: dict[str, torch.Tensor], about: str) -> C
     known = PretrainSpec(
         network="ResNet",
         depth=resnet_depth(list(names)),
-        norm=resnet_norm(list(names)),
+        norm=norm_of_names(list(names)),
         stride_in_1x1=False,
         pixel_mean=RGB_STD[0],
         pixel_std=RGB_STD[1],
