@@ -49,6 +49,13 @@ gn_det.get_cfg().merge_from_file("detectron2://Base-RCNN-FPN.yaml")
     assert result.returncode == 0, result.stderr
 
 
+def test_without_modules_that_windows_lacks():
+    detectron2 = "import sys, detectron2.engine, detectron2.evaluation, torch.utils.tensorboard"
+    missing = "sys.modules.update(fcntl=None, resource=None)"
+    result = _python(f"{detectron2}\n{missing}\nfrom gn_det import engine, evaluation")
+    assert result.returncode == 0, result.stderr
+
+
 def test_import_fills_registries_and_changes_nothing_else():
     result = _python("""
 import detectron2.data, detectron2.modeling as m

@@ -60,10 +60,11 @@ def score(
         )
     precision = precision_of(truth, detections, iou_type, scorer)
     results = _summary(precision, [c["name"] for c in truth.loadCats(sorted(truth.getCatIds()))])
+    peak = resident_bytes("VmHWM")
     logger.info(
         f"{iou_type}: {len(detections)} detections on {len(truth.imgs)} images scored in "
-        f"{time.perf_counter() - start:.1f} s; peak memory of the process: "
-        f"{resident_bytes('VmHWM') / 2**20:.0f} MiB"
+        f"{time.perf_counter() - start:.1f} s"
+        + (f"; peak memory of the process: {peak / 2**20:.0f} MiB" if peak else "")
     )
     return results
 

@@ -26,3 +26,9 @@ def test_now_and_peak():
 def test_without_proc(monkeypatch):
     monkeypatch.setattr("gn_det.utils.resident_memory.Path.exists", lambda path: False)
     assert resident_bytes("VmRSS") > 0
+
+
+def test_without_any_count(monkeypatch):
+    monkeypatch.setattr("gn_det.utils.resident_memory.Path.exists", lambda path: False)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert resident_bytes("VmHWM") == 0

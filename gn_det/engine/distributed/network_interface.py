@@ -1,7 +1,6 @@
 """Which network interface leads to another machine."""
 
 import contextlib
-import fcntl
 import socket
 import struct
 
@@ -20,6 +19,8 @@ def interface_to(host: str) -> str | None:
         host: The name or address of the host.
     """
     try:
+        import fcntl  # not on Windows
+
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.connect((host, 9))  # sends nothing
             address = udp.getsockname()[0]
@@ -29,6 +30,6 @@ def interface_to(host: str) -> str | None:
                     answer = fcntl.ioctl(udp.fileno(), SIOCGIFADDR, request)
                     if socket.inet_ntoa(answer[20:24]) == address:
                         return name
-    except OSError:
+    except (ImportError, OSError):
         pass
     return None
