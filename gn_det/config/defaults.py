@@ -166,6 +166,13 @@ def add_gn_config(cfg: CfgNode) -> None:
     # gn_det.data.register_datasets(cfg). () (default): none.
     _C.DATASETS.REGISTER = ()
 
+    # Images with more than 8 bits a channel (16 or 32 bits, or floats): the values [low, high] of
+    # the file that become 0 and 255. What lies outside becomes 0 or 255, and so does NaN become 0.
+    # An end such as "0.5%" is a percentile of each image by itself: ["0.5%", "99.5%"]. Such images
+    # cannot be read without it, as their values would be cut off at 255. () (default): all images
+    # have 8 bits. Those that have are read as they are in either case.
+    _C.INPUT.WINDOW = ()
+
     # The data type of mixed precision where SOLVER.AMP.ENABLED is True. "float16" (default, as in
     # Detectron2) has a loss scaler and needs a GPU. "bfloat16" has no scaler; it works on GPUs, and
     # on CPUs it is faster where they have AMX or AVX512-BF16.

@@ -5,6 +5,7 @@ Where to look:
     embedded/: photo digits, the dataset that is built on this machine.
     checks/: checks of a dataset and of a config's datasets, and the fixed copy.
     pretraining/: labelled images for the pre-training of backbones. A new source goes here.
+    read_image.py, mapper.py: images of any depth as 8 bits, and the input of a model.
     stream.py, train_loader.py: the stream of training images that can start at any step.
 """
 
@@ -17,9 +18,11 @@ from .embedded.photo_digits import build_photo_digits
 from .embedded.registration import ensure_dataset, register_photo_digits
 from .errors import DatasetError
 from .formats import FORMATS, write_coco_json
+from .mapper import WindowedMapper
 from .pretraining.labelled_data import LabelledSplit
 from .pretraining.loaders import build_eval_loader, build_train_loader
 from .pretraining.sources import check_labelled_data, labelled_split
+from .read_image import read_image
 from .seeding import choose_seed, kept_rng, seed_everything
 from .stream import TrainStream
 from .train_loader import build_train_stream, stream_of
@@ -32,6 +35,7 @@ __all__ = [
     "LabelledSplit",
     "MapperError",
     "TrainStream",
+    "WindowedMapper",
     "WorkerDied",
     "build_eval_loader",
     "build_photo_digits",
@@ -51,6 +55,7 @@ __all__ = [
     "kept_rng",
     "labelled_split",
     "locate_dataset",
+    "read_image",
     "refuse_existing",
     "register_datasets",
     "register_photo_digits",

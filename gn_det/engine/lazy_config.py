@@ -23,7 +23,7 @@ from gn_det.utils import did_you_mean
 
 from .setup import fall_back_to_cpu, is_zoo_name
 
-__all__ = ["is_lazy", "key_paths", "load_lazy_config", "settings_of"]
+__all__ = ["is_lazy", "key_paths", "load_lazy_config", "settings_of", "with_lazy_names"]
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -39,6 +39,7 @@ NAMES = {
     "SOLVER.MAX_ITER": "train.max_iter",
     "SOLVER.AMP.ENABLED": "train.amp.enabled",
     "SOLVER.AMP.DTYPE": "train.amp.dtype",
+    "INPUT.WINDOW": "dataloader.train.mapper.window",
     "MODEL.DEVICE": "train.device",
     "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
     "TEST.EVAL_PERIOD": "train.eval_period",
@@ -85,12 +86,19 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
             f"dataloader.test.dataset.names is {list(tests)}: a LazyConfig evaluates one dataset. "
             "Name one."
         )
+    test_window = OmegaConf.select(cfg, "dataloader.test.mapper.window") or ()
+    if tuple(test_window) != settings.INPUT.WINDOW:
+        raise ConfigError(
+            f"dataloader.train.mapper.window is {list(settings.INPUT.WINDOW)}, but "
+            f"dataloader.test.mapper.window is {list(test_window)}: the model would be tested on "
+            "other pixels than it learned from. Set both to the same."
+        )
     fall_back_to_cpu(settings)
     amp = settings.SOLVER.AMP
     cfg.train.device = settings.MODEL.DEVICE
     cfg.train.amp.enabled, cfg.train.amp.dtype = amp.ENABLED, amp.DTYPE
     for problem in (*precision_problems(settings), *solver_problems(settings)):
-        raise ConfigError(_with_lazy_names(problem.message))
+        raise ConfigError(with_lazy_names(problem.message))
     return cfg
 
 
@@ -193,6 +201,8 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     """
     values = {key: OmegaConf.select(cfg, name) for key, name in NAMES.items()}
     values["SOLVER.KEEP_CHECKPOINTS"] = values["SOLVER.KEEP_CHECKPOINTS"] or 0  # None keeps all
+    values["INPUT.WINDOW"] = tuple(values["INPUT.WINDOW"] or ())
+    values.update(_sizes(cfg))
     batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
     values["SOLVER.IMS_PER_BATCH"] = batch or comm.get_world_size()
     for split in ("train", "test"):
@@ -219,7 +229,19 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     return settings
 
 
-def _with_lazy_names(message: str) -> str:
+def _sizes(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the sizes that ResizeShortestEdge of each mapper has; 0 where there is none."""
+    for split in ("train", "test"):
+        steps = OmegaConf.select(cfg, f"dataloader.{split}.mapper.augmentations") or ()
+        resize = [step for step in steps if "short_edge_length" in step] or [{}]
+        yield f"INPUT.MIN_SIZE_{split.upper()}", resize[0].get("short_edge_length", 0)
+        yield f"INPUT.MAX_SIZE_{split.upper()}", resize[0].get("max_size", 0)
+
+
+def with_lazy_names(message: str) -> str:
+    """Return a message about a YAML's keys with the names that a LazyConfig has for them."""
     for key, name in NAMES.items():
+        for quote in ('"', "'"):  # the options of a command line
+            message = message.replace(f"{key} {quote}", f"{name}={quote}")
         message = message.replace(key, name)
     return message

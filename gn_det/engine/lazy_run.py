@@ -5,7 +5,8 @@ and frozen layers.
 """
 
 import argparse
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gn_det.config import CfgNode, ConfigError, images_per_micro_batch
-from gn_det.data import check_datasets, check_images, stream_of
+from gn_det.data import DatasetError, check_datasets, check_images, stream_of
 from gn_det.engine.hooks.progress import inference_bar, quiet_inference
 from gn_det.utils import and_more
 
 from .evaluation_run import evaluate_only
-from .lazy_config import key_paths, load_lazy_config, settings_of
+from .lazy_config import key_paths, load_lazy_config, settings_of, with_lazy_names
 from .precision import autocast
 from .setup import check_output_folder, has_checkpoint, open_output_folder
 from .training_run import TrainingRun
@@ -50,7 +51,8 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     """
     cfg = load_lazy_config(args.config_file, args.opts)
     settings = settings_of(cfg)
-    check_datasets(settings, training=not args.eval_only)
+    with _lazy_names():
+        check_datasets(settings, training=not args.eval_only)
     if not args.eval_only and not args.resume:
         check_output_folder(cfg.train.output_dir, "train.output_dir")
     open_output_folder(cfg, args, cfg.train.output_dir)
@@ -96,7 +98,7 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
     """
     node = cfg.dataloader.train
     if _target(node.get("dataset")) is get_detection_dataset_dicts:
-        node.dataset._target_ = _dicts_with_images
+        node.dataset._target_ = partial(_dicts_with_images, settings)
     plain = {"_target_", "dataset", "mapper", "total_batch_size", "aspect_ratio_grouping"}
     if _target(node) is not build_detection_train_loader or set(node) - plain - {"num_workers"}:
         return instantiate(node)
@@ -117,10 +119,20 @@ def _target(node: DictConfig | None) -> object:
     return locate(target) if isinstance(target, str) else target
 
 
-def _dicts_with_images(names: str | list[str], **kwargs: Any) -> list[dict]:
+def _dicts_with_images(settings: CfgNode, names: str | list[str], **kwargs: Any) -> list[dict]:
     dicts = get_detection_dataset_dicts(names, **kwargs)
-    check_images(dicts, f"dataloader.train.dataset.names {names}")
+    with _lazy_names():
+        check_images(dicts, f"dataloader.train.dataset.names {names}", settings)
     return dicts
+
+
+@contextlib.contextmanager
+def _lazy_names() -> Iterator[None]:
+    """Let the messages of checks name a LazyConfig's keys."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(with_lazy_names(str(error))) from None
 
 
 def _evaluate(cfg: DictConfig, settings: CfgNode, model: nn.Module) -> dict | None:

@@ -21,8 +21,10 @@ from gn_det.data.formats import DICT_FIELDS, write_coco_json
 from gn_det.utils import and_more
 
 from .coco_json import CheckedJson, check_json, compare_classes
+from .depth import depth_problem, window_warning
 from .images import check_images_of, missing_files
 from .kinds import KINDS
+from .resized_size import narrow_problem
 
 __all__ = ["check_datasets", "check_dicts", "check_images", "check_masks", "on_one_process"]
 
@@ -86,7 +88,7 @@ def check_dicts(name: str, dicts: list[dict]) -> CheckedJson:
     return found
 
 
-def check_images(dicts: list[dict], where: str) -> None:
+def check_images(dicts: list[dict], where: str, cfg: CfgNode | None = None) -> None:
     """Check that every image file exists, and read some of them as a training does.
 
     Each folder is listed once, and at most :data:`SAMPLE` images are read.
@@ -95,12 +97,15 @@ def check_images(dicts: list[dict], where: str) -> None:
     Args:
         dicts: Detectron2's dataset dicts.
         where: The config key and the names of the datasets, for the message.
+        cfg: The config with ``INPUT.WINDOW`` and the sizes of ``INPUT`` in training; default:
+            the images need no window, and are not resized.
 
     Raises:
-        DatasetError: Files are missing, cannot be read, or have another size than their dict says.
-            The message has their number and the first ones.
+        DatasetError: Files are missing, cannot be read, have another size than their dict says,
+            have more than 8 bits without ``INPUT.WINDOW``, or are too narrow to be resized. The
+            message has their number and the first ones.
     """
-    if problem := _image_problem(dicts):
+    if problem := _image_problem(dicts, cfg, training=True):
         raise DatasetError(f"{where}: {problem}")
 
 
@@ -118,20 +123,36 @@ def check_masks(dicts: list[dict], where: str) -> None:
         raise DatasetError(f"{where}: {problem}")
 
 
-def _image_problem(dicts: list[dict]) -> str | None:
+def _image_problem(dicts: list[dict], cfg: CfgNode | None, *, training: bool) -> str | None:
     missing = list(missing_files(record["file_name"] for record in dicts))
     if missing:
         return f"{len(missing)} of {len(dicts)} images are missing, the first:{_listed(missing)}"
     sample = dicts[:: -(-len(dicts) // SAMPLE)] if dicts else []
     files = [(d["file_name"], (d["width"], d["height"]) if "width" in d else None) for d in sample]
+    found = dict(check_images_of(files, workers=min(8, os.cpu_count() or 1)))
     bad = [
         f"{path}: {KINDS[finding.kind].description}: {finding.detail}"
-        for path, finding in check_images_of(files, workers=min(8, os.cpu_count() or 1))
-        if KINDS[finding.kind].severity == "error" and finding.kind != "image-size"
+        for path, finding in found.items()
+        if KINDS[finding.kind].severity == "error"
+        and finding.kind not in ("image-size", "file-depth")
     ]
-    if not bad:
-        return None
-    return f"of {len(files)} images that were read, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+    if bad:
+        return (
+            f"of {len(files)} images that were read, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+        )
+    stacks = [path for path, finding in found.items() if finding.pages > 1]
+    if stacks:
+        logger.warning(
+            f"{len(stacks)} of {len(files)} images that were read are TIFFs with several pages, "
+            f"such as {stacks[0]}: only the first page is used."
+        )
+    deep = {path: finding.values for path, finding in found.items() if finding.values}
+    window = () if cfg is None else cfg.INPUT.WINDOW
+    if window and (warning := window_warning(list(deep.values()), window)):
+        logger.warning(warning)
+    if not window and (problem := depth_problem(deep, len(files))):
+        return problem
+    return None if cfg is None else narrow_problem(dicts, cfg, training=training)
 
 
 def _mask_problem(dicts: list[dict], crowds: bool) -> str | None:
@@ -259,7 +280,7 @@ def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Itera
         yield f"there is nothing to score: {_NO_OBJECT}"
     elif cfg.MODEL.MASK_ON and (problem := _mask_problem(dicts, crowds=True)):
         yield problem
-    if problem := _image_problem(dicts):
+    if problem := _image_problem(dicts, cfg, training=False):
         yield problem
 
 
