@@ -92,8 +92,8 @@ def package_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and find_spec("shapely") is None:
         yield Problem(
             True,
-            "INPUT.CROP.ENABLED cuts polygons with the package shapely, which is not installed. "
-            "Install it: pip install shapely",
+            "Random crops (INPUT.CROP.ENABLED) cut polygons with the package shapely, which is not "
+            "installed. Install it: pip install shapely",
         )
 
 

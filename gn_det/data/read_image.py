@@ -55,9 +55,7 @@ def read_image(
             try:
                 values = raw_values(opened, file)
             except DatasetError as error:
-                raise DatasetError(
-                    f"{file_name} has more than 8 bits a channel: {error}."
-                ) from None
+                raise DatasetError(f"{file_name} cannot be read: {error}.") from None
             if not window and not fits_8_bits(values):
                 raise DatasetError(
                     f"{file_name} has more than 8 bits a channel ({kind}), and no window is set: "
@@ -126,11 +124,15 @@ def raw_values(image: ImageFile.ImageFile, file: IO[bytes]) -> np.ndarray:
         # Pillow has no mode for 32 bits without a sign
         unsigned = "I;32" in raw_mode and "I;32S" not in raw_mode and "I;32BS" not in raw_mode
         return values.view(np.uint32) if unsigned else values
-    if tags.get(_PLANAR) == 2 or (tags and orientation_of(image) not in (None, 1)):
-        raise DatasetError(
-            "it is a TIFF with more than 8 bits whose channels are stored apart, or which is "
-            "stored turned. Write it with its channels together (RGBRGB...) and upright"
-        )
+    for wrong, what in (
+        (tags.get(_PLANAR) == 2, "with its channels together (RGBRGB...)"),
+        (tags and orientation_of(image) not in (None, 1), "upright, with orientation 1"),
+    ):
+        if wrong:
+            raise DatasetError(
+                f"it is a TIFF of colours with more than 8 bits. Such a one is only read {what}. "
+                "Write it anew"
+            )
     import cv2  # Pillow has no colours of more than 8 bits
 
     file.seek(0)
@@ -173,7 +175,7 @@ def apply_window(values: np.ndarray, window: Sequence[float | str]) -> np.ndarra
         return np.where(values > high, np.uint8(255), np.uint8(0))
     wide: Any = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        scaled = (wide - low) * (255 / (high - low))
+        scaled = (wide - low) / (high - low) * 255
         return np.nan_to_num(np.rint(np.clip(scaled, 0, 255))).astype(np.uint8)
 
 

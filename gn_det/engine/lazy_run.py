@@ -16,17 +16,17 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gn_det.config import CfgNode, ConfigError, images_per_micro_batch
+from gn_det.config.values import package_problems
 from gn_det.data import DatasetError, check_datasets, check_images, stream_of
 from gn_det.engine.hooks.progress import inference_bar, quiet_inference
 from gn_det.utils import and_more
 
 from .evaluation_run import evaluate_only
-from .lazy_config import key_paths, load_lazy_config, settings_of, with_lazy_names
+from .lazy_config import key_paths, load_lazy_config, settings_of, target_of, with_lazy_names
 from .precision import autocast
 from .setup import check_output_folder, has_checkpoint, open_output_folder
 from .training_run import TrainingRun
@@ -46,13 +46,16 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
 
     Raises:
         ConfigError, FileNotFoundError: See :func:`gn_det.engine.load_lazy_config`. A ConfigError
-            too where the output folder holds another run, or random layers would stay frozen.
+            too where the output folder holds another run, a package is missing, or random layers
+            would stay frozen.
         gn_det.data.DatasetError: A dataset is unknown, missing, or does not fit the config.
     """
     cfg = load_lazy_config(args.config_file, args.opts)
     settings = settings_of(cfg)
     with _lazy_names():
         check_datasets(settings, training=not args.eval_only)
+    for problem in package_problems(settings) if not args.eval_only else ():
+        raise ConfigError(problem.message)
     if not args.eval_only and not args.resume:
         check_output_folder(cfg.train.output_dir, "train.output_dir")
     open_output_folder(cfg, args, cfg.train.output_dir)
@@ -97,10 +100,10 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
     says; Detectron2's own becomes a stream that a resumed run can enter where it stopped.
     """
     node = cfg.dataloader.train
-    if _target(node.get("dataset")) is get_detection_dataset_dicts:
+    if target_of(node.get("dataset")) is get_detection_dataset_dicts:
         node.dataset._target_ = partial(_dicts_with_images, settings)
     plain = {"_target_", "dataset", "mapper", "total_batch_size", "aspect_ratio_grouping"}
-    if _target(node) is not build_detection_train_loader or set(node) - plain - {"num_workers"}:
+    if target_of(node) is not build_detection_train_loader or set(node) - plain - {"num_workers"}:
         return instantiate(node)
     dicts = instantiate(node.dataset)
     return stream_of(
@@ -112,11 +115,6 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
         aspect_ratio_grouping=node.get("aspect_ratio_grouping", True),
         num_workers=node.get("num_workers", 0),
     )
-
-
-def _target(node: DictConfig | None) -> object:
-    target = OmegaConf.select(node, "_target_") if node is not None else None
-    return locate(target) if isinstance(target, str) else target
 
 
 def _dicts_with_images(settings: CfgNode, names: str | list[str], **kwargs: Any) -> list[dict]:

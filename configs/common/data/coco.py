@@ -25,7 +25,6 @@ dataloader = dict(
             image_format="${model.input_format}",
             use_instance_mask=True,
             instance_mask_format="polygon",
-            window=[],
         ),
         total_batch_size=16,
         aspect_ratio_grouping=True,
@@ -39,7 +38,6 @@ dataloader = dict(
                 L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333, sample_style="choice")
             ],
             image_format="${model.input_format}",
-            window="${dataloader.train.mapper.window}",
         ),
         num_workers="${..train.num_workers}",
     ),
