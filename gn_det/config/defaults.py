@@ -151,7 +151,8 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.PRETRAIN.COLOR_JITTER = 0.4
 
     # The standard deviation of the noise along the principal components of ImageNet's colours
-    # (Krizhevsky et al. 2012). 0 adds none. Default: 0.1, as there.
+    # (Krizhevsky et al. 2012). 0 adds none, and INPUT.FORMAT L has no colours. Default: 0.1, as
+    # there.
     _C.PRETRAIN.LIGHTING = 0.1
 
     # Whether each evaluation writes the 1st, 20th, 80th and 99th percentile of the output of the

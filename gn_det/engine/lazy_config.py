@@ -238,7 +238,9 @@ def _augmentation_keys(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
         steps = OmegaConf.select(cfg, f"dataloader.{split}.mapper.augmentations") or ()
         steps = [step for step in steps if isinstance(step, DictConfig)]
         resize = [step for step in steps if "short_edge_length" in step] or [{}]
-        yield f"INPUT.MIN_SIZE_{split.upper()}", resize[0].get("short_edge_length", 0)
+        sides = resize[0].get("short_edge_length", 0)
+        sides = sides if isinstance(sides, int) else tuple(sides)
+        yield f"INPUT.MIN_SIZE_{split.upper()}", sides
         yield f"INPUT.MAX_SIZE_{split.upper()}", resize[0].get("max_size", 0)
         if split == "train":
             yield "INPUT.CROP.ENABLED", any("Crop" in str(step.get("_target_")) for step in steps)

@@ -130,6 +130,8 @@ def window_warning(deep: Sequence[PixelRange], window: Sequence[float | str]) ->
     if not deep or any(isinstance(end, str) for end in window):
         return None
     seen = _together(deep)
+    if seen.first == seen.last:  # no window would show anything
+        return None
     dark, light = apply_window(np.array([seen.first, seen.last]), window)
     if int(light) - int(dark) >= _LEVELS:
         return None

@@ -133,7 +133,7 @@ def _check_sample(folder: str, images: dict[str, list[str]], window: Sequence) -
     if window and (warning := window_warning(list(deep.values()), window)):
         logger.warning(f"{folder}: {warning}")
     if not window and (problem := depth_problem(deep, len(sample))):
-        raise DatasetError(f"{folder}: {problem}")
+        raise DatasetError(f"{folder}: {' '.join(problem.split())}")
 
 
 def _some(names: set[str]) -> str:
@@ -159,16 +159,17 @@ def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
     records = DatasetFromList(
         [{"file_name": path, "label": label} for path, label in found.samples], copy=False
     )
-    mapper = partial(_read, transform=make(cfg), window=tuple(cfg.INPUT.WINDOW))
+    mode = "L" if cfg.INPUT.FORMAT == "L" else "RGB"
+    mapper = partial(_read, transform=make(cfg), mode=mode, window=tuple(cfg.INPUT.WINDOW))
     return LabelledSplit(records, mapper, len(found.classes))
 
 
 def _read(
-    record: dict[str, Any], transform: Callable, window: Sequence[float | str]
+    record: dict[str, Any], transform: Callable, mode: str, window: Sequence[float | str]
 ) -> dict[str, Any]:
     path = record["file_name"]
     try:
-        image = Image.fromarray(read_image(path, "RGB", window))
+        image = Image.fromarray(read_image(path, "RGB", window)).convert(mode)
     except DatasetError:
         raise
     except Exception as error:  # noqa: BLE001 Pillow's readers raise many kinds of errors
