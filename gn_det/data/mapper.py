@@ -52,6 +52,8 @@ class WindowedMapper(DatasetMapper):
         """
         record = copy.deepcopy(dataset_dict)
         image = read_image(record["file_name"], self.image_format, self.window)
+        if image.dtype == np.float64:  # YUV-BT.601, which no model takes in double precision
+            image = image.astype(np.float32)
         detection_utils.check_image_size(record, image)
         labels = None
         if "sem_seg_file_name" in record:

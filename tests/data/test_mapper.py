@@ -147,3 +147,10 @@ def test_without_a_window(make_cfg, deep_dicts):
         WindowedMapper(make_cfg(), is_train=True)(deep_dicts[0])
     with pytest.raises(ConfigError, match=r"INPUT.WINDOW is \(9, 1\)"):
         WindowedMapper(is_train=True, augmentations=[], image_format="L", window=[9, 1])
+
+
+def test_yuv_in_single_precision(make_cfg, dicts):
+    cfg = make_cfg("INPUT.FORMAT", "YUV-BT.601")
+    ours, theirs = (m(cfg, False)(dicts[0])["image"] for m in (WindowedMapper, DatasetMapper))
+    assert (ours.dtype, theirs.dtype) == (torch.float32, torch.float64)
+    assert torch.allclose(ours, theirs.float(), atol=1e-6)

@@ -1,10 +1,13 @@
 import argparse
+import copy
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
@@ -137,6 +140,33 @@ def test_missing_image_stops_before_training(words, target, tmp_path):
             run_lazy(_args(opts, tmp_path / "run"))
     finally:
         DatasetCatalog.remove("gone")
+
+
+def test_images_of_16_bits(words, digits, tmp_path):
+    deep = copy.deepcopy(DatasetCatalog.get(digits[0])[:2])
+    for index, record in enumerate(deep):
+        image = cv2.imread(record["file_name"]).astype(np.uint16) * 257
+        record["file_name"] = str(tmp_path / f"{index}.png")
+        cv2.imwrite(record["file_name"], image)
+    DatasetCatalog.register("deep_lazy", lambda: deep)
+    MetadataCatalog.get("deep_lazy").thing_classes = MetadataCatalog.get(digits[0]).thing_classes
+    opts = [*words, "dataloader.train.dataset.names=[deep_lazy]"]
+    try:
+        message = r'more than 8 bits[\s\S]* dataloader\.train\.mapper\.window="\[\d+, 65535\]"'
+        with pytest.raises(DatasetError, match=message):
+            run_lazy(_args(opts, tmp_path / "run"))
+    finally:
+        DatasetCatalog.remove("deep_lazy")
+        MetadataCatalog.pop("deep_lazy")
+
+
+def test_random_crops_need_a_package(words, tmp_path, monkeypatch):
+    monkeypatch.setattr("gn_det.config.values.find_spec", lambda name: None)
+    step = "dataloader.train.mapper.augmentations.0"
+    crop = "detectron2.data.transforms.FixedSizeCrop"
+    with pytest.raises(ConfigError, match="pip install shapely"):
+        run_lazy(_args([*words, f"{step}._target_={crop}"], tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 OWN_DATA = """

@@ -136,7 +136,7 @@ def _check(file: BinaryIO, size: tuple[int, int] | None) -> ImageFinding | None:
         kind = "image-size"
     elif isinstance(orientation, int) and 2 <= orientation <= 8:
         kind = "file-turned"
-    return ImageFinding(kind, detail, real, values, pages) if kind else None
+    return ImageFinding(kind, detail, real, values=values, pages=pages) if kind else None
 
 
 def _sides(size: tuple[int, int]) -> str:

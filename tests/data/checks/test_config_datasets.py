@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -165,6 +166,74 @@ def test_images_are_opened(made):
     assert "2.png: the image and the json differ in size: it is 64 x 48" in message
     assert "4.png: the file is not an image that can be read: a Git LFS pointer" in message
     assert "gn-det check-dataset" in message
+
+
+def deep_dicts(made, dtype=np.uint16):
+    """Give the images of a dataset values from 0 to 3071, and return their dicts."""
+    ramp = np.arange(48 * 64).reshape(48, 64).astype(dtype)
+    for image in made.content["images"]:
+        image["file_name"] = image["file_name"].replace(".png", ".tif")
+        Image.fromarray(ramp).save(made.root / image["file_name"])
+    made.write()
+    return [
+        {**image, "file_name": str(made.root / image["file_name"])}
+        for image in made.content["images"]
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_more_than_8_bits(made, dtype, caplog):
+    dicts, cfg = deep_dicts(made, dtype), cfg_for()
+    for given in (None, cfg):
+        with pytest.raises(DatasetError) as error:
+            check_images(dicts, "DATASETS.TRAIN x", given)
+        message = str(error.value)
+        assert message.startswith("DATASETS.TRAIN x: 4 of 4 images that were read have more than 8")
+        assert "1.tif (mode" in message
+        assert "values 0 to 3071, 98% of the pixels 30.71 to 3040.29" in message
+        assert '    INPUT.WINDOW "[0, 3071]"' in message
+    for window in ((0, 3071), ("1%", "99%")):
+        cfg.INPUT.WINDOW = window
+        check_images(dicts, "DATASETS.TRAIN x", cfg)
+    assert ours(caplog) == []
+    cfg.INPUT.WINDOW = (0, 10)
+    check_images(dicts, "DATASETS.TRAIN x", cfg)
+    (warning,) = ours(caplog)
+    assert "INPUT.WINDOW [0, 10] makes nearly all pixels 255 to 255" in warning
+
+
+def test_more_than_8_bits_in_a_test_set(made, registered):
+    deep_dicts(made)
+    cfg = to_score(registered)
+    lines = messages(cfg)
+    assert lines[0].startswith("DATASETS.TEST checks_made: 4 of 4 images")
+    assert lines[1] == '    INPUT.WINDOW "[0, 3071]"'
+    cfg.INPUT.WINDOW = (0, 3071)
+    check_datasets(cfg, training=False)
+
+
+def test_pages_of_a_tiff(made, caplog):
+    pages = [Image.new("L", (64, 48))] * 3
+    pages[0].save(made.root / "1.tif", save_all=True, append_images=pages[1:])
+    record = {"file_name": str(made.root / "1.tif"), "width": 64, "height": 48}
+    check_images([record], "DATASETS.TRAIN x")
+    (warning,) = ours(caplog)
+    assert warning.startswith("1 of 1 images that were read are TIFFs with several pages, such as")
+
+
+def test_narrow_images(made, registered):
+    Image.new("RGB", (1, 5000)).save(made.root / "1.png")
+    record = {"file_name": str(made.root / "1.png"), "width": 1, "height": 5000}
+    check_images([record], "DATASETS.TRAIN x")
+    message = "DATASETS.TRAIN x: 1 image is too narrow .*1.png: 1 x 5000 pixels become 0 x 1333"
+    with pytest.raises(DatasetError, match=message):
+        check_images([record], "DATASETS.TRAIN x", cfg_for())
+    made.content["images"][0].update(width=1, height=5000)
+    for annotation in made.content["annotations"]:
+        annotation.update(bbox=[0, 8, 1, 4], area=4, segmentation=[[0, 8, 1, 8, 1, 12, 0, 12]])
+    made.write()
+    (line,) = messages(to_score(registered))
+    assert "become 0 x 1333 at INPUT.MAX_SIZE_TEST 1333" in line
 
 
 @pytest.mark.parametrize("count", [SAMPLE, SAMPLE + 1, 5 * SAMPLE + 3])
