@@ -201,7 +201,7 @@ def test_fits_8_bits():
         assert not fits_8_bits(np.array([1.0, value], np.float32))
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint16, ">u2", np.int16, np.int32, np.float32, np.float64])
 def test_window(dtype):
     values = np.array([0, 100, 101, 150, 199, 200, 30000], dtype)
     # 255 * (value - 100) / 100: 2.55, 127.5 (to the even one), 252.45
