@@ -109,6 +109,24 @@ def test_window_of_a_config():
     assert list(pixel_problems(cfg)) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [
+        ("[0.5%, 99.5%]", ("0.5%", "99.5%")),
+        ("[0, 99.5%]", (0, "99.5%")),
+        ("[-1000, 400.5]", (-1000, 400.5)),
+        ("[]", ()),
+    ],
+)
+def test_windows_of_a_file(tmp_path, text, window):
+    path = tmp_path / "my.yaml"
+    path.write_text(f"INPUT: {{WINDOW: {text}}}")
+    cfg = gn_det.get_cfg()
+    cfg.merge_from_file(str(path))
+    assert window == cfg.INPUT.WINDOW
+    assert list(pixel_problems(cfg)) == []
+
+
 def test_channels_of_the_format():
     cfg = gn_det.get_cfg()
     for name, channels in (("L", 1), ("RGB", 3), ("YUV-BT.601", 3), ("RGBA", 4), (None, 2)):
