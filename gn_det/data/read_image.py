@@ -88,7 +88,7 @@ def pixel_type(image: ImageFile.ImageFile) -> str:
     if 2 in tags.get(_SIGNED, ()):
         return f"mode {image.mode}, signed"
     texts = str([tile[-1] for tile in image.tile])  # such as ["RGB;16B"]
-    largest = _largest_value(image)
+    largest = _largest_value(image) if image.format != "JPEG2000" else _jpeg2000_largest(image)
     if ";16" in texts or max(tags.get(_BITS, (8,))) > 8 or largest > 255:
         return f"mode {image.mode}, {16 if largest <= 255 else largest.bit_length()} bits"
     return ""
@@ -100,6 +100,17 @@ def _largest_value(image: ImageFile.ImageFile) -> int:
         return 255
     args = image.tile[0][-1]
     return args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) else 255
+
+
+def _jpeg2000_largest(image: ImageFile.ImageFile) -> int:
+    """Return the largest value of the first channel, from the SIZ marker of the codestream."""
+    assert image.fp is not None  # it was not loaded
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(2**16)
+    image.fp.seek(place)
+    start = head.find(b"\xff\x4f\xff\x51")
+    return 2 ** ((head[start + 42] & 127) + 1) - 1 if 0 <= start < len(head) - 42 else 255
 
 
 def raw_values(image: ImageFile.ImageFile, file: IO[bytes]) -> np.ndarray:

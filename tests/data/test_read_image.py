@@ -163,6 +163,21 @@ def test_colours_of_a_tiff(tmp_path):
     assert np.array_equal(read_image(apart, "RGB"), COLOUR)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg2000(tmp_path, channels):
+    """Pillow keeps the upper 8 of 16 bits of colours, so that pictures of 12 bits are black."""
+    path = str(tmp_path / "a.jp2")
+    eight = np.random.default_rng(0).integers(0, 256, (64, 64, channels), dtype=np.uint8)
+    lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+    cv2.imwrite(path, eight[:, :, ::-1].astype(np.uint16) * 16, lossless)
+    found = read_image(path, "RGB" if channels == 3 else "L", (0, 255 * 16))
+    assert np.array_equal(found, eight)
+    with pytest.raises(DatasetError, match=r"a\.jp2 has more than 8 bits"):
+        read_image(path, "BGR")
+    cv2.imwrite(path, eight[:, :, ::-1], lossless)
+    assert np.array_equal(read_image(path, "RGB" if channels == 3 else "L"), eight)
+
+
 def test_alpha_of_16_bits_is_left_out(tmp_path):
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, np.dstack([COLOUR[:, :, ::-1], GREY]).astype(np.uint16) * 257)
