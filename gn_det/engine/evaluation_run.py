@@ -15,8 +15,11 @@ from torch import nn
 
 from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
+from gn_det.data import class_names
 from gn_det.engine.hooks.progress import build_writers
 from gn_det.utils import and_more
+
+from .same_classes import refuse_other_classes
 
 __all__ = ["by_dataset", "evaluate_only", "load_to_evaluate", "record_evaluation", "verify"]
 
@@ -31,30 +34,41 @@ def evaluate_only(
     *,
     resume: bool = False,
     key: str = "MODEL.WEIGHTS",
+    datasets: Mapping[str, Mapping[str, list[str]]] | None = None,
 ) -> dict | None:
     """Load a whole model, evaluate it, and record the results in ``OUTPUT_DIR/inference``.
 
     Args:
-        cfg: A finished config. Read are ``OUTPUT_DIR``, ``DATASETS.TEST`` and
-            ``TEST.EXPECTED_RESULTS``; weights that say how they were trained are checked against
-            ``MODEL`` and ``INPUT``.
+        cfg: A finished config. Read are ``OUTPUT_DIR``, ``DATASETS.TEST``,
+            ``DATASETS.IGNORE_CLASS_NAMES`` and ``TEST.EXPECTED_RESULTS``; weights that say how they
+            were trained are checked against ``MODEL`` and ``INPUT``.
         model: The model on its device, with any weights.
         evaluate: A function that evaluates the model in all processes. It returns a nested dict of
             numbers in the main process.
         weights: A path or URL, see :meth:`gn_det.checkpoint.Checkpointer.load`.
         resume: Whether to take the latest checkpoint of ``OUTPUT_DIR``, where there is one.
         key: The config key or option that names ``weights``, for messages.
+        datasets: The names of the classes of each dataset, by the entry of a checkpoint that holds
+            such names; default: those of ``DATASETS.TEST``.
 
     Returns:
         What ``evaluate`` returns.
 
     Raises:
-        ConfigError: There is nothing to load.
+        ConfigError: There is nothing to load, or the weights are of other classes than a dataset.
         FileNotFoundError: There is no such file.
         WeightsError: The file cannot be used, or lacks a part of the model.
         SystemExit: With status 1 where ``TEST.EXPECTED_RESULTS`` is missed.
     """
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
+    if datasets is None:
+        datasets = {name: class_names(name) for name in cfg.DATASETS.TEST}
+    compared = {} if cfg.DATASETS.IGNORE_CLASS_NAMES else datasets
+    checkpointer = Checkpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        cfg=cfg,
+        check_file=lambda path, entries, _: refuse_other_classes(path, entries, compared),
+    )
     checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key)
     results = evaluate(model)
     if results and comm.is_main_process():
