@@ -48,10 +48,10 @@ class Checkpointer(DetectionCheckpointer):
         save_to_disk: Whether :meth:`save` writes. By default the main process does.
         class_names: The names of the classes in the order of the model's outputs, by the entry of
             the file that holds them, such as ``{"thing_classes": ["ship", "buoy"]}``.
-        check_file: A function ``(path, entries, resumed)`` that is called before anything of a file
-            is used: the entries are those of the file, with the weights as "model", and ``resumed``
-            says whether a run is resumed from it. It raises a ConfigError for a file that must not
-            be used.
+        check_file: A function ``(path, entries, report, resumed)`` that is called before anything
+            of a file is used: with its entries beside the weights, the :class:`Report` of how the
+            weights fit, and whether a run is resumed from it. It raises a ConfigError for a file
+            that must not be used.
         **checkpointables: Other objects with a ``state_dict``, such as the optimizer.
 
     Attributes:
@@ -66,7 +66,7 @@ class Checkpointer(DetectionCheckpointer):
         cfg: CfgNode | None = None,
         save_to_disk: bool | None = None,
         class_names: Mapping[str, list[str]] | None = None,
-        check_file: Callable[[str, dict[str, Any], bool], None] | None = None,
+        check_file: Callable[[str, dict[str, Any], Report, bool], None] | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -196,9 +196,10 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         converted = self._converted
         assert converted is not None  # _load_file was called before
-        if self.check_file is not None:
-            self.check_file(self._path, checkpoint, self._resumed)
         checkpoint.pop("model")
+        if self.check_file is not None:
+            report = match(converted, self.model)[2]
+            self.check_file(self._path, checkpoint, report, self._resumed)
         if self.cfg is not None:
             self._check_config(converted)
         found, keys, report = match(converted, self.model)

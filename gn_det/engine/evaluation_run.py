@@ -67,7 +67,7 @@ def evaluate_only(
         model,
         cfg.OUTPUT_DIR,
         cfg=cfg,
-        check_file=lambda path, entries, _: refuse_other_classes(path, entries, compared),
+        check_file=lambda path, entries, *_: refuse_other_classes(path, entries, compared),
     )
     checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key)
     results = evaluate(model)

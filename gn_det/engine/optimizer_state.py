@@ -41,8 +41,9 @@ def fitting_state(
         logger.warning(f"The optimizer is {ours}, no longer {theirs}: its averages start anew.")
         return optimizer.state_dict()
     state, names = saved["optimizer"], parameter_names(model, optimizer)
-    if saved.get("parameters") not in (None, names):
-        state = _regrouped(state, saved["parameters"], names, optimizer)
+    saved_names = saved.get("parameters")
+    if names and saved_names and names != saved_names:
+        state = _regrouped(state, saved_names, names, optimizer)
     check_optimizer_state(state, optimizer)
     return state
 
@@ -53,15 +54,21 @@ def optimizer_class(optimizer: torch.optim.Optimizer) -> str:
     return classes[0].__name__
 
 
-def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
+def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]] | None:
     """Return the names of the parameters in each group of an optimizer.
 
     Args:
-        model: The model, which may be wrapped. Parameters of other modules are named "".
+        model: The model, which may be wrapped.
         optimizer: The optimizer.
+
+    Returns:
+        The names; None where the optimizer has parameters that the model has not.
     """
     names = {id(p): name for name, p in getattr(model, "module", model).named_parameters()}
-    return [[names.get(id(p), "") for p in group["params"]] for group in optimizer.param_groups]
+    groups = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+    if not all(i in names for ids in groups for i in ids):
+        return None
+    return [[names[i] for i in ids] for ids in groups]
 
 
 def _regrouped(
@@ -92,8 +99,6 @@ def _regrouped(
         found += [f"this config trains {and_more(fewer)}, which it did not"] if fewer else []
         raise ConfigError(_ANOTHER_NETWORK.format(found=", and ".join(found)))
     places = {name: place for place, name in enumerate(saved_names)}
-    if len(places) < len(names):  # of other modules, whose parameters have no names here
-        return saved
     of_saved = [places[name] for name in names]
     state = {i: saved["state"][j] for i, j in enumerate(of_saved) if j in saved["state"]}
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from detectron2.utils import comm
 from torch import nn
 
+from gn_det.checkpoint import Report
 from gn_det.config import ConfigError, flatten, get_cfg
 from gn_det.utils import and_more, shorten
 
@@ -62,11 +62,12 @@ class RunRecord:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: :meth:`compare` has seen it already."""
 
-    def compare(self, entries: Mapping[str, Any], model: nn.Module) -> None:
+    def compare(self, entries: Mapping[str, Any], report: Report, model: nn.Module) -> None:
         """Compare a checkpoint with the run that resumes it, before anything is loaded.
 
         Args:
-            entries: The entries of the checkpoint, with "model" and "config".
+            entries: The entries of the checkpoint, with "config".
+            report: How the weights of the checkpoint fit the model.
             model: The model that is to be filled.
 
         Raises:
@@ -76,7 +77,7 @@ class RunRecord:
         saved = entries.get("config")
         self.changes = self._changes(saved) if isinstance(saved, dict) else None
         changes = self.changes or {}
-        if found := _other_tensors(entries["model"], model):
+        if found := _other_tensors(report, model):
             keys = [_change(key, changes) for key in changes if MODEL_KEY.match(key)]
             cause = f" Changed since: {', '.join(keys)}." if keys else ""
             raise ConfigError(
@@ -87,13 +88,14 @@ class RunRecord:
             if MEANING_KEY.fullmatch(key):
                 raise ConfigError(
                     f"{_change(key, changes)}: with the new value the weights of the run to resume "
-                    f"compute something else. Set {key} {_text(old)}; {_NEW_RUN}"
+                    f"compute something else. Set {key} {_text(old)}, or start another run in another "
+                    "OUTPUT_DIR."
                 )
             if key in SEED_KEYS and new >= 0:
                 raise ConfigError(
                     f"{_change(key, changes)}: the order of the images and the random numbers of a "
-                    f"run follow from its seed, which cannot change in it. Set {key} {_text(old)}, "
-                    "or -1 to keep the seed of that run."
+                    f"run follow from its seed, which cannot change in it. Set {key} -1: the "
+                    "run keeps its seed."
                 )
 
     def _changes(self, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -110,7 +112,14 @@ class RunRecord:
 
     def report(self) -> None:
         """Say in the main process which keys have changed, one in a line."""
-        if not self.changes or not comm.is_main_process():
+        if not comm.is_main_process():
+            return
+        if self.changes is None:
+            logger.info(
+                "The checkpoint is of an earlier version, and does not say which config it was "
+                "trained with: the values of this config count."
+            )
+        if not self.changes:
             return
         lines = []
         for key in self.changes:
@@ -161,16 +170,14 @@ def _text(value: Any) -> str:
     return shorten(repr(value) if isinstance(value, str) and not value else value)
 
 
-def _other_tensors(saved: Mapping[str, torch.Tensor], model: nn.Module) -> str:
+def _other_tensors(report: Report, model: nn.Module) -> str:
     """Say which parameters differ between a checkpoint and a model; "" where none does."""
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    if missing := [name for name in wanted if name not in saved]:
+    parameters = {name for name, _ in model.named_parameters()}
+    if missing := [name for name in report.missing if name in parameters]:
         return f"it has no {and_more(missing)}"
-    known = set(model.state_dict())
     # of buffers, an earlier version may have had other ones
-    if extra := [n for n in saved if n not in known and n.endswith((".weight", ".bias"))]:
+    if extra := [name for name in report.unused if name.endswith((".weight", ".bias"))]:
         return f"it has {and_more(extra)}, which this config has not"
-    for name, shape in wanted.items():
-        if tuple(saved[name].shape) != shape:
-            return f"{name} has the shape {tuple(saved[name].shape)} there and {shape} here"
+    for name, theirs, ours in report.shape_mismatch:
+        return f"{name} has the shape {theirs} there and {ours} here"
     return ""

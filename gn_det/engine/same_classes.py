@@ -25,10 +25,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Names = Mapping[str, list[str]]
-RENAMED = (
-    "If the classes were only renamed, set DATASETS.IGNORE_CLASS_NAMES True (in a Python config "
-    "train.ignore_class_names)."
-)
 
 
 def trained_names(datasets: list[str], model: nn.Module) -> dict[str, list[str]]:
@@ -70,7 +66,7 @@ def refuse_other_classes(
                 raise ConfigError(
                     f"{path} was trained on other classes than {dataset} has: {found}. Every score "
                     "would be of the wrong class. Give a dataset whose classes are in the order of "
-                    f"the weights' ({and_more(saved, 10)}). {RENAMED}"
+                    f"the weights' ({and_more(saved, 10)}).{_if_renamed(known, wanted)}"
                 )
 
 
@@ -90,7 +86,7 @@ def refuse_other_classes_to_resume(path: str, entries: Mapping[str, Any], names:
             raise ConfigError(
                 f"{path} cannot be resumed with other classes: {found}. Give the training data of "
                 "that run; or start a new run from its weights, with MODEL.WEIGHTS and another "
-                f"OUTPUT_DIR. {RENAMED}"
+                f"OUTPUT_DIR.{_if_renamed(saved, wanted)}"
             )
 
 
@@ -116,6 +112,16 @@ def warn_of_other_classes(path: str, entries: Mapping[str, Any], names: Names) -
                 f"{path} was trained on other classes: {found}. What depends on their number "
                 "starts random."
             )
+
+
+def _if_renamed(saved: list[str], wanted: list[str]) -> str:
+    """Return how to say that classes were renamed, where that may be."""
+    if len(saved) != len(wanted) or sorted(saved) == sorted(wanted):
+        return ""
+    return (
+        " If the classes were only renamed, set DATASETS.IGNORE_CLASS_NAMES True (in a Python "
+        "config train.ignore_class_names)."
+    )
 
 
 def _pairs(entries: Mapping[str, Any], names: Names) -> list[tuple[list[str], list[str]]]:

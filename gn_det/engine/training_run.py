@@ -28,7 +28,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
-from gn_det.checkpoint import Checkpointer
+from gn_det.checkpoint import Checkpointer, Report
 from gn_det.config import flatten, images_per_micro_batch
 from gn_det.data import choose_seed
 from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
@@ -264,10 +264,11 @@ def _check_file(
     class_names: Mapping[str, list[str]],
     path: str,
     entries: dict[str, Any],
+    report: Report,
     resumed: bool,
 ) -> None:
     if resumed:
         refuse_other_classes_to_resume(path, entries, class_names)
-        record.compare(entries, model)
+        record.compare(entries, report, model)
     else:
         warn_of_other_classes(path, entries, class_names)

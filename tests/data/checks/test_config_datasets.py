@@ -25,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("forget")
 def coco(tmp_path):
     """Return a function that registers a dataset of one image with an object of each class."""
 
-    def make(name="checks_coco", classes=3, json_there=True, folder_there=True):
+    def make(name="checks_coco", classes=3, json_there=True, folder_there=True, names=()):
+        names = names or [f"c{i}" for i in range(classes)]
         json_file, folder = tmp_path / f"{name}.json", tmp_path / "images"
         if json_there:
             box = {"image_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
@@ -33,9 +34,9 @@ def coco(tmp_path):
                 json.dumps(
                     {
                         "images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 8}],
-                        "categories": [{"id": i, "name": f"c{i}"} for i in range(classes)],
+                        "categories": [{"id": i, "name": n} for i, n in enumerate(names)],
                         "annotations": [
-                            {**box, "id": i + 1, "category_id": i} for i in range(classes)
+                            {**box, "id": i + 1, "category_id": i} for i in range(len(names))
                         ],
                     }
                 )
@@ -322,7 +323,7 @@ def test_nothing_to_learn_and_nothing_to_score(made, registered, coco, kind):
     assert line.startswith("DATASETS.TRAIN ('checks_made',): there is nothing to learn: no image")
     (line,) = messages(to_score(registered))
     assert line.startswith("DATASETS.TEST checks_made: there is nothing to score: no image")
-    cfg = cfg_for(registered, coco())
+    cfg = cfg_for(registered, coco(names=["cat", "dog", "cow"]))
     check_datasets(cfg)  # enough that one of them has objects
     cfg = cfg_for(registered)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
