@@ -66,9 +66,7 @@ def pretrain(args: argparse.Namespace) -> Results:
         return train_classifier(cfg, resume=args.resume)
     evaluate = partial(evaluate_classifier, cfg)
     weights = cfg.MODEL.WEIGHTS
-    datasets = {
-        f"PRETRAIN.DATASET {cfg.PRETRAIN.DATASET}": _class_names(labelled_split(cfg, "val"))
-    }
+    datasets = {cfg.PRETRAIN.DATASET: _class_names(labelled_split(cfg, "val"))}
     results = evaluate_only(
         cfg, build_model(cfg), evaluate, weights, resume=args.resume, datasets=datasets
     )

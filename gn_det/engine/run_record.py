@@ -88,8 +88,8 @@ class RunRecord:
             if MEANING_KEY.fullmatch(key):
                 raise ConfigError(
                     f"{_change(key, changes)}: with the new value the weights of the run to resume "
-                    f"compute something else. Set {key} {_text(old)}, or start another run in another "
-                    "OUTPUT_DIR."
+                    f"compute something else. Set {key} {_text(old)}, or start a new run in "
+                    "another OUTPUT_DIR."
                 )
             if key in SEED_KEYS and new >= 0:
                 raise ConfigError(

@@ -31,7 +31,9 @@ SCHEDULES = {
     "Detectron2's": lambda optimizer: multistep(optimizer, 10),
     "step": lambda optimizer: lr_scheduler.StepLR(optimizer, 2, gamma=0.5),
     "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 10, eta_min=1e-3),
-    "one cycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=11),
+    "one cycle": lambda optimizer: lr_scheduler.OneCycleLR(
+        optimizer, optimizer.param_groups[0]["lr"], total_steps=11
+    ),
 }
 
 
