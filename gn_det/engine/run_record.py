@@ -1,6 +1,6 @@
 """What a checkpoint records of its run's config, and which changes a resumed run allows.
 
-The values of all keys are in the entry "config" of a checkpoint. A resumed run compares them with
+The values of all keys but the folder's are in the entry "config" of a checkpoint. A resumed run compares them with
 its own: it names each key that has another value, obeys it, and refuses what would make another
 run of it. Checkpoints of earlier versions have no such entry: the run's own values count.
 """
@@ -52,7 +52,8 @@ class RunRecord:
     """
 
     def __init__(self, values: Mapping[str, Any]):
-        self.values = dict(plain_values(values))
+        # a run may go on in another folder
+        self.values = {k: v for k, v in plain_values(values) if k not in FOLDER_KEYS}
         self.changes: dict[str, tuple[Any, Any]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,10 +102,8 @@ class RunRecord:
     def _changes(self, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         defaults = dict(plain_values(dict(flatten(get_cfg()))))
         saved, now = {**defaults, **saved}, {**defaults, **self.values}
-        keys = [key for key in {**now, **saved} if key not in FOLDER_KEYS]
-        return {
-            key: (saved.get(key), now.get(key)) for key in keys if saved.get(key) != now.get(key)
-        }
+        pairs = {key: (saved.get(key), now.get(key)) for key in {**now, **saved}}
+        return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
     def solver_changed(self) -> bool:
         """Return whether the learning rate and the optimizer have to follow the config's values."""
