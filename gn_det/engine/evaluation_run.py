@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -60,16 +61,8 @@ def evaluate_only(
         WeightsError: The file cannot be used, or lacks a part of the model.
         SystemExit: With status 1 where ``TEST.EXPECTED_RESULTS`` is missed.
     """
-    if datasets is None:
-        datasets = {name: class_names(name) for name in cfg.DATASETS.TEST}
-    compared = {} if cfg.DATASETS.IGNORE_CLASS_NAMES else datasets
-    checkpointer = Checkpointer(
-        model,
-        cfg.OUTPUT_DIR,
-        cfg=cfg,
-        check_file=lambda path, entries, *_: refuse_other_classes(path, entries, compared),
-    )
-    checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
+    checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key, datasets=datasets)
     results = evaluate(model)
     if results and comm.is_main_process():
         record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
@@ -80,21 +73,28 @@ def evaluate_only(
 
 
 def load_to_evaluate(
-    checkpointer: Checkpointer, weights: str, *, resume: bool = False, key: str = "MODEL.WEIGHTS"
+    checkpointer: Checkpointer,
+    weights: str,
+    *,
+    resume: bool = False,
+    key: str = "MODEL.WEIGHTS",
+    datasets: Mapping[str, Mapping[str, list[str]]] | None = None,
 ) -> dict[str, Any]:
     """Load the whole model of ``checkpointer``; what would be random is refused.
 
     Args:
-        checkpointer: The checkpointer of the model.
+        checkpointer: The checkpointer of the model. Where it has a config, the classes of the
+            weights are compared, unless ``DATASETS.IGNORE_CLASS_NAMES``.
         weights: A path or URL, see :meth:`gn_det.checkpoint.Checkpointer.load`.
         resume: Whether to take the latest checkpoint of the folder, where there is one.
         key: The config key or option that names ``weights``, for messages.
+        datasets: See :func:`evaluate_only`.
 
     Returns:
         What else the file holds, such as the iteration.
 
     Raises:
-        ConfigError: There is nothing to load.
+        ConfigError: There is nothing to load, or the weights are of other classes than a dataset.
         FileNotFoundError: There is no such file.
         WeightsError: The file cannot be used, or lacks a part of the model.
     """
@@ -104,6 +104,11 @@ def load_to_evaluate(
             f"There is nothing to evaluate: {key} is empty, and no run is named by --resume and "
             "its folder."
         )
+    cfg = checkpointer.cfg
+    if cfg is not None and not cfg.DATASETS.IGNORE_CLASS_NAMES:
+        if datasets is None:
+            datasets = {name: class_names(name) for name in cfg.DATASETS.TEST}
+        checkpointer.check_file = partial(_refuse_other_classes, datasets)
     checkpoint = checkpointer.resume_or_load(weights, resume=resume)
     report = checkpointer.report
     assert report is not None  # a file was loaded
@@ -115,6 +120,12 @@ def load_to_evaluate(
             "be random in the evaluation. Give the weights of a whole model."
         )
     return checkpoint
+
+
+def _refuse_other_classes(
+    datasets: Mapping[str, Mapping[str, list[str]]], path: str, entries: dict[str, Any], *_: object
+) -> None:
+    refuse_other_classes(path, entries, datasets)
 
 
 def record_evaluation(folder: str, results: dict, checkpoint: Mapping[str, object]) -> None:
