@@ -11,13 +11,13 @@ __all__ = ["class_names", "differing_classes"]
 ENTRIES = ("thing_classes", "stuff_classes", "keypoint_names")
 
 
-def class_names(dataset: str) -> dict[str, list[str]]:
+def class_names(dataset: str, *, load: bool = True) -> dict[str, list[str]]:
     """Return the names that the metadata of a dataset have.
-
-    The dataset is loaded if that is the way to learn them, as with ``register_coco_instances``.
 
     Args:
         dataset: The name of a dataset.
+        load: Whether to load the dataset where its names are not known, as those of
+            ``register_coco_instances`` are not until then.
 
     Returns:
         The names by the entry of the metadata, such as ``{"thing_classes": ["ship", "buoy"]}``. It
@@ -26,7 +26,7 @@ def class_names(dataset: str) -> dict[str, list[str]]:
     if dataset not in DatasetCatalog.list():
         return {}
     metadata = MetadataCatalog.get(dataset)
-    if all(metadata.get(entry) is None for entry in ENTRIES):
+    if load and all(metadata.get(entry) is None for entry in ENTRIES):
         DatasetCatalog.get(dataset)
     return {entry: list(names) for entry in ENTRIES if (names := metadata.get(entry))}
 

@@ -1,8 +1,9 @@
 """What a checkpoint records of its run's config, and which changes a resumed run allows.
 
-The values of all keys but the folder's are in the entry "config" of a checkpoint. A resumed run compares them with
-its own: it names each key that has another value, obeys it, and refuses what would make another
-run of it. Checkpoints of earlier versions have no such entry: the run's own values count.
+The values of all keys but the folder's are in the entry "config" of a checkpoint. A resumed run
+compares them with its own: it names each key that has another value, obeys it, and refuses what
+would make another run of it. Checkpoints of earlier versions have no such entry: the run's own
+values count.
 """
 
 import logging

@@ -31,12 +31,12 @@ def trained_names(datasets: list[str], model: nn.Module) -> dict[str, list[str]]
     """Return the names of the classes that the heads of a model learn from training sets.
 
     Args:
-        datasets: The names of the training sets, which all have the same classes.
+        datasets: The names of the training sets, which are loaded and all have the same classes.
         model: The model.
     """
     names: dict[str, list[str]] = {}
     for dataset in reversed(datasets):
-        names |= class_names(dataset)
+        names |= class_names(dataset, load=False)
     if not hasattr(model, "sem_seg_head"):
         names.pop("stuff_classes", None)
     if not getattr(getattr(model, "roi_heads", None), "keypoint_on", False):

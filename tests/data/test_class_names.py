@@ -15,6 +15,7 @@ def test_of_a_json_that_nobody_has_loaded(tmp_path):
     categories = [{"id": 9, "name": "ship"}, {"id": 2, "name": "buoy"}]
     path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
     register_coco_instances("names_json", {}, str(path), str(tmp_path))
+    assert class_names("names_json", load=False) == {}
     assert class_names("names_json") == {"thing_classes": ["buoy", "ship"]}
 
 
