@@ -161,7 +161,7 @@ def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
     )
     mode = "L" if cfg.INPUT.FORMAT == "L" else "RGB"
     mapper = partial(_read, transform=make(cfg), mode=mode, window=tuple(cfg.INPUT.WINDOW))
-    return LabelledSplit(records, mapper, len(found.classes))
+    return LabelledSplit(records, mapper, len(found.classes), tuple(found.classes))
 
 
 def _read(
