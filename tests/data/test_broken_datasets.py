@@ -162,7 +162,11 @@ SHAPES = {
     "box of negative size": (box(28, 28, -20, -20), "box-negative", ()),
     "box of no width": (box(8, 8, 0, 20), "box-zero", ()),
     "box beside the image": (box(70, 8, 20, 20), "box-away", ()),
-    "box over the edge": (box(50, 8, 20, 20), "box-outside", ()),
+    "box over the edge": (
+        annotation(bbox=[50, 8, 20, 20], segmentation=[[50, 8, 64, 8, 64, 28, 50, 28]]),
+        "box-outside",
+        (),
+    ),
     "mask is a text": (annotation(segmentation="rle"), "mask-format", ("mask-some",)),
     "mask is a number": (annotation(segmentation=3.5), "mask-format", ("mask-some",)),
     "no mask": (annotation(segmentation=DEL), "mask-some", ()),
@@ -192,7 +196,11 @@ SHAPES = {
     ),
     "polygon with a huge number": (polygon(8, 8, 1e300, 8, 28, 28), "polygon-nan", ()),
     "polygon far outside": (polygon(8, 8, 5000, 8, 28, 28), "polygon-away", ()),
-    "polygon over the edge": (polygon(8, 8, 70, 8, 28, 28), "polygon-outside", ()),
+    "polygon over the edge": (
+        annotation(bbox=[8, 8, 56, 20], segmentation=[[8, 8, 70, 8, 28, 28]]),
+        "polygon-outside",
+        (),
+    ),
     "polygon that is a line": (polygon(8, 8, 28, 8, 18, 8), "mask-empty", ()),
     "RLE of another size": (rle([3072], (64, 48)), "rle-size", ()),
     "RLE of a huge size": (rle([10**30], (10**15, 10**15)), "rle-size", ()),
@@ -324,7 +332,7 @@ def test_found_and_fixed(made, case):
     assert all(text.isprintable() for text in report.table().splitlines())
 
     out = made.json.with_name("out.json")
-    changes = repair(made.json, out, files)
+    changes = repair(made.json, out, files).changes
     assert made.json.read_bytes() == before
     listed = out.with_name("out.json.changes.txt").read_text().splitlines()
     assert len(listed) == changes
@@ -452,7 +460,7 @@ def test_what_is_no_file(tmp_path, make):
 
 
 WHOLE = {
-    "byte order mark": (text(lambda t: "\ufeff" + t), "encoding"),
+    "byte order mark": (text(lambda t: "\ufeff" + t), "byte-order-mark"),
     "UTF-16": (lambda made: made.json.read_text().encode("utf-16"), "encoding"),
     "UTF-32": (lambda made: made.json.read_text().encode("utf-32-be"), "encoding"),
     "key twice": (text(lambda t: t.replace('"width": 64', '"width": 3, "width": 64')), "key-twice"),

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .box_evidence import BoxEvidence
 from .json_reader import CocoJson, Record
-from .records import annotation_problems, has_mask, id_problem, image_problems
+from .records import annotation_problems, box_problem, has_mask, id_problem, image_problems
 from .report import MAX_EXAMPLES, Report
 
 __all__ = ["CheckedJson", "ImageRecord", "check_json", "compare_classes"]
@@ -41,7 +42,8 @@ class CheckedJson:
         classes: The names of the classes by id.
         objects: The number of annotations by class id, crowds included.
         usable: The number of annotations that training and evaluation can use: those of a known
-            image, without crowds.
+            image with a box that has an area, without crowds.
+        unmeant_boxes: Whether the boxes without a mask, all together, cannot be meant as they are.
     """
 
     path: str
@@ -50,6 +52,7 @@ class CheckedJson:
     classes: dict[Any, str] = field(default_factory=dict)
     objects: Counter[Any] = field(default_factory=Counter)
     usable: int = 0
+    unmeant_boxes: bool = False
 
     @property
     def class_names(self) -> list[str]:
@@ -93,6 +96,7 @@ class _Check:
         self.file_names: set[str] = set()
         self.annotation_ids: set[Any] = set()
         self.annotated: set[Any] = set()  # ids of images that have annotations
+        self.boxes = BoxEvidence()
         self.masks: Counter[bool] = Counter()  # the number of annotations with and without a mask
         self.first_without_mask = ""
         self.examples: dict[Any, list[str]] = defaultdict(list)  # some annotations of a class id
@@ -194,18 +198,27 @@ class _Check:
             self.found.objects[class_id] += 1
             if len(self.examples[class_id]) < MAX_EXAMPLES:
                 self.examples[class_id].append(where())
-        if image is not None and not annotation.get("iscrowd"):
-            self.found.usable += 1
         masked = has_mask(annotation)
         self.masks[masked] += 1
         if not masked and self.masks[False] == 1:
             self.first_without_mask = where()
-        for kind, value in annotation_problems(annotation, image.size if image else None):
+        size = image.size if image else None
+        problems_of_shape = annotation_problems(annotation, size)
+        for kind, value in problems_of_shape:
             report.add(kind, where(), value)
+        if image is None or annotation.get("iscrowd"):
+            return
+        box = annotation.get("bbox")
+        usable = (None, "box-outside", "box-away")
+        self.found.usable += "box-zero" not in {kind for kind, _ in problems_of_shape}
+        if size and not masked and box_problem(box, size) in usable:
+            self.boxes.add(box, size, where)
 
     def whole_file(self) -> None:
         found, report, counts = self.found, self.report, self.json.counts
-        if self.json.encoding != "utf-8":
+        if self.json.encoding == "utf-8-sig":
+            report.add("byte-order-mark")
+        elif self.json.encoding != "utf-8":
             report.add("encoding", value=self.json.encoding)
         for section in ("images", "categories"):
             if not counts.get(section):
@@ -223,6 +236,10 @@ class _Check:
         for class_id, name in found.classes.items():
             if counts.get("annotations") and not found.objects[class_id]:
                 report.add("class-empty", name, class_id)
+        if seen := self.boxes.suspicion(0 if self.masks[True] else len(self.annotated)):
+            text = f"{seen.count:,} of {seen.total:,} boxes, such as {seen.example}"
+            report.add(seen.kind, text, count=seen.count)
+            found.unmeant_boxes = seen.kind in report.of("error")
         if self.masks[True] and self.masks[False]:
             report.add("mask-some", self.first_without_mask, count=self.masks[False])
         for image_id, image in found.images.items():

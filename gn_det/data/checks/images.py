@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from gn_det.utils import identify_content, open_regular
 
 from .coco_json import ImageRecord
+from .image_names import find_other_names
 from .report import Report
 
 __all__ = ["ImageFinding", "check_files", "check_image", "check_images_of", "missing_files"]
@@ -31,11 +32,13 @@ class ImageFinding:
             size that the json lacks.
         detail: More about the problem, for a person.
         size: The size (width, height) in pixels as Detectron2 reads it; None where it cannot.
+        name: For "file-name", the path of the file below the folder of images; else "".
     """
 
     kind: str
     detail: str = ""
     size: tuple[int, int] | None = None
+    name: str = ""
 
 
 def missing_files(paths: Iterable[str]) -> Iterator[str]:
@@ -149,6 +152,10 @@ def check_files(
     """
     by_path = {os.path.join(root, image.file_name): image for image in images if image.file_name}
     found = {path: ImageFinding("file-missing") for path in missing_files(by_path)}
+    names = [by_path[path].file_name for path in found]
+    taken = (image.file_name for path, image in by_path.items() if path not in found)
+    for name, other in find_other_names(names, root, taken).items():
+        found[os.path.join(root, name)] = ImageFinding("file-name", f"it is {other}", name=other)
     if opened:
         present = ((path, image.size) for path, image in by_path.items() if path not in found)
         found.update(check_images_of(present, workers, progress))

@@ -22,12 +22,12 @@ def test_nothing_to_fix(made):
 
 
 def test_list_of_changes(made):
-    made.first["bbox"] = [50, 8, 20, 20]
+    made.first.update(bbox=[50, 8, 20, 20], segmentation=[])
     made.content["annotations"][1]["image_id"] = 99
     content, changes = fixed(made, {"3.png": ImageFinding("file-missing")})
     assert changes == [
         "images[2] 3.png: file-missing: removed, with its annotations",
-        "annotations[0] (id 1): box-outside: fixed",
+        "annotations[0] (id 1): box-outside: bbox [50, 8, 20, 20] is now [50, 8, 14, 20]",
         "annotations[1] (id 2): image-unknown: removed: there is no image 99",
         "annotations[2] (id 3): image-unknown: removed: there is no image 3",
         "annotations[6] (id 7): image-unknown: removed: there is no image 3",
