@@ -116,13 +116,13 @@ class Suspicion(NamedTuple):
 
     Attributes:
         kind: A key of ``KINDS``.
-        count: The number of boxes that show it.
+        boxes: The number of boxes that show it.
         total: The number of boxes that were looked at.
         example: The place of the first one.
     """
 
     kind: str
-    count: int
+    boxes: int
     total: int
     example: str
 
@@ -154,7 +154,7 @@ class BoxEvidence:
         x, y, w, h = box
         width, height = size
         first = self._examples
-        if 0 <= min(box) and max(box) <= 1 and is_fraction(box, size):
+        if min(box) >= 0 and max(box) <= 1 and is_fraction(box, size):
             self._relative += 1
             first.setdefault("box-relative", f"{where()}: {box}")
         self._reach_x = max(self._reach_x, (x + w) / width)

@@ -208,7 +208,7 @@ class _Check:
             report.add(kind, where(), value)
         if image is None or annotation.get("iscrowd"):
             return
-        box = annotation.get("bbox")
+        box: Any = annotation.get("bbox")
         usable = (None, "box-outside", "box-away")
         self.found.usable += "box-zero" not in {kind for kind, _ in problems_of_shape}
         if size and not masked and box_problem(box, size) in usable:
@@ -237,8 +237,8 @@ class _Check:
             if counts.get("annotations") and not found.objects[class_id]:
                 report.add("class-empty", name, class_id)
         if seen := self.boxes.suspicion(0 if self.masks[True] else len(self.annotated)):
-            text = f"{seen.count:,} of {seen.total:,} boxes, such as {seen.example}"
-            report.add(seen.kind, text, count=seen.count)
+            text = f"{seen.boxes:,} of {seen.total:,} boxes, such as {seen.example}"
+            report.add(seen.kind, text, count=seen.boxes)
             found.unmeant_boxes = seen.kind in report.of("error")
         if self.masks[True] and self.masks[False]:
             report.add("mask-some", self.first_without_mask, count=self.masks[False])

@@ -136,7 +136,8 @@ def _fix_box_format(annotation: dict, size: Size) -> None:
 
 def _fix_negative(annotation: dict, size: Size) -> None:
     if has_mask(annotation):
-        return _box_of_mask(annotation, size)
+        _box_of_mask(annotation, size)
+        return
     x, y, w, h = annotation["bbox"]  # from its lower right corner to the upper left one
     box = [min(x, x + w), min(y, y + h), abs(w), abs(h)]
     if box_problem(box, size):

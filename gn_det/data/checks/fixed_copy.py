@@ -171,7 +171,7 @@ class _FixedCopy:
         """Return why a copy is not written."""
         count = self.json.counts[section]
         reasons = ", ".join(
-            f"{number:,} x {kind}" for kind, number in self.reasons.most_common(_KINDS_SHOWN)
+            f"{number:,} x {kind}" for kind, number in (+self.reasons).most_common(_KINDS_SHOWN)
         )
         hint = " Does --image-root name the right folder?" if self.reasons["file-missing"] else ""
         return (

@@ -1,4 +1,4 @@
-"""Finds image files whose names a json writes in another way: C:\\data\\img\\1.png, ./1.PNG, 1.jpeg."""
+"""Finds image files whose names a json writes otherwise: C:\\data\\img\\1.png, ./1.PNG, 1.jpeg."""
 
 import os
 from collections import Counter, defaultdict

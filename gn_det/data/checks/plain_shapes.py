@@ -14,15 +14,15 @@ from typing import Any
 from pycocotools import mask as mask_tools
 
 from .box_evidence import Four, is_like
-from .records import NUMBERS, polygon_problem, rle_problem
+from .records import NUMBERS, polygon_problem
 from .rle import rle_extent, run_lengths
 
 __all__ = ["encoded_rle", "read_box", "read_mask"]
 
 Size = tuple[int, int]
 _NUMBERS = re.compile(r"[\d\s.,;eE+-]{1,100000}")
-_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
-_CORNERS += (("left", "top", "right", "bottom"),)
+_CORNERS = [("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax")]
+_CORNERS += [("left", "top", "right", "bottom")]
 _SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
 _LISTS = (("x", "y"), ("all_points_x", "all_points_y"))
 
@@ -102,7 +102,7 @@ def _numbers(value: Any) -> list[float] | None:
 
 
 def _points(value: Any) -> list[float] | None:
-    """Return [x, y, x, y, ...] of a list of points [x, y] or {"x": x, "y": y}; None if it is none."""
+    """Return [x, y, x, y, ...] of points [x, y] or {"x": x, "y": y}; None where it is none."""
     if not isinstance(value, list) or len(value) < 2:
         return None
     points = [[p.get("x"), p.get("y")] if isinstance(p, dict) else p for p in value]

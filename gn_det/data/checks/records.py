@@ -92,20 +92,22 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
         size: The size of its image.
     """
     problems: list[tuple[str, Any]] = []
-    box = annotation.get("bbox")
-    if kind := box_problem(box, size):
-        problems.append((kind, box))
+    box: Any = annotation.get("bbox")
+    of_box, found = box_problem(box, size), box
     if has_mask(annotation):
         mask = annotation["segmentation"]
         wrong = mask_problems(mask, size)
         problems += wrong
-        comparable = kind in (None, "box-outside") and not annotation.get("iscrowd")
+        comparable = of_box in (None, "box-outside") and not annotation.get("iscrowd")
         if comparable and {kind for kind, _ in wrong} <= {"polygon-outside"}:
             extent = mask_extent(mask)
-            if kind := box_and_mask_problem(box, extent, size):
+            by_mask = box_and_mask_problem(box, extent, size)
+            if by_mask and (of_box is None or by_mask != "box-loose"):
                 left, top, right, bottom = extent
                 spans = [round(v, 2) for v in (left, top, right - left, bottom - top)]
-                problems.append((kind, f"{box}, but the mask spans {spans}"))
+                of_box, found = by_mask, f"{box}, but the mask spans {spans}"
+    if of_box:
+        problems.insert(0, (of_box, found))
     area = annotation.get("area")
     if not is_area(area):
         problems.append(("area", area))

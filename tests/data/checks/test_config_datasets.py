@@ -207,7 +207,7 @@ def test_what_is_wrong_in_the_json(made, registered, training):
 
 
 def test_what_detectron2_bears_is_warned_of(made, registered, caplog):
-    made.first["bbox"] = [50, 8, 20, 20]
+    made.first.update(bbox=[50, 8, 20, 20], segmentation=[[50, 8, 64, 8, 64, 28, 50, 28]])
     made.write()
     check_datasets(cfg_for(registered))
     assert (
@@ -343,10 +343,11 @@ def as_dicts(made):
                     "bbox": a["bbox"],
                     "bbox_mode": BoxMode.XYWH_ABS,
                     "category_id": (2, 5, 7).index(a["category_id"]),
-                    "segmentation": [[8, 8, 28, 8, 28, 28.5]],
+                    "segmentation": [[x, y, x + w, y, x + w, y + h]],
                 }
                 for a in made.content["annotations"]
                 if a["image_id"] == image["id"]
+                for x, y, w, h in [a["bbox"]]
             ],
         }
         for image in made.content["images"]

@@ -99,6 +99,6 @@ def test_box_and_area_of_an_rle(key):
     # columns 2 and 3, rows 3 to 7
     runs = [2 * 48 + 3, 5, 43, 5]
     rle = {"size": [48, 64], "counts": [*runs, 48 * 64 - sum(runs)]}
-    annotation, kinds = fixed(segmentation=rle, **{key: None})
+    annotation, kinds = fixed(**{"segmentation": rle, "bbox": [2, 3, 2, 5], key: None})
     assert annotation[key] == {"bbox": [2, 3, 2, 5], "area": 10}[key]
     assert len(kinds) == 1
