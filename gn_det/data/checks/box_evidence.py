@@ -29,7 +29,7 @@ _PIXELS, _SHARE = 2.0, 0.1  # box and mask may differ by this much: tools round,
 _COVERED = 0.75  # of the mask's bounding box; less of it in the box is a contradiction
 _RELATIVE_SIDE = 16  # in a smaller image, a whole object may be in the first pixel
 _SLACK = 1.0  # pixels, as for one box
-_FEW, _OUT = 0.1, 0.25  # parts of all boxes that stick out
+_FEW, _FEWER, _MANY = 0.1, 0.03, 0.25  # parts of all boxes; fewer will do where there are 20
 _FIT = 0.98  # the part of all boxes that fits in by another reading
 _CHANCE = 1e-4  # of objects that are all in the upper left by accident
 
@@ -153,18 +153,22 @@ class BoxEvidence:
         self.total += 1
         x, y, w, h = box
         width, height = size
-        first = self._examples
+
+        def example(of: str) -> None:
+            if of not in self._examples:  # the texts of 700,000 boxes take seconds
+                self._examples[of] = f"{where()}: {box}"
+
+        example("any")
         if min(box) >= 0 and max(box) <= 1 and is_fraction(box, size):
             self._relative += 1
-            first.setdefault("box-relative", f"{where()}: {box}")
+            example("box-relative")
         self._reach_x = max(self._reach_x, (x + w) / width)
         self._reach_y = max(self._reach_y, (y + h) / height)
         margin_x, margin_y = max(2.0, 0.05 * width), max(2.0, 0.05 * height)
         right, bottom = x + w - width, y + h - height
         if x < -margin_x or y < -margin_y or right > margin_x or bottom > margin_y:
             self._out += 1
-            first.setdefault("out", f"{where()}: {box}")
-        first.setdefault("any", f"{where()}: {box}")
+            example("out")
         for kind, readings in READINGS.items():
             for place, read in enumerate(readings):
                 left, top, right, bottom = read(x, y, w, h)
@@ -180,14 +184,14 @@ class BoxEvidence:
         total, out, relative = self.total, self._out, self._relative
         if relative and relative >= (1 if relative == total else max(3, _FEW * total)):
             return self._as("box-relative", relative, "box-relative")
-        if total >= 3 and out >= max(2, _FEW * total):
+        if total >= 3 and out >= max(2, (_FEWER if total >= 20 else _FEW) * total):
             for kind, readings in READINGS.items():
                 # a few boxes may fit by accident, but seldom as corners
                 enough = total >= (3 if kind == "box-corners" else 6)
                 most = max(self._fit[kind, place] for place in range(len(readings)))
                 if enough and most >= _FIT * total:
                     return self._as(kind, out, "out")
-            if total >= 6 and out >= _OUT * total:
+            if total >= 6 and out >= _MANY * total:
                 return self._as("box-many-out", out, "out")
         reach_x, reach_y = self._reach_x, self._reach_y
         small = max(reach_x, reach_y) < 0.7 and (reach_x * reach_y) ** images < _CHANCE

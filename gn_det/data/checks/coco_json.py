@@ -7,16 +7,17 @@ numbers for each record.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .box_evidence import BoxEvidence
+from .dict_records import DictRecords
 from .json_reader import CocoJson, Record
 from .records import annotation_problems, box_problem, has_mask, id_problem, image_problems
 from .report import MAX_EXAMPLES, Report
 
-__all__ = ["CheckedJson", "ImageRecord", "check_json", "compare_classes"]
+__all__ = ["CheckedJson", "ImageRecord", "check_json", "check_train_dicts", "compare_classes"]
 
 
 class ImageRecord(NamedTuple):
@@ -43,6 +44,7 @@ class CheckedJson:
         objects: The number of annotations by class id, crowds included.
         usable: The number of annotations that training and evaluation can use: those of a known
             image with a box that has an area, without crowds.
+        classes_named: Whether the names of the classes are known; if not, they are numbers.
         unmeant_boxes: Whether the boxes without a mask, all together, cannot be meant as they are.
     """
 
@@ -53,6 +55,7 @@ class CheckedJson:
     objects: Counter[Any] = field(default_factory=Counter)
     usable: int = 0
     unmeant_boxes: bool = False
+    classes_named: bool = True
 
     @property
     def class_names(self) -> list[str]:
@@ -83,15 +86,36 @@ def check_json(
     Raises:
         DatasetError: The file cannot be read, or is not JSON.
     """
-    return _Check(path, progress).run()
+    return _Check(CocoJson(path, progress), os.fspath(path)).run()
+
+
+def check_train_dicts(dicts: Sequence[dict], classes: Sequence[str] | None) -> CheckedJson | None:
+    """Check the dicts of a training set as a json is checked.
+
+    Args:
+        dicts: Detectron2's dataset dicts.
+        classes: The names of the classes, the ``thing_classes`` of the metadata; None where it has
+            none.
+
+    Returns:
+        The result. None where the dicts have no ``annotations``, which a mapper of one's own may
+        find elsewhere, or have rotated boxes, which have other rules.
+    """
+    annotations = [a for record in dicts for a in record.get("annotations") or ()]
+    rotated = any(len(box) == 5 for a in annotations if (box := a.get("bbox")) is not None)
+    if rotated or not any("annotations" in record for record in dicts):
+        return None
+    check = _Check(DictRecords(dicts, classes), "its list of dicts")
+    check.found.classes_named = classes is not None
+    return check.run()
 
 
 class _Check:
     """One run of the checks."""
 
-    def __init__(self, path: str | os.PathLike, progress: Callable[[int], Any] | None):
-        self.json = CocoJson(path, progress)
-        self.found = CheckedJson(os.fspath(path))
+    def __init__(self, records: CocoJson | DictRecords, path: str):
+        self.json = records
+        self.found = CheckedJson(path)
         self.report = self.found.report
         self.file_names: set[str] = set()
         self.annotation_ids: set[Any] = set()
@@ -131,6 +155,8 @@ class _Check:
 
     def image(self, image: dict, index: int) -> None:
         problems = image_problems(image)
+        if isinstance(self.json, DictRecords) and not image.keys() & {"width", "height"}:
+            problems.remove(("image-size", [None, None]))  # a training takes the file's
         where = f"images[{index}]"
         for kind, value in problems:
             self.report.add(kind, where, value)
@@ -257,6 +283,8 @@ def compare_classes(found: CheckedJson, train: CheckedJson) -> None:
         found: The dataset whose report gets the problems.
         train: The training data.
     """
+    if not (found.classes_named and train.classes_named):
+        return
     names, known = found.class_names, train.class_names
     trained = {train.classes[i] for i in train.objects if i in train.classes}
     for place, name in enumerate(names):

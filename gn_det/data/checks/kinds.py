@@ -115,6 +115,7 @@ _KINDS = [
     ("crowd-value", "error", "iscrowd is neither 0 nor 1", "0 or 1 if clear; otherwise removed"),
     # boxes
     ("box-missing", "error", "there is no box", _OF_MASK),
+    ("box-mode", "error", "bbox_mode of a dict is neither XYWH_ABS nor XYXY_ABS"),
     ("box-format", "error", "the box is not a list of 4 numbers", f"read if clear; or {_OF_MASK}"),
     ("box-nan", "error", "the box has NaN, inf or a number that is too large", _OF_MASK),
     (

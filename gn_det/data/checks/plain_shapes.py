@@ -59,7 +59,9 @@ def read_mask(value: Any, size: Size, box: list[float] | None) -> list | dict | 
     rles = value if isinstance(value, list) else [value]
     if rles and all(isinstance(rle, dict) and "counts" in rle for rle in rles):
         plain = [rle for rle in (_read_rle(rle, size, corners) for rle in rles) if rle]
-        return plain[0] if len(plain) == 1 else _union(plain) if len(plain) == len(rles) else None
+        if len(plain) < len(rles):
+            return None
+        return plain[0] if len(plain) == 1 else _union(plain)
     found = _polygons(value)
     if len(found) == 1 and len({*zip(found[0][::2], found[0][1::2])}) == 2:
         found = _rectangle(found[0], corners)

@@ -35,6 +35,7 @@ SLACK = 1.0  # pixels that a box or polygon may reach out of the image: annotati
 _THIN = 1e-5  # Detectron2 drops boxes that are thinner
 MAX_ID = 2**63  # numbers of 64 bits
 _MAX_EXACT = 2**53  # a larger float may have been another id
+_NO_FORM = {"box-outside": {"box-loose"}, "box-away": {"box-loose", "box-mask"}}
 _WHOLE = re.compile(r"(-?[0-9]{1,19})(\.0*)?")
 # in no file's name; a surrogate is half a character
 _NO_NAME = re.compile("[\0\ud800-\udfff]")
@@ -98,11 +99,13 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
         mask = annotation["segmentation"]
         wrong = mask_problems(mask, size)
         problems += wrong
-        comparable = of_box in (None, "box-outside") and not annotation.get("iscrowd")
-        if comparable and {kind for kind, _ in wrong} <= {"polygon-outside"}:
+        sound = {kind for kind, _ in wrong} <= {"polygon-outside"}
+        comparable = of_box in (None, *_NO_FORM) and not annotation.get("iscrowd")
+        if sound and comparable:
             extent = mask_extent(mask)
             by_mask = box_and_mask_problem(box, extent, size)
-            if by_mask and (of_box is None or by_mask != "box-loose"):
+            # what is outside is wrong anyway, if the mask does not show why
+            if by_mask and (of_box is None or by_mask not in _NO_FORM[of_box]):
                 left, top, right, bottom = extent
                 spans = [round(v, 2) for v in (left, top, right - left, bottom - top)]
                 of_box, found = by_mask, f"{box}, but the mask spans {spans}"
