@@ -404,8 +404,9 @@ def test_all_kinds_of_records_and_files_are_tried():
         "key-twice",
         "nan-literal",
     }
+    of_dicts = {"box-mode"}
     of_two_files = {"class-not-in-train", "class-order", "class-untrained"}
-    assert tried | of_whole_file | of_two_files | {"image-empty"} == set(KINDS)
+    assert tried | of_whole_file | of_dicts | of_two_files | {"image-empty"} == set(KINDS)
     assert len(RECORDS) + len(SHAPES) + len(FILES) > 100
 
 

@@ -155,11 +155,12 @@ class _Check:
 
     def image(self, image: dict, index: int) -> None:
         problems = image_problems(image)
-        if isinstance(self.json, DictRecords) and not image.keys() & {"width", "height"}:
-            problems.remove(("image-size", [None, None]))  # a training takes the file's
         where = f"images[{index}]"
+        # a training on dicts takes the size of the file
+        no_size = isinstance(self.json, DictRecords) and not image.keys() & {"width", "height"}
         for kind, value in problems:
-            self.report.add(kind, where, value)
+            if not (no_size and kind == "image-size"):
+                self.report.add(kind, where, value)
         kinds = {kind for kind, _ in problems}
         if "image-id" in kinds:
             return
@@ -246,7 +247,7 @@ class _Check:
             report.add("byte-order-mark")
         elif self.json.encoding != "utf-8":
             report.add("encoding", value=self.json.encoding)
-        for section in ("images", "categories"):
+        for section in ("images", "categories") if found.classes_named else ("images",):
             if not counts.get(section):
                 state = "an empty list" if section in counts else "missing, or not a list"
                 report.add("section", f"{section}: {state}")

@@ -100,6 +100,7 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
         wrong = mask_problems(mask, size)
         problems += wrong
         sound = {kind for kind, _ in wrong} <= {"polygon-outside"}
+        sound = {kind for kind, _ in wrong} <= {"polygon-outside"}
         comparable = of_box in (None, *_NO_FORM) and not annotation.get("iscrowd")
         if sound and comparable:
             extent = mask_extent(mask)

@@ -374,6 +374,30 @@ def test_dicts_are_checked_as_a_json_is(made, as_dicts, caplog):
     assert "1 of 4 images are missing" in lines[1]
 
 
+def test_dicts_of_a_training_set_are_checked_too(made, as_dicts, caplog):
+    cfg = cfg_for("checks_dicts")
+    cfg.DATASETS.TEST = ("checks_dicts",)
+    check_datasets(cfg)
+    assert ours(caplog) == []
+    box = as_dicts[1]["annotations"][0]["bbox"]
+    as_dicts[1]["annotations"][0]["bbox"] = [box[0], box[1], -4, 4]
+    as_dicts[2]["annotations"][0]["category_id"] = 7
+    cfg.DATASETS.TEST = ()
+    lines = messages(cfg, training=True)
+    assert lines[0] == "DATASETS.TRAIN checks_dicts: its list of dicts has"
+    assert "1 x class-unknown: the annotation's class does not exist" in lines[1]
+    assert "1 x box-negative: the box has a negative size" in lines[2]
+    MetadataCatalog.get("checks_dicts").evaluator_type = "mine"
+    check_datasets(cfg)
+    MetadataCatalog.pop("checks_dicts")  # the names of the classes as well
+    lines = messages(cfg, training=True)
+    assert "it has 8 classes (0, 1, 2, 3, 4 and 3 more), but" in lines[0]
+    for record in as_dicts:
+        record["annotations"] = []
+    (line,) = messages(cfg, training=True)
+    assert line.startswith("DATASETS.TRAIN ('checks_dicts',): there is nothing to learn: no image")
+
+
 @pytest.mark.parametrize("lacking", ["image_id", "height", "thing_classes", "bbox_mode"])
 def test_dicts_that_cannot_be_scored(as_dicts, lacking):
     if lacking == "thing_classes":
