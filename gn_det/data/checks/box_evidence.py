@@ -68,6 +68,8 @@ def box_and_mask_problem(box: list[float], extent: Four, size: Size | None) -> s
     """
     x, y, w, h = box
     corners = (x, y, x + w, y + h)
+    if is_like(corners, extent):  # nearly all
+        return None
     if size is not None:  # what is outside is another kind of problem
         corners, extent = _clipped(corners, size), _clipped(extent, size)
     if is_like(corners, extent):

@@ -135,7 +135,7 @@ def test_an_empty_copy_is_not_written(made, section):
     for record in made.content[section]:
         record["id" if section == "images" else "category_id"] = None
     reason = "image-id" if section == "images" else "reference"
-    words = rf"none of its \d {section} would be left. They would be removed for \d x {reason}"
+    words = rf"none of its \d {section} would be left. They would be removed for .*\d x {reason}"
     with pytest.raises(DatasetError, match=words):
         repair(made.write(), made.json.with_name("out.json"))
     assert len(list(made.json.parent.iterdir())) == 2
