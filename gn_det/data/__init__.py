@@ -14,6 +14,7 @@ from .checks.coco_json import CheckedJson, check_json, compare_classes
 from .checks.config_datasets import check_datasets, check_images, check_masks
 from .checks.fixed_copy import changes_file, refuse_existing, repair
 from .checks.images import check_files
+from .class_names import class_names, differing_classes
 from .coco_files import load_dicts, plain_json, read_coco
 from .embedded.photo_digits import build_photo_digits
 from .embedded.registration import ensure_dataset, register_photo_digits
@@ -47,7 +48,9 @@ __all__ = [
     "check_labelled_data",
     "check_masks",
     "choose_seed",
+    "class_names",
     "compare_classes",
+    "differing_classes",
     "ensure_dataset",
     "json_of",
     "load_dicts",

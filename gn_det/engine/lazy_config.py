@@ -41,6 +41,7 @@ NAMES = {
     "SOLVER.AMP.DTYPE": "train.amp.dtype",
     "MODEL.DEVICE": "train.device",
     "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
+    "DATASETS.IGNORE_CLASS_NAMES": "train.ignore_class_names",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "OUTPUT_DIR": "train.output_dir",
     "SEED": "train.seed",
