@@ -2,6 +2,7 @@
 
 Where to look:
     formats.py, catalog.py: the formats of datasets, and their names. A new format goes here.
+    coco_files.py: COCO's jsons, read as UTF-8 in every locale.
     embedded/: photo digits, the dataset that is built on this machine.
     checks/: checks of a dataset and of a config's datasets, and the fixed copy.
     pretraining/: labelled images for the pre-training of backbones. A new source goes here.
@@ -15,6 +16,7 @@ from .checks.config_datasets import check_datasets, check_images, check_masks
 from .checks.fixed_copy import changes_file, refuse_existing, repair
 from .checks.images import check_files
 from .class_names import class_names, differing_classes
+from .coco_files import load_dicts, plain_json, read_coco
 from .embedded.photo_digits import build_photo_digits
 from .embedded.registration import ensure_dataset, register_photo_digits
 from .errors import DatasetError
@@ -55,9 +57,12 @@ __all__ = [
     "differing_classes",
     "ensure_dataset",
     "json_of",
+    "load_dicts",
     "kept_rng",
     "labelled_split",
     "locate_dataset",
+    "plain_json",
+    "read_coco",
     "read_image",
     "refuse_existing",
     "register_datasets",

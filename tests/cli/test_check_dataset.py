@@ -81,6 +81,7 @@ def test_good(tool, content):
 
 
 def test_errors_and_their_repair(tool, content, tmp_path):
+    content["annotations"].append({**content["annotations"][0], "id": 3})
     content["annotations"][0]["bbox"] = [1, 2, float("nan"), 10]
     content["images"][1]["file_name"] = "gone.png"
     shown = tool(content, "my.json", "--fix", "out.json")
@@ -90,8 +91,27 @@ def test_errors_and_their_repair(tool, content, tmp_path):
     assert "gone.png" in shown
     before, after = shown.split("out.json: ")
     assert "2 errors of 2 kinds" in before
-    assert after.startswith("1 images, 0 annotations")
+    assert after.startswith("1 images, 1 annotations")
     assert "out.json.changes.txt" in after
+    assert "Removed: 1 images, 2 annotations." in after
+    assert [a["id"] for a in json.loads((tmp_path / "out.json").read_text())["annotations"]] == [3]
+
+
+def test_an_empty_copy_is_not_written(tool, content, tmp_path):
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [1, 2, float("nan"), 10]
+    message = tool(content, "my.json", "--fix", "out.json", expect=2)
+    assert message.splitlines()[-1] == (
+        "error: my.json: no copy is written, because none of its 2 annotations would be left. "
+        "They would be removed for 2 x box-nan."
+    )
+    (tmp_path / "other").mkdir()
+    message = tool(content, "my.json", "--image-root", "other", "--fix", "out.json", expect=2)
+    assert "none of its 2 images would be left" in message
+    assert "Does --image-root name the right folder?" in message
+    assert not list(tmp_path.glob("out.json*"))
+    content["annotations"] = []  # there is nothing to lose
+    tool(content, "my.json", "--fix", "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["annotations"] == []
 
 

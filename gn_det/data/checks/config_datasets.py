@@ -1,7 +1,7 @@
 """Checks of the datasets that a config names, at the start of a run.
 
 A dataset whose metadata have a ``json_file`` is checked as a COCO json. Another one is a list of
-dicts; for an evaluation, it is converted to COCO's format and checked in that form.
+dicts, which gets the same checks; for an evaluation, it is converted to COCO's format first.
 """
 
 import logging
@@ -17,11 +17,12 @@ from detectron2.utils import comm
 from gn_det.config import flatten
 from gn_det.data.catalog import json_of, layout_hint
 from gn_det.data.class_names import class_names, differing_classes
+from gn_det.data.coco_files import locale_problem
 from gn_det.data.errors import DatasetError
 from gn_det.data.formats import DICT_FIELDS, write_coco_json
 from gn_det.utils import and_more
 
-from .coco_json import CheckedJson, check_json, compare_classes
+from .coco_json import CheckedJson, check_json, check_train_dicts, compare_classes
 from .depth import depth_problem, window_warning
 from .images import check_images_of, missing_files
 from .kinds import KINDS
@@ -225,8 +226,8 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
     for key, name in named:
         tested = key == "DATASETS.TEST"
         try:
-            if checked.get(name) is None:
-                checked[name] = _check_annotations(name, load if tested else None)
+            if checked.get(name) is None or (tested and not json_of(name)):
+                checked[name] = _check_annotations(name, load, tested)
         except DatasetError as error:
             yield f"{key} {name}: {str(error).removeprefix(f'{name}: ')}"
             return
@@ -266,7 +267,7 @@ def _problems_of_several(cfg: CfgNode, checked: Mapping[str, CheckedJson | None]
         return
     names = {
         # a list of dicts may have them only once it is loaded
-        name: _class_names(name, checked[name]) or class_names(name).get("thing_classes", [])
+        name: _known_names(name, checked[name]) or class_names(name).get("thing_classes", [])
         for name in {*trains, *tests}
     }
     first, known = trains[0], names[trains[0]]
@@ -291,6 +292,11 @@ def _problems_of_several(cfg: CfgNode, checked: Mapping[str, CheckedJson | None]
                 yield f"DATASETS.TEST {name}: its classes are not those of {first}: {found}."
 
 
+def _known_names(name: str, found: CheckedJson | None) -> list[str]:
+    """Return the names of the classes of a dataset; [] where it has numbers alone."""
+    return _class_names(name, found if found and found.classes_named else None)
+
+
 def _class_names(name: str, found: CheckedJson | None) -> list[str]:
     """Return the names of the classes of a dataset; [] where they are not known."""
     known = MetadataCatalog.get(name).get("thing_classes")
@@ -303,23 +309,29 @@ def _class_names(name: str, found: CheckedJson | None) -> list[str]:
 _NO_OBJECT = "no image has an annotation that is not a crowd. Is this the right json?"
 
 
-def _check_annotations(name: str, load: Callable[[str], list[dict]] | None) -> CheckedJson | None:
+def _check_annotations(
+    name: str, load: Callable[[str], list[dict]], tested: bool
+) -> CheckedJson | None:
     """Check the annotations of a dataset.
 
     Args:
         name: The name of the dataset.
-        load: For a test set, the function that returns the dicts of a name. None for a training
-            set: without a json it is not checked, because it need not fit COCO's format.
+        load: The function that returns the dicts of a name.
+        tested: Whether it is a test set, which has to fit COCO's format.
 
     Returns:
         The result; None where the dataset was not checked.
     """
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type", "coco" if load else None) != "coco":
+    if metadata.get("evaluator_type", "coco") != "coco":
         return None
     if json_file := metadata.get("json_file"):
+        if problem := locale_problem(name, json_file):
+            raise DatasetError(problem)
         return check_json(json_file)
-    return check_dicts(name, load(name)) if load else None
+    if tested:
+        return check_dicts(name, load(name))
+    return check_train_dicts(load(name), metadata.get("thing_classes"))
 
 
 def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Iterator[str]:

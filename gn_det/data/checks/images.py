@@ -16,6 +16,7 @@ from gn_det.utils import identify_content, open_regular
 
 from .coco_json import ImageRecord
 from .depth import PixelRange, pixel_range, report_depth
+from .image_names import find_other_names
 from .report import Report
 from .resized_size import vanishing_size
 
@@ -36,6 +37,7 @@ class ImageFinding:
         size: The size (width, height) in pixels as a training reads it; None where it cannot.
         values: The values of the pixels, where 8 bits a channel cannot hold them; else None.
         pages: The number of pages of a TIFF, of which a training reads the first.
+        name: For "file-name", the path of the file below the folder of images; else "".
     """
 
     kind: str
@@ -43,6 +45,7 @@ class ImageFinding:
     size: tuple[int, int] | None = None
     values: PixelRange | None = None
     pages: int = 1
+    name: str = ""
 
 
 def missing_files(paths: Iterable[str]) -> Iterator[str]:
@@ -169,6 +172,10 @@ def check_files(
     """
     by_path = {os.path.join(root, image.file_name): image for image in images if image.file_name}
     found = {path: ImageFinding("file-missing") for path in missing_files(by_path)}
+    names = [by_path[path].file_name for path in found]
+    taken = (image.file_name for path, image in by_path.items() if path not in found)
+    for name, other in find_other_names(names, root, taken).items():
+        found[os.path.join(root, name)] = ImageFinding("file-name", f"it is {other}", name=other)
     if opened:
         present = ((path, image.size) for path, image in by_path.items() if path not in found)
         found.update(check_images_of(present, workers, progress))

@@ -277,7 +277,7 @@ def test_what_is_wrong_in_the_json(made, registered, training):
 
 
 def test_what_detectron2_bears_is_warned_of(made, registered, caplog):
-    made.first["bbox"] = [50, 8, 20, 20]
+    made.first.update(bbox=[50, 8, 20, 20], segmentation=[[50, 8, 64, 8, 64, 28, 50, 28]])
     made.write()
     check_datasets(cfg_for(registered))
     assert (
@@ -491,10 +491,11 @@ def as_dicts(made):
                     "bbox": a["bbox"],
                     "bbox_mode": BoxMode.XYWH_ABS,
                     "category_id": (2, 5, 7).index(a["category_id"]),
-                    "segmentation": [[8, 8, 28, 8, 28, 28.5]],
+                    "segmentation": [[x, y, x + w, y, x + w, y + h]],
                 }
                 for a in made.content["annotations"]
                 if a["image_id"] == image["id"]
+                for x, y, w, h in [a["bbox"]]
             ],
         }
         for image in made.content["images"]
@@ -519,6 +520,30 @@ def test_dicts_are_checked_as_a_json_is(made, as_dicts, caplog):
     lines = messages(cfg)
     assert "1 of 5 annotations have no mask" in lines[0]
     assert "1 of 4 images are missing" in lines[1]
+
+
+def test_dicts_of_a_training_set_are_checked_too(made, as_dicts, caplog):
+    cfg = cfg_for("checks_dicts")
+    cfg.DATASETS.TEST = ("checks_dicts",)
+    check_datasets(cfg)
+    assert ours(caplog) == []
+    box = as_dicts[1]["annotations"][0]["bbox"]
+    as_dicts[1]["annotations"][0]["bbox"] = [box[0], box[1], -4, 4]
+    as_dicts[2]["annotations"][0]["category_id"] = 7
+    cfg.DATASETS.TEST = ()
+    lines = messages(cfg, training=True)
+    assert lines[0] == "DATASETS.TRAIN checks_dicts: its list of dicts has"
+    assert "1 x class-unknown: the annotation's class does not exist" in lines[1]
+    assert "1 x box-negative: the box has a negative size" in lines[2]
+    MetadataCatalog.get("checks_dicts").evaluator_type = "mine"
+    check_datasets(cfg)
+    MetadataCatalog.pop("checks_dicts")  # the names of the classes as well
+    lines = messages(cfg, training=True)
+    assert "it has 8 classes (0, 1, 2, 3, 4 and 3 more), but" in lines[0]
+    for record in as_dicts:
+        record["annotations"] = []
+    (line,) = messages(cfg, training=True)
+    assert line.startswith("DATASETS.TRAIN ('checks_dicts',): there is nothing to learn: no image")
 
 
 @pytest.mark.parametrize("lacking", ["image_id", "height", "thing_classes", "bbox_mode"])
