@@ -19,13 +19,13 @@ from detectron2.utils import comm
 
 import gn_det
 from gn_det.checkpoint.files import is_url, parse_path
-from gn_det.config import ConfigError
+from gn_det.config import ConfigError, max_detections
+from gn_det.config.detection_limit import max_detections_problems
 from gn_det.config.expected_results import expected_problems
 from gn_det.engine import (
     Trainer,
     add_options,
     argument_parser,
-    by_dataset,
     evaluate_only,
     output_file,
     read_config,
@@ -35,6 +35,7 @@ from gn_det.engine import (
 )
 from gn_det.evaluation import (
     SCORERS,
+    check_evaluation,
     per_class_table,
     results_table,
     score_file,
@@ -82,9 +83,17 @@ def score_predictions(args: argparse.Namespace) -> None:
     if len(names) != 1:
         raise ConfigError(f"--predictions are of one dataset; name it by --dataset ({names}).")
     cfg.DATASETS.TEST = tuple(names)
-    for problem in expected_problems(cfg):
+    for problem in (*expected_problems(cfg), *max_detections_problems(cfg)):
         raise ConfigError(problem.message)
-    results = {names[0]: score_file(names[0], args.predictions, args.scorer)}
+    results = {
+        names[0]: score_file(
+            names[0],
+            args.predictions,
+            args.scorer,
+            max_detections=max_detections(cfg),
+            keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
+    }
     if comm.is_main_process():
         report(args, results)
         verify(cfg, results)
@@ -99,19 +108,22 @@ def evaluate_weights(args: argparse.Namespace) -> None:
     if args.dataset:
         args.opts += ["DATASETS.TEST", repr((args.dataset,))]
     cfg = setup(args)
+    check_evaluation(cfg)
     evaluators = [Trainer.build_evaluator(cfg, name, args.scorer) for name in cfg.DATASETS.TEST]
-
-    def evaluate(model: torch.nn.Module) -> dict:
-        results = Trainer.test(cfg, model, evaluators)
-        if comm.is_main_process():
-            report(args, by_dataset(cfg, results))
-        return results
-
-    evaluate_only(cfg, Trainer.build_model(cfg), evaluate, args.weights, key="--weights")
+    evaluate_only(
+        cfg,
+        Trainer.build_model(cfg),
+        lambda model: Trainer.test(cfg, model, evaluators),
+        args.weights,
+        key="--weights",
+        report=lambda results: report(args, results),
+    )
 
 
 def report(args: argparse.Namespace, results: dict) -> None:
-    """Print the tables and write the JSON."""
+    """Write the JSON, then print the tables: a terminal may not take them."""
+    if args.output:
+        _write(args, results)
     for name, of_dataset in results.items():
         # the published numbers are COCO's, and say nothing of other data
         config = os.path.basename(args.config_file or "") if name == "coco_2017_val" else None
@@ -119,17 +131,20 @@ def report(args: argparse.Namespace, results: dict) -> None:
         if args.per_class:
             print(f"\n{per_class_table(of_dataset)}")
     if args.output:
-        record = {
-            "config": args.config_file,
-            "weights": args.weights,
-            "predictions": args.predictions,
-            "scorer": args.scorer,
-            "results": results,
-            "gn_det": gn_det.__version__,
-            "torch": torch.__version__,
-        }
-        # NaN, where there is nothing to find, is no JSON
-        record = json.loads(json.dumps(record), parse_constant=lambda name: None)
-        with open(args.output, "w") as f:
-            json.dump(record, f, indent=2)
         print(f"\nwritten to {args.output}")
+
+
+def _write(args: argparse.Namespace, results: dict) -> None:
+    record = {
+        "config": args.config_file,
+        "weights": args.weights,
+        "predictions": args.predictions,
+        "scorer": args.scorer,
+        "results": results,
+        "gn_det": gn_det.__version__,
+        "torch": torch.__version__,
+    }
+    # NaN, where there is nothing to find, is no JSON
+    record = json.loads(json.dumps(record), parse_constant=lambda name: None)
+    with open(args.output, "w") as f:
+        json.dump(record, f, indent=2)

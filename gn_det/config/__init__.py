@@ -3,6 +3,7 @@
 from .batches import images_per_micro_batch
 from .cfg_node import CfgNode, flatten, get_cfg
 from .defaults import add_gn_config
+from .detection_limit import max_detections
 from .errors import ConfigError, Problem, UnknownKeyError
 from .paths import config_folder
 
@@ -16,4 +17,5 @@ __all__ = [
     "flatten",
     "get_cfg",
     "images_per_micro_batch",
+    "max_detections",
 ]

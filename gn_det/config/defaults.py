@@ -167,6 +167,12 @@ def add_gn_config(cfg: CfgNode) -> None:
     # gn_det.data.register_datasets(cfg). () (default): none.
     _C.DATASETS.REGISTER = ()
 
+    # The number of detections of a class on an image that COCO's box and mask AP count: those with
+    # the highest scores (pycocotools' maxDets). An image with more objects of a class cannot have
+    # an AP of 100. 0 (default): COCO's 100, or TEST.DETECTIONS_PER_IMAGE where that is more: all
+    # that the model returns counts. 100: COCO's AP, whatever the model returns.
+    _C.TEST.MAX_DETECTIONS = 0
+
     # Images with more than 8 bits a channel (16 or 32 bits, or floats): the values [low, high] of
     # the file that become 0 and 255. What lies outside becomes 0 or 255, and so does NaN become 0.
     # An end such as "0.5%" is a percentile of each image by itself: ["0.5%", "99.5%"]. Such images

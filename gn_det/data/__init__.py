@@ -15,6 +15,7 @@ from .checks.coco_json import CheckedJson, check_json, compare_classes
 from .checks.config_datasets import check_datasets, check_images, check_masks
 from .checks.fixed_copy import changes_file, refuse_existing, repair
 from .checks.images import check_files
+from .checks.many_objects import warn_of_many_objects
 from .class_names import class_names, differing_classes
 from .coco_files import load_dicts, plain_json, read_coco
 from .embedded.photo_digits import build_photo_digits
@@ -70,5 +71,6 @@ __all__ = [
     "repair",
     "seed_everything",
     "stream_of",
+    "warn_of_many_objects",
     "write_coco_json",
 ]

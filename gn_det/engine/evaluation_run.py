@@ -35,6 +35,7 @@ def evaluate_only(
     *,
     resume: bool = False,
     key: str = "MODEL.WEIGHTS",
+    report: Callable[[dict[str, dict]], None] | None = None,
     datasets: Mapping[str, Mapping[str, list[str]]] | None = None,
 ) -> dict | None:
     """Load a whole model, evaluate it, and record the results in ``OUTPUT_DIR/inference``.
@@ -49,6 +50,8 @@ def evaluate_only(
         weights: A path or URL, see :meth:`gn_det.checkpoint.Checkpointer.load`.
         resume: Whether to take the latest checkpoint of ``OUTPUT_DIR``, where there is one.
         key: The config key or option that names ``weights``, for messages.
+        report: A function that shows the results of each dataset in the main process, once they
+            are on the disk.
         datasets: The names of the classes of each dataset, by the entry of a checkpoint that holds
             such names; default: those of ``DATASETS.TEST``.
 
@@ -68,6 +71,8 @@ def evaluate_only(
         record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
         metrics = os.path.join(cfg.OUTPUT_DIR, "inference", "metrics.json")
         logger.info(f"The results are in {metrics}.")
+        if report is not None:
+            report(by_dataset(cfg, results))
         verify(cfg, by_dataset(cfg, results))
     return results
 
@@ -163,6 +168,9 @@ def by_dataset(cfg: CfgNode, results: dict) -> dict[str, dict]:
 def verify(cfg: CfgNode, results: Mapping[str, dict]) -> None:
     """Compare the results of each dataset with ``TEST.EXPECTED_RESULTS``.
 
+    With test-time augmentation, an entry for "bbox_TTA", as in Detectron2's configs, is compared
+    with "bbox" where the results have no other: those of finished weights.
+
     Args:
         cfg: The config with ``TEST.EXPECTED_RESULTS``.
         results: ``{dataset: results}``, see :func:`by_dataset`.
@@ -171,4 +179,5 @@ def verify(cfg: CfgNode, results: Mapping[str, dict]) -> None:
         SystemExit: With status 1 where a result is missed, or was not measured.
     """
     for of_dataset in results.values():
-        verify_results(cfg, defaultdict(dict, of_dataset))
+        augmented = {f"{task}_TTA": v for task, v in of_dataset.items() if cfg.TEST.AUG.ENABLED}
+        verify_results(cfg, defaultdict(dict, augmented | of_dataset))

@@ -221,6 +221,12 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     values["MODEL.PIXEL_STD"] = OmegaConf.select(cfg, "model.pixel_std")
     values["INPUT.FORMAT"] = OmegaConf.select(cfg, "model.input_format")
     values["MODEL.BACKBONE.NAME"] = "of the Python config"
+    for name in ("roi_heads.box_predictor.test_topk_per_image", "max_detections_per_image"):
+        returned = OmegaConf.select(cfg, f"model.{name}")  # R-CNN's, RetinaNet's
+        if isinstance(returned, int):
+            values["TEST.DETECTIONS_PER_IMAGE"] = returned
+    counted = OmegaConf.select(cfg, "dataloader.evaluator.max_detections")
+    values["TEST.MAX_DETECTIONS"] = counted or 0
     classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     if classes is None:
         values["MODEL.META_ARCHITECTURE"] = "other"  # its number of classes is not known

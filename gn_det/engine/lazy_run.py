@@ -19,10 +19,11 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from gn_det.config import CfgNode, ConfigError, images_per_micro_batch
+from gn_det.config import CfgNode, ConfigError, images_per_micro_batch, max_detections
 from gn_det.config.values import package_problems
 from gn_det.data import DatasetError, check_datasets, check_images, stream_of
 from gn_det.engine.hooks.progress import inference_bar, quiet_inference
+from gn_det.evaluation import build_evaluator, scores_of
 from gn_det.utils import and_more
 
 from .evaluation_run import evaluate_only
@@ -53,6 +54,9 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     cfg = load_lazy_config(args.config_file, args.opts)
     values = OmegaConf.to_container(cfg, resolve=True)
     settings = settings_of(cfg)
+    if target_of(cfg.dataloader.get("evaluator")) is build_evaluator:
+        for name in settings.DATASETS.TEST:
+            scores_of(name)  # an unknown evaluator_type is an error
     with _lazy_names():
         check_datasets(settings, training=not args.eval_only)
     for problem in package_problems(settings) if not args.eval_only else ():
@@ -147,6 +151,9 @@ def _lazy_names() -> Iterator[None]:
 def _evaluate(cfg: DictConfig, settings: CfgNode, model: nn.Module) -> dict | None:
     if "evaluator" not in cfg.dataloader:
         return None
+    if target_of(cfg.dataloader.evaluator) is build_evaluator:
+        # where the config has none, it follows what the model returns
+        cfg.dataloader.evaluator.max_detections = max_detections(settings)
     loader = inference_bar(instantiate(cfg.dataloader.test), "test")
     with autocast(settings), quiet_inference():
         results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))

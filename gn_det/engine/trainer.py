@@ -17,11 +17,18 @@ from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
+from gn_det.config import max_detections
 from gn_det.data import WindowedMapper, build_train_stream, check_images, check_masks
 from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
-from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
+from gn_det.evaluation import (
+    SCORERS,
+    build_evaluator,
+    check_evaluation,
+    keep_roi_masks,
+    with_tta,
+)
 
-from .evaluation_run import evaluate_only
+from .evaluation_run import by_dataset, evaluate_only
 from .precision import autocast
 from .training_run import TrainingRun
 
@@ -40,6 +47,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's own __init__ ties mixed precision and DistributedDataParallel to GPUs
         TrainerBase.__init__(self)
+        self._check_evaluation(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         model = self.build_model(cfg)
@@ -53,7 +61,7 @@ class Trainer(DefaultTrainer):
             optimizer,
             self.scheduler,
             data_loader,
-            evaluate=lambda model: this.test(cfg, model),
+            evaluate=lambda model: this._evaluate(model),
             trainer=this,
         )
         self._trainer = self._run.steps
@@ -94,8 +102,33 @@ class Trainer(DefaultTrainer):
         Returns:
             The results, see :meth:`test`.
         """
+        cls._check_evaluation(cfg)
         model = cls.build_model(cfg)
         return evaluate_only(cfg, model, partial(cls.test, cfg), cfg.MODEL.WEIGHTS, resume=resume)
+
+    @classmethod
+    def _check_evaluation(cls, cfg: CfgNode) -> None:
+        # what a subclass evaluates by its own method, it knows itself
+        if cls.build_evaluator.__func__ is Trainer.build_evaluator.__func__:  # type: ignore[attr-defined]
+            check_evaluation(cfg)
+
+    def _evaluate(self, model: nn.Module) -> dict:
+        """Evaluate the model in training; at the end with test-time augmentation as well.
+
+        It takes many times as long, so that the evaluations in between are without it. Its results
+        have the names of Detectron2's tools/train_net.py, such as "bbox_TTA".
+        """
+        if not self.cfg.TEST.AUG.ENABLED:
+            return self.test(self.cfg, model)
+        results = self.test(_with_aug(self.cfg, False, self.cfg.OUTPUT_DIR), model)
+        if self.iter < self.max_iter:
+            return results
+        folder = os.path.join(self.cfg.OUTPUT_DIR, "tta")
+        augmented = self.test(_with_aug(self.cfg, True, folder), model)
+        for name, of_dataset in by_dataset(self.cfg, results).items():
+            also = by_dataset(self.cfg, augmented)[name]
+            of_dataset.update({f"{task}_TTA": values for task, values in also.items()})
+        return results
 
     def build_hooks(self) -> list[HookBase]:
         """Return the hooks of a run, see :meth:`TrainingRun.build_hooks`; the last one writes."""
@@ -185,7 +218,13 @@ class Trainer(DefaultTrainer):
             scorer: One of :data:`gn_det.evaluation.SCORERS`.
         """
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return build_evaluator(dataset_name, folder, scorer)
+        return build_evaluator(
+            dataset_name,
+            folder,
+            scorer,
+            max_detections=max_detections(cfg),
+            keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
 
     @classmethod
     def test(
@@ -195,6 +234,9 @@ class Trainer(DefaultTrainer):
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict:
         """Evaluate a model on ``DATASETS.TEST`` in the config's precision.
+
+        With ``TEST.AUG.ENABLED``, this is with test-time augmentation. In a training only the end
+        is, and beside the plain evaluation.
 
         Args:
             cfg: A finished config.
@@ -207,8 +249,20 @@ class Trainer(DefaultTrainer):
         """
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        if cfg.TEST.AUG.ENABLED:
+            model = with_tta(cfg, model)
+            if comm.is_main_process():
+                logger.info("Evaluating with test-time augmentation (TEST.AUG.ENABLED True).")
         with autocast(cfg), quiet_inference():
             return super().test(cfg, keep_roi_masks(model, evaluators), evaluators)
+
+
+def _with_aug(cfg: CfgNode, enabled: bool, output_dir: str) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.AUG.ENABLED, cfg.OUTPUT_DIR = enabled, output_dir
+    cfg.freeze()
+    return cfg
 
 
 def _mask_format_for(cfg: CfgNode, dicts: list[dict]) -> CfgNode:

@@ -40,6 +40,7 @@ from gn_det.engine.hooks.progress import (
     in_terminal,
     writing_period,
 )
+from gn_det.evaluation import best_metric
 
 from .configured_solver import ConfiguredSolver
 from .evaluation_run import by_dataset, verify
@@ -164,7 +165,7 @@ class TrainingRun:
             # after saving: a run that is killed in an evaluation is resumed with that one
             Evaluation(period, self._evaluate_now, cfg.OUTPUT_DIR),
             # after evaluating: it reads the result
-            BestCheckpoint(self._checkpoints, cfg.SOLVER.BEST_METRIC, period),
+            BestCheckpoint(self._checkpoints, best_metric(cfg), period),
         ]
         if comm.is_main_process():
             if in_terminal():

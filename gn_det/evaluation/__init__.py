@@ -1,7 +1,9 @@
-"""COCO evaluation, classification errors, tables with published numbers, pictures and plots."""
+"""Evaluators by the type of dataset, test-time augmentation, tables, pictures and plots."""
 
+from .by_type import build_evaluator, scores_of
+from .checks import best_metric, check_evaluation
 from .classification import ClassificationEvaluator, median_of_last
-from .coco import COCOEvaluator, build_evaluator, score_file
+from .coco import COCOEvaluator, score_file
 from .pictures import draw_predictions
 from .plots import plot_metrics, read_metrics
 from .responses import ResponsePercentiles
@@ -9,6 +11,7 @@ from .roi_masks import keep_roi_masks
 from .scorers import SCORERS
 from .scoring import METRICS, score
 from .tables import per_class_table, results_table
+from .tta import with_tta
 
 __all__ = [
     "METRICS",
@@ -16,7 +19,9 @@ __all__ = [
     "COCOEvaluator",
     "ClassificationEvaluator",
     "ResponsePercentiles",
+    "best_metric",
     "build_evaluator",
+    "check_evaluation",
     "draw_predictions",
     "keep_roi_masks",
     "median_of_last",
@@ -26,4 +31,6 @@ __all__ = [
     "results_table",
     "score",
     "score_file",
+    "scores_of",
+    "with_tta",
 ]

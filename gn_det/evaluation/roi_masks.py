@@ -7,9 +7,10 @@ Shapes:
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
@@ -27,7 +28,8 @@ def keep_roi_masks(model: nn.Module, evaluators: Iterable[DatasetEvaluator]) -> 
     28x28 pixels, which is much faster.
 
     Args:
-        model: The model, which may be wrapped in ``DistributedDataParallel``.
+        model: The model, which may be wrapped in ``DistributedDataParallel``, or have test-time
+            augmentation.
         evaluators: All evaluators of the model's outputs.
 
     Returns:
@@ -37,10 +39,17 @@ def keep_roi_masks(model: nn.Module, evaluators: Iterable[DatasetEvaluator]) -> 
     """
     rcnn = getattr(model, "module", model)
     # a subclass may have its own post-processing
-    known = type(rcnn) is GeneralizedRCNN and getattr(rcnn.roi_heads, "mask_on", False)
-    if known and all(isinstance(evaluator, COCOEvaluator) for evaluator in evaluators):
+    if not all(isinstance(evaluator, COCOEvaluator) for evaluator in evaluators):
+        return model
+    if type(rcnn) is GeneralizedRCNN and _has_masks(rcnn):
         return _RoiMasks(rcnn)
+    if type(model) is GeneralizedRCNNWithTTA and _has_masks(model.model):
+        return _RoiMasksWithTTA(model)
     return model
+
+
+def _has_masks(rcnn: Any) -> bool:
+    return getattr(rcnn.roi_heads, "mask_on", False)
 
 
 class _RoiMasks(nn.Module):
@@ -56,6 +65,23 @@ class _RoiMasks(nn.Module):
             {"instances": postprocess(f, image.get("height"), image.get("width"))}
             for image, f in zip(inputs, found)
         ]
+
+
+class _RoiMasksWithTTA(GeneralizedRCNNWithTTA):
+    def __init__(self, model: GeneralizedRCNNWithTTA):
+        super().__init__(model.cfg, model.model, model.tta_mapper, model.batch_size)
+        self.training = model.training
+
+    def _inference_one_image(self, input: dict) -> dict:
+        """Return the same as ``GeneralizedRCNNWithTTA``, except for the masks."""
+        size = (input["height"], input["width"])
+        images, transforms = self._get_augmented_inputs(input)
+        with self._turn_off_roi_heads(["mask_on", "keypoint_on"]):
+            found = self._merge_detections(*self._get_augmented_boxes(images, transforms), size)
+        boxes = self._rescale_detected_boxes(images, found, transforms)
+        outputs = self._batch_inference(images, boxes)
+        found.pred_masks = self._reduce_pred_masks(outputs, transforms)
+        return {"instances": postprocess(found, *size)}
 
 
 def postprocess(found: Instances, height: int | None, width: int | None) -> Instances:

@@ -55,8 +55,9 @@ def fill_missing_fields(truth: COCO) -> COCO:
     """Return the ground truth with all fields that pycocotools needs.
 
     A missing ``iscrowd`` becomes 0. A missing ``area`` becomes the area of the mask, or of the box
-    if there is no mask. If an id is not a number, all annotations are renumbered. Annotations of
-    unknown images are removed; pycocotools ignores them too.
+    if there is no mask. Where others have keypoints, missing ones become zeros, which COCO's rules
+    leave out; a missing ``num_keypoints`` is counted. If an id is not a number, all annotations are
+    renumbered. Annotations of unknown images are removed; pycocotools ignores them too.
 
     Args:
         truth: The ground truth, in which each annotation of a known image has a box or a mask.
@@ -71,7 +72,11 @@ def fill_missing_fields(truth: COCO) -> COCO:
     known = [a for a in annotations if a["image_id"] in truth.imgs]
     unnumbered = not all(isinstance(a["id"], Real) for a in known)
     lacking = [a for a in known if a.get("iscrowd") is None or not is_area(a.get("area"))]
-    if len(known) == len(annotations) and not unnumbered and not lacking:
+    number = max((len(a.get("keypoints") or ()) for a in known), default=0)
+    pointless = [
+        a for a in known if number and (a.get("num_keypoints") is None or not a.get("keypoints"))
+    ]
+    if len(known) == len(annotations) and not (unnumbered or lacking or pointless):
         return truth
     if lacking:
         logger.warning(
@@ -82,8 +87,12 @@ def fill_missing_fields(truth: COCO) -> COCO:
     filled.dataset = {
         **truth.dataset,
         "annotations": [
-            {**_fill(a, truth.imgs[a["image_id"]]), "id": number if unnumbered else a["id"]}
-            for number, a in enumerate(known, start=1)
+            {
+                **_fill(a, truth.imgs[a["image_id"]]),
+                **_keypoints(a, number),
+                "id": place if unnumbered else a["id"],
+            }
+            for place, a in enumerate(known, start=1)
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):
@@ -103,3 +112,20 @@ def _fill(annotation: dict, image: dict) -> dict:
             )
         area = object_area(annotation, (width or 0, height or 0))
     return {**annotation, "area": area, "iscrowd": annotation.get("iscrowd") or 0}
+
+
+def _keypoints(annotation: dict, number: int) -> dict:
+    """Return ``keypoints`` and ``num_keypoints``; nothing where the dataset has no keypoints.
+
+    Args:
+        annotation: The annotation.
+        number: The length of ``keypoints``: three numbers for each.
+    """
+    if not number:
+        return {}
+    points = annotation.get("keypoints") or [0] * number
+    seen = annotation.get("num_keypoints")
+    return {
+        "keypoints": points,
+        "num_keypoints": sum(v > 0 for v in points[2::3]) if seen is None else seen,
+    }

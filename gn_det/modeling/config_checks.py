@@ -12,6 +12,7 @@ from detectron2.layers import FrozenBatchNorm2d
 
 from gn_det.config import ConfigError, Problem
 from gn_det.config.batches import batch_problems
+from gn_det.config.detection_limit import max_detections_problems
 from gn_det.config.expected_results import expected_problems
 from gn_det.config.values import (
     package_problems,
@@ -73,6 +74,7 @@ def find_problems(
         if not weights_loaded:
             problems += _weights_of_another_network(look)
     problems += precision_problems(cfg)
+    problems += max_detections_problems(cfg)
     problems += expected_problems(cfg)
     if look is not None and training and not weights_loaded:
         problems += _frozen_random_layers(look)

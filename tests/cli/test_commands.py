@@ -11,6 +11,8 @@ import cv2
 import pytest
 import torch
 
+from gn_det.cli import evaluate
+
 ROOT = Path(__file__).parents[2]
 
 # the datasets of a test are registered in its own process; here the builtin names are used, on a
@@ -177,6 +179,29 @@ def test_evaluate_misses_the_expected_results(command, trained):
     words = ["--weights", "output/model_final.pth"]
     expected = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 99.0, 0.5]]"]
     command("evaluate", *R50, *words, *expected, expect=1)
+
+
+def test_results_are_written_before_a_terminal_refuses_them(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise UnicodeEncodeError("cp1252", "猫", 0, 1, "no such character")
+
+    words = ["--dataset", "x", "--predictions", "x.json", "--output", str(tmp_path / "ap.json")]
+    args = evaluate.build_parser().parse_args(words)
+    monkeypatch.setattr("builtins.print", refuse)
+    with pytest.raises(UnicodeEncodeError):
+        evaluate.report(args, {"x": {"bbox": {"AP": 1.0, "AP-猫": float("nan")}}})
+    record = json.loads((tmp_path / "ap.json").read_text(), parse_constant=pytest.fail)
+    assert record["results"] == {"x": {"bbox": {"AP": 1.0, "AP-猫": None}}}
+
+
+def test_evaluate_with_test_time_augmentation(command, trained):
+    words = ["--weights", "output/model_final.pth", "--output", "tta.json"]
+    aug = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48,)", "OUTPUT_DIR", "tta"]
+    done = command("evaluate", *R50, *words, last=aug)
+    assert "Evaluating with test-time augmentation (TEST.AUG.ENABLED" in done.stdout + done.stderr
+    written = "inference/photo_digits_val/coco_instances_results.json"
+    files = [command.folder / folder / written for folder in ("output", "tta")]
+    assert files[0].read_text() != files[1].read_text()
 
 
 def test_evaluate_two_datasets(command, trained):

@@ -72,6 +72,27 @@ def test_evaluate_only(tmp_path, whole):
     assert len(seen) == 2
 
 
+def test_results_are_on_the_disk_before_they_are_shown(tmp_path, whole):
+    cfg = results_cfg(tmp_path, "a", expected=[["bbox", "AP", 50.0, 0.1]])
+    shown = []
+
+    def report(results):
+        row = json.loads((tmp_path / "inference" / "metrics.json").read_text())
+        shown.append((results, row["bbox/AP"]))
+
+    with pytest.raises(SystemExit, match="1"):
+        evaluate_only(cfg, _model(), lambda model: RESULTS, whole, report=report)
+    assert shown == [({"a": RESULTS}, 40.0)]
+
+    def broken(results):
+        raise UnicodeEncodeError("cp1252", "猫", 0, 1, "no such character")
+
+    cfg.OUTPUT_DIR = str(tmp_path / "broken")
+    with pytest.raises(UnicodeEncodeError):
+        evaluate_only(cfg, _model(), lambda model: RESULTS, whole, report=broken)
+    assert (tmp_path / "broken" / "inference" / "metrics.json").exists()
+
+
 @pytest.mark.usefixtures("forget")
 @pytest.mark.parametrize("resume", [False, True])
 def test_weights_of_other_classes_are_not_evaluated(tmp_path, resume):
@@ -153,6 +174,17 @@ def test_evaluation_on_record(tmp_path, caplog, checkpoint, iteration):
     assert first["iteration"] == iteration
     assert (first["bbox/AP"], first["segm/AP"]) == (40.0, 35.0)
     assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_expected_results_with_test_time_augmentation(tmp_path):
+    cfg = results_cfg(tmp_path, "a", expected=[["bbox_TTA", "AP", 40.0, 0.2]])
+    with pytest.raises(SystemExit, match="1"):
+        verify(cfg, {"a": RESULTS})
+    cfg.TEST.AUG.ENABLED = True
+    verify(cfg, {"a": RESULTS})  # finished weights
+    verify(cfg, {"a": {"bbox": {"AP": 1.0}, "bbox_TTA": {"AP": 40.0}}})  # the end of a training
+    with pytest.raises(SystemExit, match="1"):
+        verify(cfg, {"a": {"bbox": {"AP": 40.0}, "bbox_TTA": {"AP": 1.0}}})
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,19 @@ def test_same_training_as_the_yaml(words, digits, tmp_path):
     assert str(results) == str(expected)
 
 
+def test_the_evaluation_counts_what_the_model_returns(words, digits, tmp_path, monkeypatch):
+    key = "model.roi_heads.box_predictor.test_topk_per_image"
+    own = [*words, "train.max_iter=1", f"{key}=156"]
+    assert "AR@156" in run_lazy(_args(own, tmp_path / "a"))["bbox"]
+    own.append("+dataloader.evaluator.max_detections=100")
+    assert "AR@100" in run_lazy(_args(own, tmp_path / "b"))["bbox"]
+    metadata = MetadataCatalog.get(digits[1])
+    monkeypatch.setitem(metadata.__dict__, "evaluator_type", "odd")
+    with pytest.raises(DatasetError, match="evaluator_type 'odd', which is unknown"):
+        run_lazy(_args(own, tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+
+
 def test_checks_before_any_work(words, tmp_path):
     frozen = [*words, "model.backbone.bottom_up.freeze_at=2"]
     for resume in (False, True):  # there is nothing to resume

@@ -10,6 +10,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BitMasks
 
 from gn_det.checkpoint import Checkpointer, WeightsError
+from gn_det.config import ConfigError
 from gn_det.data import DatasetError, seed_everything
 from gn_det.engine import Trainer, load_runnable_config
 
@@ -207,3 +208,78 @@ def test_each_evaluation_is_written(make_cfg, tmp_path):
     trainer.train()
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "bbox/AP" in line] == [0, 1, 3]
+
+
+def test_proposals_alone(make_cfg, tmp_path, caplog):
+    """An RPN is scored by its recall, which chooses its best checkpoint."""
+    trainer = Trainer(
+        make_cfg(
+            tmp_path,
+            *("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+            *("TEST.EXPECTED_RESULTS", "[['box_proposals', 'AR@1000', 50.0, 50.0]]"),
+        )
+    )
+    trainer.resume_or_load(resume=False)
+    results = trainer.train()
+    limits = [f"AR{size}@{n}" for n in (100, 1000) for size in ("", "s", "m", "l")]
+    assert list(results) == ["box_proposals"]
+    assert list(results["box_proposals"]) == limits
+    assert "box_proposals/AR@1000" in (tmp_path / "model_best.json").read_text()
+    folder = tmp_path / "inference" / "digits_val"
+    assert [path.name for path in folder.iterdir()] == ["box_proposals.pkl"]
+    assert "box_proposals/ARs@100" in (tmp_path / "metrics.json").read_text()
+
+
+def test_test_time_augmentation_at_the_end(make_cfg, tmp_path, caplog):
+    aug = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48,)", "TEST.EVAL_PERIOD", "1"]
+    expected = ["TEST.EXPECTED_RESULTS", "[['bbox_TTA', 'AP', 50.0, 50.0]]"]
+    cfg = make_cfg(tmp_path, "SOLVER.MAX_ITER", "2", *aug, *expected)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    with caplog.at_level("INFO"):
+        results = trainer.train()
+    assert set(results) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
+    assert caplog.text.count("Evaluating with test-time augmentation") == 1
+    rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert ["bbox_TTA/AP" in row for row in rows if "bbox/AP" in row] == [False, True]
+    written = "inference/digits_val/coco_instances_results.json"
+    plain, augmented = ((tmp_path / p / written).read_text() for p in ("", "tta"))
+    assert plain != augmented
+
+    # finished weights are evaluated with it, under the plain names
+    weights = str(tmp_path / "model_final.pth")
+    again = make_cfg(tmp_path / "again", *aug, *expected, "MODEL.WEIGHTS", weights)
+    assert str(dict(Trainer.evaluate_only(again))) == str(
+        {task: results[f"{task}_TTA"] for task in ("bbox", "segm")}
+    )
+    assert (tmp_path / "again" / written).read_text() == augmented
+
+
+def test_what_cannot_be_evaluated_stops_before_training(make_cfg, tmp_path):
+    with pytest.raises(ConfigError, match="not for MODEL.META_ARCHITECTURE ProposalNetwork"):
+        Trainer(
+            make_cfg(
+                tmp_path,
+                *("MODEL.META_ARCHITECTURE", "ProposalNetwork", "TEST.AUG.ENABLED", "True"),
+            )
+        )
+
+    class Own(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, scorer="fast"):
+            return None
+
+    metadata = MetadataCatalog.get("trainer_own")
+    metadata.evaluator_type = "of my own"
+    options = ("DATASETS.TEST", "('trainer_own',)")
+    with pytest.raises(DatasetError, match="evaluator_type 'of my own', which is unknown"):
+        Trainer(make_cfg(tmp_path, *options))
+    Own(make_cfg(tmp_path, *options))
+    MetadataCatalog.pop("trainer_own")
+
+
+def test_more_than_100_detections_are_scored(make_cfg, tmp_path):
+    keys = ("TEST.DETECTIONS_PER_IMAGE", "156")
+    for more, limit in (((), 156), (("TEST.MAX_DETECTIONS", "100"), 100)):
+        evaluator = Trainer.build_evaluator(make_cfg(tmp_path, *keys, *more), "digits_val")
+        assert f"AR@{limit}" in evaluator.evaluate()["bbox"]

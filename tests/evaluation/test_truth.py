@@ -124,6 +124,15 @@ def test_unknown_and_missing_datasets(monkeypatch, tmp_path):
     assert f"DETECTRON2_DATASETS (set to '{tmp_path}')" in message
 
 
+def test_json_is_utf_8_whatever_the_locale(tmp_path):
+    # with a mark, as Windows' editors write it, which the text of a locale does not know
+    path = tmp_path / "x.json"
+    content = '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "猫"}]}'
+    path.write_text(content, encoding="utf-8-sig")
+    register_coco_instances("truth_utf", {}, str(path), str(tmp_path))
+    assert load_truth("truth_utf").cats[1]["name"] == "猫"
+
+
 @pytest.mark.parametrize("content", ["[1, 2", "[]", '{"images": [{}]}', "{}"])
 def test_a_json_that_is_no_dataset(content, tmp_path):
     path = tmp_path / "x.json"

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from gn_det.config import flatten
+from gn_det.config import flatten, max_detections
 from gn_det.data.catalog import json_of, layout_hint
 from gn_det.data.class_names import class_names, differing_classes
 from gn_det.data.coco_files import locale_problem
@@ -26,6 +26,7 @@ from .coco_json import CheckedJson, check_json, check_train_dicts, compare_class
 from .depth import depth_problem, window_warning
 from .images import check_images_of, missing_files
 from .kinds import KINDS
+from .many_objects import warn_of_many_objects
 from .resized_size import narrow_problem
 
 __all__ = ["check_datasets", "check_dicts", "check_images", "check_masks", "on_one_process"]
@@ -245,6 +246,7 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
             advice = f"\n{_ADVICE}" if json_of(name) else ""
             yield f"{key} {name}: {found.path} has{_listed(lines)}{advice}"
         elif tested:
+            _warn_of_many_objects(cfg, name, load(name))
             problems = _test_problems(cfg, found, load(name))
             yield from (f"{key} {name}: {problem}" for problem in problems)
         for line in found.report.lines("warning"):
@@ -341,6 +343,20 @@ def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Itera
         yield problem
     if problem := _image_problem(dicts, cfg, training=False):
         yield problem
+
+
+def _warn_of_many_objects(cfg: CfgNode, name: str, dicts: list[dict]) -> None:
+    objects = (
+        (
+            record["file_name"],
+            [a["category_id"] for a in record.get("annotations", ()) if not a.get("iscrowd")],
+        )
+        for record in dicts
+    )
+    scored = max_detections(cfg)
+    # keypoints and proposals have limits of their own
+    if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+        warn_of_many_objects(name, objects, scored, cfg.TEST.DETECTIONS_PER_IMAGE)
 
 
 def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Iterator[str]:
