@@ -29,6 +29,7 @@ from gn_det.engine import (
     evaluate_only,
     output_file,
     read_config,
+    release_warnings,
     run,
     setup,
     verify,
@@ -84,6 +85,7 @@ def score_predictions(args: argparse.Namespace) -> None:
     cfg.DATASETS.TEST = tuple(names)
     for problem in expected_problems(cfg):
         raise ConfigError(problem.message)
+    release_warnings()
     results = {names[0]: score_file(names[0], args.predictions, args.scorer)}
     if comm.is_main_process():
         report(args, results)

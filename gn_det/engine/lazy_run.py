@@ -21,7 +21,7 @@ from torch import nn
 
 from gn_det.config import CfgNode, ConfigError, images_per_micro_batch
 from gn_det.data import check_datasets, check_images, stream_of
-from gn_det.engine.hooks.progress import inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import inference_bar
 from gn_det.utils import and_more
 
 from .evaluation_run import evaluate_only
@@ -127,7 +127,7 @@ def _evaluate(cfg: DictConfig, settings: CfgNode, model: nn.Module) -> dict | No
     if "evaluator" not in cfg.dataloader:
         return None
     loader = inference_bar(instantiate(cfg.dataloader.test), "test")
-    with autocast(settings), quiet_inference():
+    with autocast(settings):
         results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     if comm.is_main_process():
         print_csv_format(results)

@@ -18,7 +18,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from gn_det.data import build_train_stream, check_images, check_masks
-from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import build_writers, inference_bar
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
 from .evaluation_run import evaluate_only
@@ -201,7 +201,7 @@ class Trainer(DefaultTrainer):
         """
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        with autocast(cfg), quiet_inference():
+        with autocast(cfg):
             return super().test(cfg, keep_roi_masks(model, evaluators), evaluators)
 
 
