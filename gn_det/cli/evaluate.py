@@ -132,6 +132,6 @@ def report(args: argparse.Namespace, results: dict) -> None:
         }
         # NaN, where there is nothing to find, is no JSON
         record = json.loads(json.dumps(record), parse_constant=lambda name: None)
-        with open(args.output, "w") as f:
+        with open(args.output, "w", encoding="utf-8") as f:
             json.dump(record, f, indent=2)
         print(f"\nwritten to {args.output}")

@@ -17,7 +17,7 @@ from gn_det.engine.hooks.progress import in_terminal
 
 from .run_log import FILE_ONLY
 
-__all__ = ["EXIT_INTERRUPTED", "exit_on_interrupt", "leave_at_once"]
+__all__ = ["EXIT_INTERRUPTED", "announce_stop", "exit_on_interrupt", "leave_at_once", "postponed"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,10 @@ def exit_on_interrupt() -> Iterator[None]:
     here, before = os.getpid(), signal.getsignal(signal.SIGINT)
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == here:
+        if os.getpid() == here and not postponed(number, frame):
             signal.signal(signal.SIGINT, leave_at_once)
+            # objects that are half made complain when they are destroyed
+            sys.unraisablehook = lambda _: None
             raise KeyboardInterrupt
 
     handled = threading.current_thread() is threading.main_thread() and before != signal.SIG_IGN
@@ -55,6 +57,29 @@ def exit_on_interrupt() -> Iterator[None]:
     finally:
         if handled:
             signal.signal(signal.SIGINT, before)
+
+
+def postponed(number: int, frame: FrameType | None) -> bool:
+    """Return whether a signal came while this process starts another one; it then comes again.
+
+    Python swallows what a handler raises there. The other process takes some milliseconds.
+
+    Args:
+        number: The number of the signal.
+        frame: The frame that the handler was given.
+    """
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+            return True
+        frame = frame.f_back
+    return False
+
+
+def announce_stop() -> None:
+    """Say, in a handler of signals, that a run will stop once it has saved."""
+    # no logging, and no print: both may have been interrupted at their work
+    os.write(2, b"\nStopping after this iteration. Ctrl-C again stops at once.\n")
 
 
 def leave_at_once(number: int = 0, frame: FrameType | None = None) -> NoReturn:

@@ -101,7 +101,7 @@ class COCOEvaluator(DatasetEvaluator):
         if self._output_dir:
             os.makedirs(self._output_dir, exist_ok=True)
             path = os.path.join(self._output_dir, RESULTS_FILE)
-            with open(path, "w") as f:
+            with open(path, "w", encoding="utf-8") as f:
                 json.dump(detections, f)
             logger.info(f"Wrote {len(detections)} detections to {path}")
         tasks = ["bbox", "segm"] if any(masks for _, masks in gathered) else ["bbox"]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,7 @@ from detectron2.utils import comm
 
 from gn_det.engine.errors import RunStopped
 from gn_det.engine.grad_accum import GradAccumTrainer
-from gn_det.engine.interrupt import EXIT_INTERRUPTED, leave_at_once
+from gn_det.engine.interrupt import EXIT_INTERRUPTED, announce_stop, leave_at_once, postponed
 
 from .checkpoints import Checkpoints
 
@@ -91,15 +92,15 @@ class PreemptionHook(HookBase):
             self._stop()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker that loads data inherits the handler
+        # a worker that loads data inherits the handler
+        if os.getpid() != self._process or postponed(number, frame):
             return
         if number == signal.SIGINT:
             if self._status == EXIT_INTERRUPTED:
                 leave_at_once()
             self._status = EXIT_INTERRUPTED
             if comm.is_main_process() and not self._evaluating:
-                # no logging, and no print: both may have been interrupted at their work
-                os.write(2, b"\nStopping after this iteration. Ctrl-C again stops at once.\n")
+                announce_stop()
         # in a step all processes have to agree first: the others would wait for this one
         self.steps.stop_requested = True
         if self._evaluating:
@@ -127,8 +128,10 @@ class PreemptionHook(HookBase):
             comm.synchronize()  # rank 0 saves: it could be killed once another process has ended
         last = min(self.trainer.iter, self.trainer.max_iter - 1)  # one further at the end of a run
         cause = "Ctrl-C" if self._status == EXIT_INTERRUPTED else "a signal"
+        # of several processes the one that started them has the last word
+        status = "" if parent_process() else f", with status {self._status}"
         logger.info(
-            f"Stopped by {cause} after iteration {last}, with status {self._status}: "
+            f"Stopped by {cause} after iteration {last}{status}: "
             f"{self.checkpoints.checkpointer.get_checkpoint_file()} is saved."
         )
         raise RunStopped(self._status)

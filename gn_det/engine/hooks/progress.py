@@ -116,9 +116,7 @@ class _Bar:
 
     def __iter__(self) -> Iterator:
         return iter(
-            tqdm(
-                self._loader, desc=self._description, unit="batch", dynamic_ncols=True, leave=False
-            )
+            tqdm(self._loader, desc=self._description, unit="batch", dynamic_ncols=True, leave=None)
         )
 
 
