@@ -29,7 +29,7 @@ def _opens_text(call: ast.Call) -> bool:
     if name == "open":
         if method:  # of an image, an archive, or PathManager: not Python's own
             return False
-        modes = [a for a in [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode")]]
+        modes = [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode")]
         if any("b" in getattr(mode, "value", "") for mode in modes):
             return False
     return len(call.args) <= PLACES[name]
