@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import select
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -79,11 +80,14 @@ def log_unexpected(error: Exception) -> None:
 def _reader_is_gone() -> bool:
     """Return whether nobody reads stdout any more, as after ``| head -1``."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
-        return True
-    return False
+        place, poll = sys.stdout.fileno(), select.poll()
+    except (AttributeError, OSError, ValueError):  # not on Windows; no file
+        return False
+    poll.register(place, select.POLLOUT)
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), place)  # for the flush at the exit
+    return gone
 
 
 def _how_to_resume(resume_option: bool) -> str:

@@ -25,9 +25,10 @@ __all__ = ["FILE_ONLY", "hold_warnings", "open_log_file", "release_warnings", "s
 
 # ``logger.error(..., extra=FILE_ONLY)``: the screen shows it in another way
 FILE_ONLY = {"file_only": True}
-# Detectron2's and fvcore's loggers; the two whose lines a person reads where there is no bar
 LIBRARIES = ("detectron2", "fvcore")
-LINES = ("detectron2.utils.events", "detectron2.evaluation.evaluator")
+# what a person reads where there is no bar: the lines of losses, and those of an evaluation, which
+# come every 5 seconds, at most every INTERVAL seconds
+LOSSES, EVALUATION, INTERVAL = "detectron2.utils.events", "detectron2.evaluation.evaluator", 30.0
 DETAILED = logging.Formatter(
     "[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"
 )
@@ -110,6 +111,7 @@ class _Screen(_Quiet):
         super().__init__()
         self.verbose = False
         self.held: list[logging.LogRecord] | None = None
+        self._evaluation_line = 0.0  # the time of the last one
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "file_only", False):
@@ -120,8 +122,14 @@ class _Screen(_Quiet):
             return not again and (comm.is_main_process() or record.levelno >= logging.ERROR)
         if not comm.is_main_process():
             return False
-        if record.name in LINES:
-            return not progress.in_terminal()
+        if record.name in (LOSSES, EVALUATION) and progress.in_terminal():
+            return False
+        if record.name == EVALUATION and not self.verbose:
+            due = record.created - self._evaluation_line >= INTERVAL
+            self._evaluation_line = record.created if due else self._evaluation_line
+            return due
+        if record.name == LOSSES:
+            return True
         of_library = record.name.partition(".")[0] in (*LIBRARIES, "py")
         return self.verbose or (not of_library and record.levelno >= logging.INFO)
 

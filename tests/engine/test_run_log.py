@@ -124,6 +124,21 @@ def test_python_warnings(log, capsys):
     assert "FutureWarning: of torch" in log()
 
 
+@pytest.mark.parametrize(("verbose", "shown"), [(False, [0, 1, 4]), (True, [0, 1, 2, 3, 4])])
+def test_a_long_evaluation_is_not_silent_and_not_loud(tmp_path, capsys, verbose, shown):
+    open_log_file(str(tmp_path), verbose=verbose)
+    (screen,) = [h for h in logging.getLogger().handlers if type(h).__name__ == "_Screen"]
+    for number, created in enumerate((1000.0, 1030.0, 1035.0, 1059.0, 1061.0)):
+        record = logging.makeLogRecord(
+            {"name": run_log.EVALUATION, "levelno": logging.INFO, "msg": f"line {number}"}
+        )
+        record.created = created
+        screen.handle(record)
+    out = capsys.readouterr().out
+    assert [number for number in range(5) if f"line {number}\n" in out] == shown
+    open_log_file(str(tmp_path))
+
+
 def test_colours_stay_out(log, capsys):
     ours.info("\x1b[36ma table\x1b[0m")
     assert capsys.readouterr().out == "a table\n"
