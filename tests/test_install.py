@@ -23,9 +23,8 @@ def checkouts(tmp_path):
 def mark(folder, made_for):
     """Make a folder that looks like an environment that was made for a path."""
     folder.mkdir(exist_ok=True)
-    (folder / ".gn_det-venv").write_text(
-        f"\nidentity: Python 3.11, {made_for}, over -\npython: -\n"
-    )
+    text = f"\nidentity: Python 3.11, {made_for}, over -\npython: -\n"
+    (folder / ".gn_det-venv").write_text(text)
     (folder / "precious").write_text("x")
 
 

@@ -1,4 +1,5 @@
 import argparse
+import logging
 import os
 import sys
 
@@ -39,7 +40,8 @@ def test_other_errors_pass(error, capsys):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("by hand"), ConfigError("a wrong key")])
-def test_the_log_has_the_error_that_ended_the_run(error, tmp_path):
+def test_the_log_has_the_error_that_ended_the_run(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a new process
     open_log_file(str(tmp_path))
     with pytest.raises((ZeroDivisionError, SystemExit)), exit_on_error(), exit_on_error():
         raise error
