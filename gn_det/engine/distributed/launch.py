@@ -206,7 +206,7 @@ def _start(main: Main, args: argparse.Namespace, url: str) -> None:
         processes[first + local_rank] = process
     signal.signal(signal.SIGINT, before)
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
-        if hasattr(signal, name):
+        if hasattr(signal, name) and (name != "SIGINT" or before != signal.SIG_IGN):
             signal.signal(getattr(signal, name), forward_signal)
     # reading ends when the last process that can write has ended; there is no public way
     messages._writer.close()  # type: ignore[attr-defined]
