@@ -68,8 +68,8 @@ def evaluate_only(
     release_warnings()  # here they are seen
     results = evaluate(model)
     if results and comm.is_main_process():
-        log_results(cfg, results)
         record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
+        log_results(cfg, results)
         metrics = os.path.join(cfg.OUTPUT_DIR, "inference", "metrics.json")
         logger.info(f"The results are in {metrics}.")
         verify(cfg, by_dataset(cfg, results))
@@ -142,7 +142,8 @@ def log_results(cfg: CfgNode, results: dict) -> None:
         cfg: The config with ``DATASETS.TEST``.
         results: The results, as :meth:`gn_det.engine.Trainer.test` returns them.
     """
-    for name, tasks in by_dataset(cfg, results).items():
+    # those of pre-training are of no registered dataset
+    for name, tasks in (by_dataset(cfg, results) or {"val": results}).items():
         for task, values in tasks.items():
             numbers = [f"{k} {x:.2f}" for k, x in values.items() if "-" not in k and x == x]
             logger.info(f"{name} {task}: {', '.join(numbers)}")

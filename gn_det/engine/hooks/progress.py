@@ -24,11 +24,13 @@ __all__ = [
 
 def in_terminal() -> bool:
     """Return whether stderr is a terminal of known width, so that a person sees a bar."""
-    try:
-        width = os.get_terminal_size(sys.stderr.fileno()).columns
-    except (AttributeError, OSError, ValueError):  # a pipe, a file, or no stderr at all
+    stream = sys.stderr  # None where a program has none
+    if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
         return False
-    return width > 0 and os.environ.get("TERM") != "dumb"
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # a window that is no device
+        return True
 
 
 def build_writers(folder: str, max_iter: int) -> list[EventWriter]:

@@ -74,6 +74,7 @@ def test_a_bar_needs_a_terminal_of_known_width(monkeypatch, columns, term, bar):
     size = os.terminal_size((columns, 24))
     monkeypatch.setattr("os.get_terminal_size", lambda number: size)
     monkeypatch.setattr("sys.stderr.fileno", lambda: 2, raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", term)
     assert in_terminal() is bar
 
