@@ -48,6 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="check that the image files exist, but do not open them",
     )
     parser.add_argument(
+        "--window",
+        action="store_true",
+        help="images may have more than 8 bits, because the config has an INPUT.WINDOW",
+    )
+    parser.add_argument(
         "--fix", metavar="OUT.json", help="a repaired copy to write; no file is overwritten"
     )
     parser.add_argument(
@@ -89,6 +94,7 @@ def main(args: argparse.Namespace) -> int:
             image_root,
             found.report,
             opened=not args.no_images,
+            window=args.window,
             workers=args.workers,
             progress=progress.update,
         )

@@ -23,8 +23,8 @@ _MISMATCH = re.compile(
     r"with values \((.*) vs\. (.*)\) for config key: (.+)",
     re.DOTALL,
 )
-# my_train or my_train,my_val, where a list is needed
-_PLAIN_WORDS = re.compile(r"[\w./:-]+(,[\w./:-]+)*")
+# my_train, my_train,my_val or [0.5%, 99.5%], where a list is needed
+_PLAIN_WORDS = re.compile(r"\[?[\w./:%-]+(, *[\w./:%-]+)*\]?")
 _KINDS = {
     "int": "a whole number",
     "float": "a number with a point",
@@ -198,7 +198,7 @@ def _describe(error: Exception) -> tuple[str, str]:
     shown = shorten(new, 57)
     text = f"{key} takes {_kind(wanted)}{example}, but {_kind(given)} was given: {shown}."
     if wanted in ("list", "tuple") and _PLAIN_WORDS.fullmatch(new):
-        items = tuple(new.split(",")) if given == "str" else f"({new},)"
+        items = tuple(re.split(", *", new.strip("[]"))) if given == "str" else f"({new},)"
         text += f' Write "{items}".'
     return key, text
 

@@ -13,7 +13,12 @@ from detectron2.layers import FrozenBatchNorm2d
 from gn_det.config import ConfigError, Problem
 from gn_det.config.batches import batch_problems
 from gn_det.config.expected_results import expected_problems
-from gn_det.config.values import pixel_problems, precision_problems, solver_problems
+from gn_det.config.values import (
+    package_problems,
+    pixel_problems,
+    precision_problems,
+    solver_problems,
+)
 
 from .activation_checkpointing import check_memory_mode
 from .build_errors import build_or_explain
@@ -76,6 +81,7 @@ def find_problems(
         problems += _sync_bn_on_cpu(cfg, unfrozen, num_processes)
         problems += batch_problems(cfg, num_processes, unfrozen)
         problems += solver_problems(cfg)
+        problems += package_problems(cfg)
     return problems
 
 

@@ -141,3 +141,29 @@ def test_what_cannot_be_read(tool, text, words):
     assert message.startswith(
         "error: nowhere.json is no file, and there is no dataset of this name"
     )
+
+
+def test_more_than_8_bits(tool, content, tmp_path):
+    ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(ramp + 300).save(tmp_path / name)
+    shown = tool(content, "my.json", expect=1)
+    assert "file-depth                  2  more than 8 bits a channel: set INPUT.WINDOW" in shown
+    assert "a.png and others: mode I;16, values 300 to 1067" in shown
+    assert shown.splitlines()[-1] == "2 errors of 1 kind"
+    line = next(line for line in shown.splitlines() if "INPUT.WINDOW " in line and '"[' in line)
+    assert line.strip() == 'in the config, or after the command: INPUT.WINDOW "[300, 1067]"'
+    assert tool(content, "my.json", "--window").splitlines()[-1] == "nothing is wrong"
+    # the images stay in a fixed copy
+    assert "0 changes" in tool(content, "my.json", "--fix", "out.json", "--window")
+    assert len(json.loads((tmp_path / "out.json").read_text())["images"]) == 2
+
+
+@pytest.mark.parametrize("words", [(), ("--no-images",)])
+def test_narrow_images(tool, content, tmp_path, words):
+    Image.new("L", (6000, 2)).save(tmp_path / "b.png")
+    content["images"][1].update(width=6000, height=2)
+    content["annotations"][1].update(bbox=[0, 0, 8, 2], area=16)
+    shown = tool(content, "my.json", *words, expect=1)
+    assert "image-narrow" in shown
+    assert "b.png: 6000 x 2 becomes 1333 x 0" in shown

@@ -258,6 +258,26 @@ def bomb(content):
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
+def values(array, name="1.png", **kwargs):
+    return lambda made: Image.fromarray(array).save(made.root / name, **kwargs)
+
+
+def stack(made):
+    pages = [Image.new("L", (64, 48))] * 3
+    pages[0].save(made.root / "1.png", "TIFF", save_all=True, append_images=pages[1:])
+
+
+def narrow(made):
+    """Make the first image one of 2 x 6000 pixels, with one small object."""
+    save("1.png", shape=(2, 6000))(made)
+    image(width=2, height=6000)(made)
+    square = {"bbox": [0, 8, 2, 4], "area": 8, "segmentation": [[0, 8, 2, 8, 2, 12, 0, 12]]}
+    for one in made.content["annotations"]:
+        if one["image_id"] == 1:
+            one.update(square)
+
+
+RAMP = np.arange(64 * 48).reshape(48, 64)
 FILES = {
     "file is missing": (lambda made: (made.root / "1.png").unlink(), "file-missing", ()),
     "file is a folder": (instead_of_file(os.mkdir), "file-unreadable", ()),
@@ -292,6 +312,20 @@ FILES = {
     "JPEG is cut off": (cut_jpeg, "file-truncated", ()),
     "image is larger": (save("1.png", shape=(128, 96)), "file-size", ()),
     "image is upright": (save("1.png", shape=(48, 64)), "file-size", ()),
+    "image of 16 bits": (values(RAMP.astype(np.uint16)), "file-depth", ()),
+    "image of floats": (values(RAMP.astype(np.float32) / 3072, format="TIFF"), "file-depth", ()),
+    "image with negative values": (
+        values(RAMP.astype(np.int32) - 2000, format="TIFF"),
+        "file-depth",
+        (),
+    ),
+    "image of 16 bits, of unknown size": (
+        both(values(RAMP.astype(np.uint16)), image(width=DEL)),
+        "file-depth",
+        ("image-size",),
+    ),
+    "image of several pages": (stack, "file-pages", ()),
+    "image is narrow": (narrow, "image-narrow", ()),
     "image is rotated by EXIF": (exif(6), "file-rotated", ()),
     "image is flipped by EXIF": (exif(3), "file-turned", ()),
 }

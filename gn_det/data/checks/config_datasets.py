@@ -6,7 +6,7 @@ dicts; for an evaluation, it is converted to COCO's format and checked in that f
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from tempfile import TemporaryDirectory
 
@@ -16,13 +16,16 @@ from detectron2.utils import comm
 
 from gn_det.config import flatten
 from gn_det.data.catalog import json_of, layout_hint
+from gn_det.data.class_names import class_names, differing_classes
 from gn_det.data.errors import DatasetError
 from gn_det.data.formats import DICT_FIELDS, write_coco_json
 from gn_det.utils import and_more
 
 from .coco_json import CheckedJson, check_json, compare_classes
+from .depth import depth_problem, window_warning
 from .images import check_images_of, missing_files
 from .kinds import KINDS
+from .resized_size import narrow_problem
 
 __all__ = ["check_datasets", "check_dicts", "check_images", "check_masks", "on_one_process"]
 
@@ -86,7 +89,7 @@ def check_dicts(name: str, dicts: list[dict]) -> CheckedJson:
     return found
 
 
-def check_images(dicts: list[dict], where: str) -> None:
+def check_images(dicts: list[dict], where: str, cfg: CfgNode | None = None) -> None:
     """Check that every image file exists, and read some of them as a training does.
 
     Each folder is listed once, and at most :data:`SAMPLE` images are read.
@@ -95,12 +98,15 @@ def check_images(dicts: list[dict], where: str) -> None:
     Args:
         dicts: Detectron2's dataset dicts.
         where: The config key and the names of the datasets, for the message.
+        cfg: The config with ``INPUT.WINDOW`` and the sizes of ``INPUT`` in training; default:
+            the images need no window, and are not resized.
 
     Raises:
-        DatasetError: Files are missing, cannot be read, or have another size than their dict says.
-            The message has their number and the first ones.
+        DatasetError: Files are missing, cannot be read, have another size than their dict says,
+            have more than 8 bits without ``INPUT.WINDOW``, or are too narrow to be resized. The
+            message has their number and the first ones.
     """
-    if problem := _image_problem(dicts):
+    if problem := _image_problem(dicts, cfg, training=True):
         raise DatasetError(f"{where}: {problem}")
 
 
@@ -118,20 +124,36 @@ def check_masks(dicts: list[dict], where: str) -> None:
         raise DatasetError(f"{where}: {problem}")
 
 
-def _image_problem(dicts: list[dict]) -> str | None:
+def _image_problem(dicts: list[dict], cfg: CfgNode | None, *, training: bool) -> str | None:
     missing = list(missing_files(record["file_name"] for record in dicts))
     if missing:
         return f"{len(missing)} of {len(dicts)} images are missing, the first:{_listed(missing)}"
     sample = dicts[:: -(-len(dicts) // SAMPLE)] if dicts else []
     files = [(d["file_name"], (d["width"], d["height"]) if "width" in d else None) for d in sample]
+    found = dict(check_images_of(files, workers=min(8, os.cpu_count() or 1)))
     bad = [
         f"{path}: {KINDS[finding.kind].description}: {finding.detail}"
-        for path, finding in check_images_of(files, workers=min(8, os.cpu_count() or 1))
-        if KINDS[finding.kind].severity == "error" and finding.kind != "image-size"
+        for path, finding in found.items()
+        if KINDS[finding.kind].severity == "error"
+        and finding.kind not in ("image-size", "file-depth")
     ]
-    if not bad:
-        return None
-    return f"of {len(files)} images that were read, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+    if bad:
+        return (
+            f"of {len(files)} images that were read, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+        )
+    stacks = [path for path, finding in found.items() if finding.pages > 1]
+    if stacks:
+        logger.warning(
+            f"{len(stacks)} of {len(files)} images that were read are TIFFs with several pages, "
+            f"such as {stacks[0]}: only the first page is used."
+        )
+    deep = {path: finding.values for path, finding in found.items() if finding.values}
+    window = () if cfg is None else cfg.INPUT.WINDOW
+    if window and (warning := window_warning(list(deep.values()), window)):
+        logger.warning(warning)
+    if not window and (problem := depth_problem(deep, len(files))):
+        return problem
+    return None if cfg is None else narrow_problem(dicts, cfg, training=training)
 
 
 def _mask_problem(dicts: list[dict], crowds: bool) -> str | None:
@@ -226,10 +248,56 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
             yield from (f"{key} {name}: {problem}" for problem in problems)
         for line in found.report.lines("warning"):
             logger.warning(f"{name}: {line}")
+    yield from _problems_of_several(cfg, checked)
     every_one = trained and len(trained) == len(cfg.DATASETS.TRAIN)
     useless = not any(train.usable or train.report.of("error") for train in trained)
     if every_one and useless and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         yield f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: there is nothing to learn: {_NO_OBJECT}"
+
+
+def _problems_of_several(cfg: CfgNode, checked: Mapping[str, CheckedJson | None]) -> Iterator[str]:
+    """Yield which training sets have other classes than the first one.
+
+    Test sets are compared here too where one of both has no json.
+    """
+    tests = [name for name in cfg.DATASETS.TEST if name in checked]
+    trains = [name for name in cfg.DATASETS.TRAIN if name in checked]
+    if not trains or len({*trains, *tests}) == 1:
+        return
+    names = {
+        # a list of dicts may have them only once it is loaded
+        name: _class_names(name, checked[name]) or class_names(name).get("thing_classes", [])
+        for name in {*trains, *tests}
+    }
+    first, known = trains[0], names[trains[0]]
+    for name in dict.fromkeys(trains[1:]):
+        if not (names[name] and known):
+            unknown = name if known else first
+            logger.warning(
+                f"DATASETS.TRAIN {unknown}: the names of its classes are not known (the metadata "
+                f"thing_classes); class numbers are taken to mean the same in {first} and {name}."
+            )
+        elif found := differing_classes(known, names[name], f"in {first}", f"in {name}"):
+            yield (
+                f"DATASETS.TRAIN {name}: its classes are not those of {first}: {found}. Several "
+                "training sets need the same classes in the same order of their ids. Give their "
+                "jsons the same categories."
+            )
+    for name in tests:
+        if not (checked[first] and checked[name]) and names[name] and known:
+            # it may lack the last ones
+            shown = known[: len(names[name])]
+            if found := differing_classes(shown, names[name], f"in {first}", f"in {name}"):
+                yield f"DATASETS.TEST {name}: its classes are not those of {first}: {found}."
+
+
+def _class_names(name: str, found: CheckedJson | None) -> list[str]:
+    """Return the names of the classes of a dataset; [] where they are not known."""
+    known = MetadataCatalog.get(name).get("thing_classes")
+    if known is None and found is not None:
+        # register_coco_instances learns the classes only when the dataset is loaded
+        known = found.class_names
+    return list(known or ())
 
 
 _NO_OBJECT = "no image has an annotation that is not a crowd. Is this the right json?"
@@ -259,15 +327,12 @@ def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Itera
         yield f"there is nothing to score: {_NO_OBJECT}"
     elif cfg.MODEL.MASK_ON and (problem := _mask_problem(dicts, crowds=True)):
         yield problem
-    if problem := _image_problem(dicts):
+    if problem := _image_problem(dicts, cfg, training=False):
         yield problem
 
 
 def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Iterator[str]:
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is None and found is not None:
-        # register_coco_instances learns the classes only when the dataset is loaded
-        classes = found.class_names
+    classes = _class_names(name, found)
     if not classes:
         return
     key = {

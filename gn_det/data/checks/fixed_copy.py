@@ -133,9 +133,11 @@ class _FixedCopy:
         where = f"images[{index}] {name if isinstance(name, str) else ''}".rstrip()
         self.plain_id(image, "id", where)
         finding = self.files.get(name) if isinstance(name, str) else None
-        if finding and finding.size and finding.kind in ("file-size", "image-size"):
-            image["width"], image["height"] = finding.size
-            self.change(where, finding.kind, f"the size is now the file's, {finding.size}")
+        real = finding.size if finding and finding.kind != "file-rotated" else None
+        if finding and real and real != (image.get("width"), image.get("height")):
+            image["width"], image["height"] = real
+            kind = "file-size" if finding.kind == "file-size" else "image-size"
+            self.change(where, kind, f"the size is now the file's, {real}")
         for kind, _ in image_problems(image):
             if kind == "image-number":
                 image["width"], image["height"] = int(image["width"]), int(image["height"])
@@ -143,7 +145,7 @@ class _FixedCopy:
             elif kind != "id-text":
                 self.change(where, kind, "removed, with its annotations")
                 return
-        if finding and finding.kind not in ("file-size", "image-size", "file-turned"):
+        if finding and real is None:
             self.change(where, finding.kind, "removed, with its annotations")
             return
         self.images[index] = image

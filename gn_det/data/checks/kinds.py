@@ -69,6 +69,13 @@ _KINDS = [
         "the size is right before the EXIF rotation, which Detectron2 applies",
         f"{_IMAGE}; to keep them, remove the orientation from the file instead",
     ),
+    (
+        "file-depth",
+        "error",
+        "more than 8 bits a channel: set INPUT.WINDOW (and --window here)",
+    ),
+    ("file-pages", "warning", "a TIFF with several pages: only the first one is read"),
+    ("image-narrow", "error", "a side is 0 pixels after the resizing to at most 1333 pixels"),
     ("file-turned", "note", "an image is stored rotated; its size is right"),
     # classes
     ("class-id", "error", "the class's id is missing or not a whole number", _CLASS),
