@@ -1,9 +1,11 @@
 """The command gn-det. It stands outside the package, because importing gn_det takes seconds."""
 
 import ast
-import logging
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -64,15 +66,36 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
             f"error: gn-det has no command {name}.{hint} gn-det --help lists them.", file=sys.stderr
         )
         raise SystemExit(2)
-    module = import_module(f"gn_det.cli.{name.replace('-', '_')}")
-    from gn_det.engine import exit_on_error
+    with _quiet_interrupt():
+        module = import_module(f"gn_det.cli.{name.replace('-', '_')}")
+        from gn_det.engine import exit_on_error, exit_on_interrupt, start_messages
 
+    start_messages()
     parser = module.build_parser()
     parser.prog = f"gn-det {name}"
-    args = parser.parse_args(rest)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    with exit_on_error():
-        raise SystemExit(module.main(args))
+    with exit_on_interrupt():
+        args = parser.parse_args(rest)
+        with exit_on_error(resume_option=hasattr(args, "resume")):
+            raise SystemExit(module.main(args))
+
+
+@contextlib.contextmanager
+def _quiet_interrupt() -> Iterator[None]:
+    """End the process at Ctrl-C inside, where imports would hide it or show their stack trace."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        os.write(2, b"\nStopped by Ctrl-C.\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    handled = before == signal.default_int_handler
+    if handled:
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 
 
 def version() -> str:
-    source = (ROOT / "gn_det" / "__init__.py").read_text()
+    source = (ROOT / "gn_det" / "__init__.py").read_text("utf-8")
     return re.search(r'^__version__ = "(.+)"$', source, re.M).group(1)
 
 
@@ -23,7 +23,7 @@ setup(
     name="gn_det",
     version=version(),
     description="Group Normalization for Detectron2",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",

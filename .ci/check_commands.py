@@ -60,7 +60,7 @@ content = {
     ],
     "categories": [{"id": 1, "name": "box"}],
 }
-Path("boxes.json").write_text(json.dumps(content))
+Path("boxes.json").write_text(json.dumps(content), encoding="utf-8")
 run("check-dataset boxes.json --image-root images", "4 images, 4 annotations", "nothing is wrong")
 
 torch.save(resnet18(norm_layer=lambda c: nn.GroupNorm(32, c)).state_dict(), "timm.pth")
@@ -82,7 +82,7 @@ run(f"demo {small}", "box   measured", "output/demo/predictions.png")
 run(f"train {r18} {small} OUTPUT_DIR trained")
 weights = "--weights trained/model_final.pth"
 run(f"evaluate {r18} {weights} --output ap.json {small}", "mask  measured", "written to ap.json")
-results = json.loads(Path("ap.json").read_text())["results"]
+results = json.loads(Path("ap.json").read_text(encoding="utf-8"))["results"]
 assert results["boxes"].keys() == {"bbox", "segm"}, results
 
 for split in ("train", "val"):

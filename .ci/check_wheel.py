@@ -25,7 +25,7 @@ lazy = [path.name for path in file.parent.glob("*.py")]
 assert name.replace(".yaml", ".py") in lazy, f"{file.parent} has no Python configs"
 for config in lazy:
     assert model_zoo.get_config(config).model.roi_heads.num_classes in (10, 80), config
-Path("mine.yaml").write_text(f"_BASE_: gn_det://{name}\nOUTPUT_DIR: mine\n")
+Path("mine.yaml").write_text(f"_BASE_: gn_det://{name}\nOUTPUT_DIR: mine\n", encoding="utf-8")
 mine = gn_det.get_cfg()
 mine.merge_from_file("mine.yaml")
 assert (mine.MODEL.FPN.NORM, mine.OUTPUT_DIR) == ("GN", "mine")

@@ -94,7 +94,6 @@ def main() -> None:
     warnings.simplefilter("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     logging.getLogger("torch").setLevel(logging.ERROR)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with exit_on_error():
         measure(build_parser().parse_args())
 

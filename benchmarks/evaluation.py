@@ -103,7 +103,7 @@ def measure_scorers(
     with tempfile.TemporaryDirectory() as folder:
         files = (Path(folder) / "truth.json", Path(folder) / "results.json")
         for file, content in zip(files, (truth, found)):
-            file.write_text(json.dumps(content))
+            file.write_text(json.dumps(content), "utf-8")
         del truth, found
         runs = [(t, s) for t in TASKS for _ in range(repeats) for s in SCORERS]
         measured_by: dict[tuple[str, str], list[dict]] = {}
@@ -139,10 +139,10 @@ def _score(truth_file: Path, results_file: Path, task: str, scorer: str, threads
     """Score two files. Their content stays in memory, as it does after a model's predictions."""
     torch.set_num_threads(threads)
     truth = COCO()
-    truth.dataset = json.loads(truth_file.read_text())
+    truth.dataset = json.loads(truth_file.read_text(encoding="utf-8"))
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-    found = json.loads(results_file.read_text())
+    found = json.loads(results_file.read_text(encoding="utf-8"))
     results: dict[str, float] = {}
     before = resident_bytes("VmRSS")
     _reset_peak()
@@ -159,7 +159,7 @@ def _reset_peak() -> None:
     """Reset the process's peak memory, which reading the files has raised."""
     refs = Path("/proc/self/clear_refs")
     if refs.exists():
-        refs.write_text("5")
+        refs.write_text("5", encoding="utf-8")
 
 
 def table(record: dict[str, Any]) -> str:

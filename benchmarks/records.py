@@ -78,7 +78,7 @@ def write(record: dict[str, Any], path: str | Path) -> None:
 
 def read(path: str | Path) -> dict[str, Any]:
     """Return the record in a file of :func:`write`."""
-    return json.loads(Path(path).read_text())
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _cpu_info() -> dict[str, str]:
@@ -86,7 +86,7 @@ def _cpu_info() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}
-    first = path.read_text().partition("\n\n")[0]
+    first = path.read_text(encoding="utf-8").partition("\n\n")[0]
     return {
         key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in first.splitlines())

@@ -41,7 +41,7 @@ def check_run_folder(folder: str | Path, spec: dict[str, Any]) -> None:
         text = json.dumps(spec, indent=2) + "\n"
         atomic_write(path, lambda file: file.write(text.encode()))
         return
-    found, spec = json.loads(path.read_text()), json.loads(json.dumps(spec))
+    found, spec = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(spec))
     other = {key for key in found if found[key] != spec.get(key)}
     if other:
         raise ConfigError(

@@ -130,8 +130,14 @@ pip_install() { run_pip install -q --no-build-isolation --no-warn-conflicts --pr
 if [ -e "$venv" ] || [ -L "$venv" ]; then
     [ -d "$venv" ] || die "$venv is there and is no folder. Remove it, or choose another: make VENV=..."
     if [ ! -e "$marker" ] && [ -n "$(ls -A "$venv")" ]; then
-        die "$venv was not made by this set-up, so it is left alone. Remove it, or choose another
-folder: make VENV=..."
+        die "$venv was not made by this set-up, so it is left alone. Remove it, or choose another folder: make VENV=..."
+    fi
+    # Of another checkout: what a link points to, a copy, or what has been moved.
+    made_for=$(sed -n 's/^identity: Python [^,]*, \(.*\), over .*$/\1/p' "$marker" 2>/dev/null || true)
+    beside=$(dirname "$venv")/requirements/install.sh
+    if [ -e "$beside" ] && ! [ "$beside" -ef "$here/install.sh" ]; then made_for=$beside; fi
+    if [ -n "$made_for" ] && [ "$made_for" != "$venv" ] && { [ -L "$venv" ] || ! [ "$made_for" -ef "$venv" ]; }; then
+        die "$venv is the environment of another checkout ($made_for), so it is left alone. Remove it here, or choose another folder: make VENV=..."
     fi
 fi
 if [ "$own" != - ]; then
@@ -152,7 +158,7 @@ if [ -e "$marker" ] && [ -x "$venv/bin/python" ] && [ -e "$stamp" ] &&
     mkdir -p "$tmp"
 else
     if [ -e "$marker" ]; then
-        if [ -e "$stamp" ]; then say "made anew: $venv was of another Python or in another place"
+        if [ -e "$stamp" ]; then say "made anew: $venv was of another Python"
         else say "made anew: an earlier set-up of $venv was cut off"; fi
         empty_venv
     fi

@@ -10,7 +10,6 @@ The same command resumes an interrupted study. docs/study.md has the results of 
 """
 
 import argparse
-import logging
 import shutil
 import signal
 import sys
@@ -96,7 +95,6 @@ def stop(number: int, frame: object) -> None:
 def main() -> None:
     """Run the command."""
     warnings.simplefilter("ignore")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, stop)
     try:
         with exit_on_error():

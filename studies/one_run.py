@@ -37,7 +37,7 @@ def run_process(folder: str) -> None:
         folder: The folder of the run.
     """
     os.setsid()  # Ctrl-C goes to the parent process
-    with open(os.path.join(folder, CONSOLE), "a") as console:
+    with open(os.path.join(folder, CONSOLE), "a", encoding="utf-8") as console:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(console.fileno(), stream.fileno())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -58,7 +58,7 @@ def _stop_with_parent() -> None:
 
 def _seconds(clock: Path) -> float:
     try:
-        return float(clock.read_text())
+        return float(clock.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # no file, or an incomplete one
         return 0.0
 
@@ -69,7 +69,7 @@ def run_here(folder: Path) -> None:
     Args:
         folder: The folder of the run.
     """
-    spec = json.loads((folder / RUN).read_text())
+    spec = json.loads((folder / RUN).read_text("utf-8"))
     torch.set_num_threads(spec["threads"])
     opts: list[Any] = []
     for key, value in spec["opts"].items():

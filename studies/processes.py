@@ -74,11 +74,11 @@ def result_of(folder: Path) -> dict[str, Any]:
         folder: The folder of the run.
     """
     if (folder / RESULT).exists():
-        return json.loads((folder / RESULT).read_text())
+        return json.loads((folder / RESULT).read_text("utf-8"))
     console = folder / CONSOLE
     if not console.exists():
         return {"status": "not run"}
-    lines = [line.strip() for line in console.read_text(errors="replace").split("\n")]
+    lines = [line.strip() for line in console.read_text("utf-8", "replace").split("\n")]
     return {"status": "failed", "reason": next(filter(None, reversed(lines)), "no output")}
 
 

@@ -43,7 +43,7 @@ def page(folder: Path) -> str:
             page is written to its parent folder.
     """
     there = [name for name in list_studies() if (folder / f"{name}.json").exists()]
-    records = {name: json.loads((folder / f"{name}.json").read_text()) for name in there}
+    records = {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in there}
     missing = [name.replace("_", "-") for name in list_studies() if not _whole(records.get(name))]
     parts = [INTRO]
     if missing:
@@ -74,9 +74,13 @@ def write_page(folder: Path) -> Path:
     for name in list_studies():
         path = folder / f"{name}.json"
         if path.exists():
-            plot(json.loads(path.read_text()), load_study(name).published, folder / f"{name}.png")
+            plot(
+                json.loads(path.read_text("utf-8")),
+                load_study(name).published,
+                folder / f"{name}.png",
+            )
     written = folder.parent / "study.md"
-    written.write_text(page(folder))
+    written.write_text(page(folder), "utf-8")
     return written
 
 

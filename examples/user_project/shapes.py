@@ -44,7 +44,7 @@ def draw(folder: Path, json_file: Path, count: int, rng: np.random.Generator) ->
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     record = {"images": images, "annotations": annotations, "categories": categories}
     temporary = f"{json_file}.{os.getpid()}"
-    Path(temporary).write_text(json.dumps(record))
+    Path(temporary).write_text(json.dumps(record), encoding="utf-8")
     os.replace(temporary, json_file)
 
 

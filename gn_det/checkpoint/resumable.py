@@ -41,7 +41,7 @@ def resumable(folder: str | Path) -> list[str]:
     order = sorted(numbered, key=lambda name: numbered[name], reverse=True)
     named = ""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        named = (folder / "last_checkpoint").read_text().strip()
+        named = (folder / "last_checkpoint").read_text("utf-8").strip()
     if named not in names and "model_final.pth" in names:
         named = "model_final.pth"
     if named in names or (

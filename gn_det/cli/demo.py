@@ -16,9 +16,11 @@ from gn_det.config import ConfigError
 from gn_det.engine import (
     Trainer,
     add_options,
+    add_verbose,
     cpu_has_bfloat16,
     docstring_parser,
     has_checkpoint,
+    hold_warnings,
     setup,
 )
 from gn_det.evaluation import draw_predictions, plot_metrics, results_table
@@ -34,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-dir", default="output/demo", metavar="FOLDER", help="default: %(default)s"
     )
+    add_verbose(parser)
     parser.set_defaults(config_file=CONFIG)
     add_options(parser)
     return parser
@@ -46,8 +49,8 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError("OUTPUT_DIR of the demo is named by --output-dir FOLDER.")
     folder, args.resume = output_folder(args.output_dir)
     args.opts = ["OUTPUT_DIR", folder, *precision(), *args.opts]
-    print(f"{'Resuming' if args.resume else 'Training'} {CONFIG} in {folder}")
-    cfg = setup(args, verbose=False)
+    hold_warnings()
+    cfg = setup(args)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()

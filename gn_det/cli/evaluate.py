@@ -29,6 +29,7 @@ from gn_det.engine import (
     evaluate_only,
     output_file,
     read_config,
+    release_warnings,
     run,
     setup,
     verify,
@@ -85,6 +86,7 @@ def score_predictions(args: argparse.Namespace) -> None:
     cfg.DATASETS.TEST = tuple(names)
     for problem in (*expected_problems(cfg), *max_detections_problems(cfg)):
         raise ConfigError(problem.message)
+    release_warnings()
     results = {
         names[0]: score_file(
             names[0],
@@ -146,5 +148,5 @@ def _write(args: argparse.Namespace, results: dict) -> None:
     }
     # NaN, where there is nothing to find, is no JSON
     record = json.loads(json.dumps(record), parse_constant=lambda name: None)
-    with open(args.output, "w") as f:
+    with open(args.output, "w", encoding="utf-8") as f:
         json.dump(record, f, indent=2)

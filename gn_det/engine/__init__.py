@@ -2,6 +2,7 @@
 
 from .arguments import (
     add_options,
+    add_verbose,
     argument_parser,
     docstring_parser,
     output_file,
@@ -20,10 +21,12 @@ from .evaluation_run import (
 )
 from .grad_accum import GradAccumTrainer
 from .hooks.progress import ProgressBar, in_terminal
+from .interrupt import exit_on_interrupt
 from .lazy_config import is_lazy, load_lazy_config
 from .lazy_run import run_lazy
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
+from .run_log import hold_warnings, release_warnings, start_messages
 from .setup import check_run, has_checkpoint, load_runnable_config, read_config, setup
 from .trainer import Trainer
 from .training_run import TrainingRun
@@ -35,6 +38,7 @@ __all__ = [
     "Trainer",
     "TrainingRun",
     "add_options",
+    "add_verbose",
     "argument_parser",
     "autocast",
     "by_dataset",
@@ -43,7 +47,9 @@ __all__ = [
     "docstring_parser",
     "evaluate_only",
     "exit_on_error",
+    "exit_on_interrupt",
     "has_checkpoint",
+    "hold_warnings",
     "in_terminal",
     "is_lazy",
     "load_lazy_config",
@@ -53,10 +59,12 @@ __all__ = [
     "pretrain",
     "read_config",
     "record_evaluation",
+    "release_warnings",
     "replay",
     "run",
     "run_lazy",
     "setup",
+    "start_messages",
     "training_parser",
     "verify",
 ]

@@ -2,8 +2,23 @@
 
 import argparse
 import os
+from typing import NoReturn
 
-__all__ = ["add_options", "argument_parser", "docstring_parser", "output_file", "training_parser"]
+__all__ = [
+    "add_options",
+    "add_verbose",
+    "argument_parser",
+    "docstring_parser",
+    "output_file",
+    "training_parser",
+]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors of the commands are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} ({self.prog} --help shows the options)\n")
 
 
 def docstring_parser(doc: str) -> argparse.ArgumentParser:
@@ -14,7 +29,7 @@ def docstring_parser(doc: str) -> argparse.ArgumentParser:
             go to the bottom of the help.
     """
     description, _, examples = doc.partition("\n\n")
-    return argparse.ArgumentParser(
+    return _Parser(
         description=description,
         epilog=f"examples:\n{examples}" if examples.strip() else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,13 +62,28 @@ def argument_parser(doc: str, *, config_required: bool = True) -> argparse.Argum
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
     # each user has a port, the same in each run, so that an orphan of an earlier run is noticed
-    port = 2**15 + 2**14 + os.getuid() % 2**14
+    user = os.getuid() if hasattr(os, "getuid") else 0  # not on Windows
+    port = 2**15 + 2**14 + user % 2**14
     parser.add_argument(
         "--dist-url",
         default=f"tcp://127.0.0.1:{port}",
         help="address of the first machine for torch.distributed (default: %(default)s)",
     )
+    add_verbose(parser)
     return parser
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verbose``.
+
+    Args:
+        parser: The parser.
+    """
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show all that goes to OUTPUT_DIR/log.txt: versions, config, model and more",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,17 @@ from gn_det.data import class_names
 from gn_det.engine.hooks.progress import build_writers
 from gn_det.utils import and_more
 
+from .run_log import release_warnings
 from .same_classes import refuse_other_classes
 
-__all__ = ["by_dataset", "evaluate_only", "load_to_evaluate", "record_evaluation", "verify"]
+__all__ = [
+    "by_dataset",
+    "evaluate_only",
+    "load_to_evaluate",
+    "log_results",
+    "record_evaluation",
+    "verify",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +74,16 @@ def evaluate_only(
     """
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
     checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key, datasets=datasets)
+    release_warnings()  # here they are seen
     results = evaluate(model)
     if results and comm.is_main_process():
         record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
+        if report is None:
+            log_results(cfg, results)
+        else:
+            report(by_dataset(cfg, results))
         metrics = os.path.join(cfg.OUTPUT_DIR, "inference", "metrics.json")
         logger.info(f"The results are in {metrics}.")
-        if report is not None:
-            report(by_dataset(cfg, results))
         verify(cfg, by_dataset(cfg, results))
     return results
 
@@ -152,6 +163,20 @@ def record_evaluation(folder: str, results: dict, checkpoint: Mapping[str, objec
         for writer in writers:
             writer.write()
             writer.close()
+
+
+def log_results(cfg: CfgNode, results: dict) -> None:
+    """Log the results of an evaluation, a line for each dataset and task; classes are left out.
+
+    Args:
+        cfg: The config with ``DATASETS.TEST``.
+        results: The results, as :meth:`gn_det.engine.Trainer.test` returns them.
+    """
+    # those of pre-training are of no registered dataset
+    for name, tasks in (by_dataset(cfg, results) or {"val": results}).items():
+        for task, values in tasks.items():
+            numbers = [f"{k} {x:.2f}" for k, x in values.items() if "-" not in k and x == x]
+            logger.info(f"{name} {task}: {', '.join(numbers)}")
 
 
 def by_dataset(cfg: CfgNode, results: dict) -> dict[str, dict]:

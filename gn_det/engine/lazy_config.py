@@ -205,7 +205,7 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     """
     values = {key: OmegaConf.select(cfg, name) for key, name in NAMES.items()}
     values["SOLVER.KEEP_CHECKPOINTS"] = values["SOLVER.KEEP_CHECKPOINTS"] or 0  # None keeps all
-    values["INPUT.WINDOW"] = tuple(values["INPUT.WINDOW"] or ())
+    values["INPUT.WINDOW"] = tuple(values.get("INPUT.WINDOW", ()))
     values.update(_augmentation_keys(cfg))
     batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
     values["SOLVER.IMS_PER_BATCH"] = batch or comm.get_world_size()

@@ -22,7 +22,7 @@ from torch import nn
 from gn_det.config import CfgNode, ConfigError, images_per_micro_batch, max_detections
 from gn_det.config.values import package_problems
 from gn_det.data import DatasetError, check_datasets, check_images, stream_of
-from gn_det.engine.hooks.progress import inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import inference_bar
 from gn_det.evaluation import build_evaluator, scores_of
 from gn_det.utils import and_more
 
@@ -155,7 +155,7 @@ def _evaluate(cfg: DictConfig, settings: CfgNode, model: nn.Module) -> dict | No
         # where the config has none, it follows what the model returns
         cfg.dataloader.evaluator.max_detections = max_detections(settings)
     loader = inference_bar(instantiate(cfg.dataloader.test), "test")
-    with autocast(settings), quiet_inference():
+    with autocast(settings):
         results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     if comm.is_main_process():
         print_csv_format(results)

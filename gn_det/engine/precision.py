@@ -58,7 +58,7 @@ def cpu_has_bfloat16() -> bool | None:
     Without them PyTorch converts back and forth, or falls back to plain loops. Linux is asked, as
     PyTorch's names for it change from version to version, or are missing.
     """
-    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.is_file() else []
     for line in lines:
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):  # x86 and ARM

@@ -1,6 +1,7 @@
 """Pre-training of a backbone by image classification, on Detectron2's engine."""
 
 import argparse
+import logging
 import os
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from gn_det.data import (
     check_labelled_data,
     labelled_split,
 )
-from gn_det.engine.hooks.progress import inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import inference_bar
 from gn_det.engine.hooks.top1_error import TrainingError
 from gn_det.evaluation import (
     ClassificationEvaluator,
@@ -43,6 +44,8 @@ from .setup import finish_setup, is_zoo_name, load_runnable_config
 from .training_run import TrainingRun
 
 __all__ = ["evaluate_classifier", "pretrain", "setup_pretraining", "train_classifier"]
+
+logger = logging.getLogger(__name__)
 
 Results = dict[str, dict[str, float]]
 
@@ -148,7 +151,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> Results:
     if comm.is_main_process():
         warn_of_schedule(cfg, len(images))
         solver = cfg_of_run.SOLVER
-        print(
+        logger.info(
             f"{len(images):,} images, {solver.MAX_ITER:,} iterations, learning rate "
             f"{solver.BASE_LR:g}, steps at {solver.STEPS}"
         )
@@ -181,7 +184,7 @@ def evaluate_classifier(cfg: CfgNode, model: nn.Module) -> Results:
         classifier: Any = getattr(model, "module", model)
         evaluators.append(ResponsePercentiles(classifier.backbone))
     loader = build_eval_loader(cfg, labelled_split(cfg, "val"))
-    with autocast(cfg), quiet_inference():
+    with autocast(cfg):
         results = inference_on_dataset(
             model, inference_bar(loader, "val"), DatasetEvaluators(evaluators)
         )

@@ -1,27 +1,33 @@
 """From a command line to a checked config and an output folder."""
 
 import argparse
-import contextlib
+import locale
 import logging
 import os
+import shlex
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import detectron2
 import torch
-from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, default_setup
+from detectron2.config import CfgNode, LazyConfig
+from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
+import gn_det
 from gn_det.checkpoint import resumable
 from gn_det.config import ConfigError, get_cfg
 from gn_det.data import check_datasets, register_datasets
 from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
+from gn_det.utils import atomic_write
 
 from .precision import cpu_has_bfloat16
+from .run_log import open_log_file
 
 __all__ = [
     "check_output_folder",
@@ -187,14 +193,14 @@ def has_checkpoint(folder: str) -> bool:
     return any(map(os.path.exists, resumable(folder)))
 
 
-def setup(args: argparse.Namespace, *, verbose: bool = True) -> CfgNode:
+def setup(args: argparse.Namespace, *, verbose: bool = False) -> CfgNode:
     """Do what every tool does first: config, checks, logger, seed, ``OUTPUT_DIR/config.yaml``.
 
     Args:
-        args: The arguments of :func:`gn_det.engine.argument_parser`; ``resume`` and ``eval_only``
-            where the tool has them.
-        verbose: Whether to print the environment, the whole config and the model, as Detectron2's
-            tools do. They are in ``OUTPUT_DIR/log.txt`` in either case.
+        args: The arguments of :func:`gn_det.engine.argument_parser`; ``resume``, ``eval_only`` and
+            ``verbose`` where the tool has them.
+        verbose: Whether the screen shows the environment, the whole config and the model as well,
+            as Detectron2's tools do. They are in ``OUTPUT_DIR/log.txt`` in either case.
 
     Returns:
         The finished, frozen config.
@@ -207,7 +213,7 @@ def finish_setup(
     args: argparse.Namespace,
     *,
     check_data: Callable[..., None] | None = None,
-    verbose: bool = True,
+    verbose: bool = False,
 ) -> CfgNode:
     """Do what :func:`setup` does once the config is read.
 
@@ -229,7 +235,7 @@ def finish_setup(
 
 
 def open_output_folder(
-    cfg: CfgNode | DictConfig, args: argparse.Namespace, folder: str, *, verbose: bool = True
+    cfg: CfgNode | DictConfig, args: argparse.Namespace, folder: str, *, verbose: bool = False
 ) -> None:
     """Seed the process, and write ``log.txt`` and ``config.yaml``, as Detectron2 does.
 
@@ -240,58 +246,48 @@ def open_output_folder(
         args: See :func:`setup`.
         folder: The output folder of the run, which ``cfg`` names.
         verbose: See :func:`setup`.
+
+    Raises:
+        gn_det.utils.SaveError: The folder cannot be written.
     """
-    # Detectron2 reads this file again to log it; the name of a config is no path
-    shown = argparse.Namespace(**{**vars(args), "config_file": ""})
-    with preserve_config_yaml(folder, keep=getattr(args, "eval_only", False)):
-        if verbose:
-            default_setup(cfg, shown)
-        else:
-            _quiet_setup(cfg, shown)
-    _log_to_file()
+    eval_only = getattr(args, "eval_only", False)
+    open_log_file(folder, verbose=verbose or getattr(args, "verbose", False))
+    rank = comm.get_rank()
+    logger.debug(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
+    if comm.is_main_process():
+        what = "Evaluating" if eval_only else "Training"
+        logger.info(
+            f"{what} {args.config_file} in {folder}. log.txt there has all details: versions, "
+            "config and model."
+        )
+        _log_versions(args)
+        config = Path(folder, "config.yaml")
+        if not (eval_only and config.exists()):
+            _write_config(cfg, config)
+        logger.debug(f"Running with full config:\n{config.read_text('utf-8', 'replace')}")
+    python_config = isinstance(cfg, DictConfig)
+    seed = cfg.train.get("seed", -1) if python_config else cfg.SEED
+    seed_all_rng(None if seed is None or seed < 0 else seed + rank)
+    if not eval_only:
+        torch.backends.cudnn.benchmark = (
+            cfg.train.get("cudnn_benchmark", False) if python_config else cfg.CUDNN_BENCHMARK
+        )
 
 
-@contextlib.contextmanager
-def preserve_config_yaml(folder: str, *, keep: bool) -> Iterator[None]:
-    """Restore ``folder/config.yaml`` at the end, where ``keep``: an evaluation is no training."""
-    path = Path(folder, "config.yaml")
-    before = path.read_bytes() if keep and comm.is_main_process() and path.exists() else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            path.write_bytes(before)
+def _log_versions(args: argparse.Namespace) -> None:
+    logger.debug(
+        f"gn_det {gn_det.__version__}, torch {torch.__version__}, detectron2 "
+        f"{detectron2.__version__}. Command line: {shlex.join(sys.argv)}"
+    )
+    logger.debug(f"Command line arguments: {args}")
+    logging.getLogger("torch").setLevel(logging.ERROR)  # notes to PyTorch's developers
+    logger.debug(f"Environment info:\n{collect_env_info()}")
 
 
-def _log_to_file() -> None:
-    """Write gn_det's messages to Detectron2's ``OUTPUT_DIR/log.txt`` too."""
-    ours = logging.getLogger("gn_det")
-    ours.setLevel(logging.INFO)
-    before = [h for h in ours.handlers if _is_log_file(h)]
-    for handler in before:
-        ours.removeHandler(handler)
-    files = [h for h in logging.getLogger("detectron2").handlers if _is_log_file(h)]
-    if files:
-        ours.addHandler(files[-1])
-
-
-def _is_log_file(handler: logging.Handler) -> bool:
-    name = getattr(getattr(handler, "stream", None), "name", "")
-    return isinstance(name, str) and os.path.basename(name).startswith("log.txt")
-
-
-def _quiet_setup(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
-    # notes to torch's and Detectron2's developers, which a user can do nothing about
-    warnings.filterwarnings("ignore", module="torch|detectron2|pycocotools")
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        default_setup(cfg, args)
-    console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("detectron2", "fvcore"):
-        for handler in logging.getLogger(name).handlers[:]:
-            if getattr(handler, "stream", None) is nowhere:
-                logging.getLogger(name).removeHandler(handler)
-    events = logging.getLogger("detectron2.utils.events")
-    events.addHandler(console)
-    events.setLevel(logging.INFO)
+def _write_config(cfg: CfgNode | DictConfig, path: Path) -> None:
+    if isinstance(cfg, CfgNode):
+        text = cfg.dump()
+    else:
+        LazyConfig.save(cfg, str(path))  # in the encoding of the locale
+        text = path.read_text(locale.getpreferredencoding(False)) if path.exists() else ""
+    atomic_write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))

@@ -19,7 +19,7 @@ from torch import nn
 
 from gn_det.config import max_detections
 from gn_det.data import WindowedMapper, build_train_stream, check_images, check_masks
-from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
+from gn_det.engine.hooks.progress import build_writers, inference_bar
 from gn_det.evaluation import (
     SCORERS,
     build_evaluator,
@@ -253,7 +253,7 @@ class Trainer(DefaultTrainer):
             model = with_tta(cfg, model)
             if comm.is_main_process():
                 logger.info("Evaluating with test-time augmentation (TEST.AUG.ENABLED True).")
-        with autocast(cfg), quiet_inference():
+        with autocast(cfg):
             return super().test(cfg, keep_roi_masks(model, evaluators), evaluators)
 
 

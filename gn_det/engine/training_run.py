@@ -43,8 +43,9 @@ from gn_det.engine.hooks.progress import (
 from gn_det.evaluation import best_metric
 
 from .configured_solver import ConfiguredSolver
-from .evaluation_run import by_dataset, verify
+from .evaluation_run import by_dataset, log_results, verify
 from .grad_accum import build_grad_accum_trainer
+from .run_log import release_warnings
 from .run_record import MICRO_BATCH, RunRecord
 from .same_classes import refuse_other_classes_to_resume, trained_names, warn_of_other_classes
 
@@ -179,6 +180,8 @@ class TrainingRun:
     def _evaluate_now(self) -> dict | None:
         with self.steps.use_ema_weights(), self._preemption.evaluating():
             self.results = self._evaluate(self.model)
+        if self.results and comm.is_main_process():
+            log_results(self._cfg, self.results)
         return self.results
 
     def resume_or_load(self, weights: str, *, resume: bool) -> None:
@@ -220,11 +223,12 @@ class TrainingRun:
             ``evaluate`` returns there.
 
         Raises:
-            SystemExit: With status 75 after a signal; with status 1 where
+            SystemExit: With status 75 after a signal, 130 after Ctrl-C; with status 1 where
                 ``TEST.EXPECTED_RESULTS`` is missed.
         """
         trainer = self.trainer
         self._say_what_is_left()
+        release_warnings()  # here they are seen
         try:
             # not trainer.train(): that of gn_det.engine.Trainer calls this method
             TrainerBase.train(trainer, trainer.start_iter, trainer.max_iter)

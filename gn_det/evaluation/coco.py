@@ -156,7 +156,7 @@ class COCOEvaluator(DatasetEvaluator):
     def _write_detections(self, detections: list[dict]) -> None:
         if self._output_dir:
             path = os.path.join(self._output_dir, RESULTS_FILE)
-            with open(path, "w") as f:
+            with open(path, "w", encoding="utf-8") as f:
                 json.dump(detections, f)
             logger.info(f"Wrote {len(detections)} detections to {path}")
 

@@ -45,7 +45,7 @@ def draw_predictions(
     metadata = MetadataCatalog.get(dataset_name)
     class_of = metadata.thing_dataset_id_to_contiguous_id
     detections: dict[int, list[dict]] = {}
-    for detection in json.loads(Path(results_file).read_text()):
+    for detection in json.loads(Path(results_file).read_text(encoding="utf-8")):
         if detection["score"] >= min_score:
             detections.setdefault(detection["image_id"], []).append(detection)
     pairs = []

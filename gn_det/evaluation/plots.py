@@ -20,7 +20,7 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
         path: The path of the file.
     """
     rows: dict[int, dict[str, float]] = {}
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             row = json.loads(line)
             rows.setdefault(row["iteration"], {}).update(row)

@@ -50,7 +50,7 @@ class Entry:
 @cache
 def zoo() -> dict[str, Entry]:
     """Return all entries by name of the config, in the order of the paper's tables."""
-    data = json.loads((Path(__file__).parent / "zoo.json").read_text())
+    data = json.loads((Path(__file__).parent / "zoo.json").read_text("utf-8"))
     return {name: Entry(name=name, **fields) for name, fields in data.items()}
 
 

@@ -22,5 +22,5 @@ def resident_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
             return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
     # not ru_maxrss: on Linux a new process inherits the peak of its parent
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
     return int(lines[field].split()[0]) * 1024

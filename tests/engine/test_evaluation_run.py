@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from gn_det.checkpoint import Checkpointer, WeightsError
-from gn_det.config import ConfigError
+from gn_det.config import ConfigError, get_cfg
 from gn_det.engine import (
     by_dataset,
     evaluate_only,
@@ -16,6 +16,7 @@ from gn_det.engine import (
     record_evaluation,
     verify,
 )
+from gn_det.engine.evaluation_run import log_results
 
 RESULTS = {"bbox": {"AP": 40.0, "AP-ship": float("nan")}, "segm": {"AP": 35.0}}
 
@@ -201,3 +202,27 @@ def test_expected_results_of_each_dataset(tmp_path, names, task, percent, good):
     with pytest.raises(SystemExit) as exit_:
         verify(cfg, results)
     assert exit_.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "results", "lines"),
+    [
+        (
+            ("a",),
+            {"bbox": {"AP": 12.345, "AP75": float("nan"), "AP-cat": 1.0}},
+            ["a bbox: AP 12.35"],
+        ),
+        (
+            ("a", "b"),
+            {"a": {"bbox": {"AP": 1.0}, "segm": {"AP": 2.0}}, "b": {"bbox": {"AP": 3.0}}},
+            ["a bbox: AP 1.00", "a segm: AP 2.00", "b bbox: AP 3.00"],
+        ),
+        ((), {"classification": {"top1_error": 4.0}}, ["val classification: top1_error 4.00"]),
+    ],
+)
+def test_results_are_a_line_for_each_task(names, results, lines, caplog):
+    cfg = get_cfg()
+    cfg.DATASETS.TEST = names
+    with caplog.at_level(logging.INFO, "gn_det"):
+        log_results(cfg, results)
+    assert caplog.messages == lines

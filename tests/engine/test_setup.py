@@ -1,14 +1,17 @@
 import argparse
 import logging
+import shlex
 import sys
 
 import pytest
+import torch
 import yaml
 
+import gn_det
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.data import DatasetError
 from gn_det.engine import check_run, load_lazy_config, load_runnable_config, run, setup
-from gn_det.engine.setup import preserve_config_yaml
+from gn_det.utils import SaveError
 
 
 def test_zoo_name_needs_no_path():
@@ -176,17 +179,50 @@ def test_an_evaluation_keeps_the_config_of_the_training(digits_options, tmp_path
     assert written["SOLVER"]["BASE_LR"] == 0.25
 
 
-def test_an_evaluation_that_fails_keeps_it_too(tmp_path):
+def test_a_config_that_cannot_be_written_is_named(digits_options, tmp_path, monkeypatch):
+    def fail(path, write):
+        raise SaveError(f"{path} could not be saved: no space left")
+
+    monkeypatch.setattr(sys.modules[setup.__module__], "atomic_write", fail)
     config = tmp_path / "config.yaml"
+    with pytest.raises(SaveError, match=f"{config} could not be saved"):
+        set_up(digits_options, tmp_path)
     config.write_text("of the training")
-
-    def fail():
-        config.write_text("of the evaluation")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space"), preserve_config_yaml(str(tmp_path), keep=True):
-        fail()
+    set_up(digits_options, tmp_path, eval_only=True)  # an evaluation leaves it as it is
     assert config.read_text() == "of the training"
+
+
+def set_up(digits_options, folder, *opts, **kwargs):
+    args = argparse.Namespace(
+        config_file="mask_rcnn_R50_gn_all.yaml",
+        opts=[*digits_options, "OUTPUT_DIR", str(folder), *opts],
+        **kwargs,
+    )
+    return setup(args)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_details_go_to_the_file_and_to_the_screen_where_asked_for(
+    digits_options, tmp_path, capsys, verbose
+):
+    set_up(digits_options, tmp_path, verbose=verbose)
+    screen = capsys.readouterr().out
+    log = (tmp_path / "log.txt").read_text("utf-8")
+    assert f"Training mask_rcnn_R50_gn_all.yaml in {tmp_path}." in screen
+    details = ["Environment info:", "CHECKPOINT_PERIOD:", "Command line arguments: Namespace("]
+    details += [f"gn_det {gn_det.__version__}, torch {torch.__version__}", shlex.join(sys.argv)]
+    details += ["config_file='mask_rcnn_R50_gn_all.yaml'"]
+    for detail in details:
+        assert log.count(detail) == 1, detail
+        assert (detail in screen) is verbose
+    assert "\x1b" not in log + screen
+
+
+def test_names_of_any_alphabet_in_any_locale(digits_options, tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    folder = tmp_path / "\u732b"
+    set_up(digits_options, folder)
+    assert str(folder) == load_runnable_config(str(folder / "config.yaml"), []).OUTPUT_DIR
 
 
 def test_a_mention_of_a_checkpoint_that_is_gone_is_no_run(digits_options, tmp_path):

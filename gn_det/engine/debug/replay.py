@@ -51,6 +51,6 @@ def _read(text: str) -> CfgNode:
     cfg.set_new_allowed(True)  # keys of a user's project
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.yaml")
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         cfg.merge_from_file(str(file))
     return cfg

@@ -23,8 +23,21 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT, _distributed_worker, _find
 from detectron2.utils import comm
 
 from gn_det.config import ConfigError
-from gn_det.engine.errors import EXPECTED, exit_on_error, exit_status
+from gn_det.engine.errors import (
+    EXPECTED,
+    RunStopped,
+    exit_on_error,
+    exit_status,
+    log_unexpected,
+)
 from gn_det.engine.hooks.preemption import EXIT_PREEMPTED
+from gn_det.engine.interrupt import EXIT_INTERRUPTED, STOPPED, exit_on_interrupt, leave_at_once
+from gn_det.engine.run_log import (
+    FILE_ONLY,
+    hold_warnings,
+    release_warnings,
+    start_messages,
+)
 
 from .heartbeat import heartbeat_monitored
 from .network_interface import interface_to
@@ -44,6 +57,8 @@ SAVING = 600.0
 def run(main: Main, args: argparse.Namespace) -> object:
     """Run ``main(args)`` as :func:`launch` does, with one line for an error that is expected.
 
+    The warnings of the set-up are shown where the work begins, or where it ends before.
+
     Args:
         main: See :func:`launch`.
         args: See :func:`launch`.
@@ -53,13 +68,18 @@ def run(main: Main, args: argparse.Namespace) -> object:
 
     Raises:
         SystemExit: After the line: status 2 for a wrong config, option, file or dataset; status 1
-            for what can happen to a run that was right to start, such as NaN or a full disk.
+            for what can happen to a run that was right to start, such as NaN or a full disk;
+            status 130 after Ctrl-C.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    with exit_on_interrupt(), exit_on_error(resume_option=hasattr(args, "resume")):
+        return _run(main, args)
+
+
+def _run(main: Main, args: argparse.Namespace) -> object:
+    hold_warnings()
     if args.num_gpus > 1 and not torch.cuda.is_available():
         logger.warning(f"No GPU found: --num-gpus {args.num_gpus} starts CPU processes.")
-    with exit_on_error():
-        return launch(main, args)
+    return launch(main, args)
 
 
 def launch(main: Main, args: argparse.Namespace) -> object:
@@ -158,6 +178,7 @@ def _start(main: Main, args: argparse.Namespace, url: str) -> None:
     Raises:
         SystemExit: See :func:`launch`.
     """
+    release_warnings()
     context = mp.get_context("spawn")
     messages = context.SimpleQueue()
     world_size = args.num_gpus * args.num_machines
@@ -165,19 +186,27 @@ def _start(main: Main, args: argparse.Namespace, url: str) -> None:
     common = (main, world_size, args.num_gpus, args.machine_rank, url, (args,), DEFAULT_TIMEOUT)
     first = args.machine_rank * args.num_gpus
     processes: dict[int, BaseProcess] = {}
+    interrupted: list[int] = []
+
+    def forward_signal(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if interrupted:
+                leave_at_once()
+            interrupted.append(number)
+            number = signal.SIGTERM  # they ignore the other: a terminal sends it to all by itself
+        for process in processes.values():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit
     for local_rank in range(args.num_gpus):
         work = (local_rank, common, messages, os.getpid())
         process = context.Process(target=_work, args=work)
         process.start()
         processes[first + local_rank] = process
-
-    def forward_signal(number: int, frame: FrameType | None) -> None:
-        for process in processes.values():
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, number)
-
+    signal.signal(signal.SIGINT, before)
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
-        if hasattr(signal, name):
+        if hasattr(signal, name) and (name != "SIGINT" or before != signal.SIG_IGN):
             signal.signal(getattr(signal, name), forward_signal)
     # reading ends when the last process that can write has ended; there is no public way
     messages._writer.close()  # type: ignore[attr-defined]
@@ -191,7 +220,12 @@ def _start(main: Main, args: argparse.Namespace, url: str) -> None:
     if failed is None:
         return
     status = processes[failed].exitcode or 0
-    if status != EXIT_PREEMPTED and not printed:
+    if status == EXIT_PREEMPTED:
+        raise RunStopped(EXIT_INTERRUPTED if interrupted else status)
+    if interrupted:
+        print(STOPPED, file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED)
+    if not printed:
         how = (
             f"ended with status {status}"
             if status > 0
@@ -266,15 +300,22 @@ def _work(local_rank: int, common: tuple, messages: "SimpleQueue[str]", parent: 
         parent: The id of the process that started this one.
     """
     _, _, num_processes, *_ = common
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    start_messages()
+    hold_warnings()
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
     threading.Thread(target=_stop_without_parent, args=(parent,), daemon=True).start()
     try:
         _distributed_worker(local_rank, *common)
     except EXPECTED as error:
+        logger.error(str(error), extra=FILE_ONLY)
         messages.put(str(error))
         raise SystemExit(exit_status(error)) from None
+    except Exception as error:
+        log_unexpected(error)
+        raise
+    finally:
+        release_warnings()
 
 
 def _stop_without_parent(parent: int) -> None:

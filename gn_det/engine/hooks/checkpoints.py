@@ -171,7 +171,9 @@ class BestCheckpoint(HookBase):
         if not comm.is_main_process() or not math.isfinite(value):
             return
         # the value of another metric, before the key was changed, does not count
-        best = json.loads(path.read_text()).get(self.metric) if path.exists() else None
+        best = (
+            json.loads(path.read_text(encoding="utf-8")).get(self.metric) if path.exists() else None
+        )
         best = -math.inf if best is None else best
         if value > best and self.checkpoints.save("model_best", latest=False):
             iteration = min(iteration, self.trainer.max_iter - 1)  # one further at the end

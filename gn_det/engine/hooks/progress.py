@@ -1,37 +1,40 @@
 """Where a run's numbers go: a progress bar or lines, ``metrics.json`` and TensorBoard.
 
 A person at a terminal (stderr) sees a bar with the time left; elsewhere Detectron2 prints lines.
+``log.txt`` has these lines in either case (:mod:`gn_det.engine.run_log`).
 """
 
-import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from detectron2.engine import HookBase, default_writers
-from detectron2.utils.events import CommonMetricPrinter, EventWriter
+from detectron2.utils.events import EventWriter
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 __all__ = [
     "ProgressBar",
     "build_writers",
     "in_terminal",
     "inference_bar",
-    "quiet_inference",
     "writing_period",
 ]
 
 
 def in_terminal() -> bool:
-    """Return whether stderr is a terminal, so that a person sees a bar."""
-    return sys.stderr.isatty()
+    """Return whether stderr is a terminal of known width, so that a person sees a bar."""
+    stream = sys.stderr  # None where a program has none
+    if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # a window that is no device
+        return True
 
 
 def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
-    """Return Detectron2's writers, without the one that prints lines where a bar is shown.
+    """Return Detectron2's writers.
 
     Args:
         folder: The folder of the run. A ``metrics.json`` that is there is continued; where its last
@@ -39,10 +42,7 @@ def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
         max_iter: The number of iterations of the run, for the time left.
     """
     _end_last_line(Path(folder, "metrics.json"))
-    writers = default_writers(folder, max_iter)
-    if in_terminal():
-        writers = [w for w in writers if not isinstance(w, CommonMetricPrinter)]
-    return writers
+    return default_writers(folder, max_iter)
 
 
 def writing_period(eval_period: int, log_period: int = 20) -> int:
@@ -81,9 +81,6 @@ class ProgressBar(HookBase):
             unit="it",
             dynamic_ncols=True,
         )
-        loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "gn_det")]
-        self._redirect = ExitStack()
-        self._redirect.enter_context(logging_redirect_tqdm(loggers))
 
     def after_step(self) -> None:
         """Advance the bar by one iteration."""
@@ -99,10 +96,8 @@ class ProgressBar(HookBase):
 
     def after_train(self) -> None:
         """Close the bar; after an error there may be none yet."""
-        if self._bar is None:
-            return
-        self._redirect.close()
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 class _Bar:
@@ -122,7 +117,9 @@ class _Bar:
         return len(self._loader)
 
     def __iter__(self) -> Iterator:
-        return iter(tqdm(self._loader, desc=self._description, unit="batch", dynamic_ncols=True))
+        return iter(
+            tqdm(self._loader, desc=self._description, unit="batch", dynamic_ncols=True, leave=None)
+        )
 
 
 def inference_bar(loader: Iterable, name: str) -> Iterable:
@@ -133,16 +130,3 @@ def inference_bar(loader: Iterable, name: str) -> Iterable:
         name: The name of the dataset, which stands before the bar.
     """
     return _Bar(loader, name) if in_terminal() else loader
-
-
-@contextmanager
-def quiet_inference() -> Iterator[None]:
-    """Print none of Detectron2's "Inference done" lines inside the block, where a bar is shown."""
-    logger = logging.getLogger("detectron2.evaluation.evaluator")
-    level = logger.level
-    if in_terminal():
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -222,6 +222,18 @@ def test_a_signal_reaches_all(start_training, wait_for_a_step, train_digits, tmp
     assert final["iteration"] == done
 
 
+def test_ctrl_c_reaches_all(start_training, wait_for_a_step, tmp_path):
+    process = start_training(tmp_path, *LONG, flags=TWO)
+    wait_for_a_step(process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output[-3000:]
+    assert "Traceback" not in output
+    (saved,) = tmp_path.glob("model_*.pth")
+    assert output.count(f"{saved} is saved.") == 1
+    assert output.count("Resume the run with --resume: python ") == 1
+
+
 def test_an_expected_error_is_said_once(train_digits, tmp_path):
     output = train_digits(tmp_path, "MODEL.BACKBONE.FREEZE_AT", 2, flags=TWO, expect=2)
     assert output.count("error: MODEL.WEIGHTS is empty and MODEL.BACKBONE.FREEZE_AT is 2") == 1

@@ -11,6 +11,7 @@ from detectron2.engine import hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 
+from gn_det.engine.errors import RunStopped
 from gn_det.engine.hooks import preemption
 from gn_det.engine.hooks.preemption import EXIT_PREEMPTED, PreemptionHook
 
@@ -26,7 +27,10 @@ class Run(TrainerBase):
         super().__init__()
         self.at, self.seen = at, []
         self.stop_requested = self.should_stop = False
-        checkpoints = SimpleNamespace(period=1000, save_now=lambda: self.do("save"))
+        checkpointer = SimpleNamespace(get_checkpoint_file=lambda: "the_checkpoint.pth")
+        checkpoints = SimpleNamespace(
+            period=1000, save_now=lambda: self.do("save"), checkpointer=checkpointer
+        )
         self.preemption = PreemptionHook(self, checkpoints)
 
         def evaluate():
@@ -50,10 +54,10 @@ class Run(TrainerBase):
         self.should_stop = self.stop_requested
 
 
-def stops(run):
-    with pytest.raises(SystemExit) as stopped:
+def stops(run, status=EXIT_PREEMPTED):
+    with pytest.raises(RunStopped) as stopped:
         run.train(0, 3)
-    assert stopped.value.code == EXIT_PREEMPTED
+    assert stopped.value.code == status
     return run.seen
 
 
@@ -78,10 +82,59 @@ def test_another_signal_does_nothing(send, place):
 
 @pytest.mark.parametrize("name", preemption.SIGNALS)
 def test_the_evaluation_of_the_end(send, caplog, name):
-    with caplog.at_level(logging.WARNING, "gn_det"):
+    with caplog.at_level(logging.INFO, "gn_det"):
         seen = stops(Run({("evaluation", 3): lambda: send(name)}))
     assert seen[-1] == ("evaluation", 3)  # model_final is there: nothing is saved
-    assert "Stopped by a signal after iteration 2, with status 75" in caplog.text
+    assert (
+        "Stopped by a signal after iteration 2, with status 75: the_checkpoint.pth is saved."
+        in caplog.text
+    )
+
+
+@pytest.fixture
+def ctrl_c(send):
+    """Send this process a SIGINT."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda: send("SIGINT")
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("place", [("step", 1), ("evaluation", 1)])
+def test_ctrl_c_saves_and_stops(ctrl_c, caplog, capfd, place):
+    with caplog.at_level(logging.INFO, "gn_det"):
+        seen = stops(Run({place: ctrl_c}), status=130)
+    assert seen[-1] == ("save", 1)
+    said = "Stopped by Ctrl-C after iteration 1, with status 130: the_checkpoint.pth is saved."
+    assert said in caplog.text
+    # a step may take long
+    assert ("Stopping after this iteration" in capfd.readouterr().err) is (place[0] == "step")
+
+
+@pytest.mark.parametrize("second", [("step", 1), ("save", 1)])
+def test_a_second_one_does_not_wait(ctrl_c, monkeypatch, capfd, second):
+    class Left(BaseException):
+        """In the place of the end of the process."""
+
+    def leave(status):
+        raise Left(status)
+
+    def twice():
+        ctrl_c()
+        ctrl_c()
+
+    monkeypatch.setattr("os._exit", leave)
+    at = {("step", 1): twice} if second[0] == "step" else {("step", 1): ctrl_c, second: ctrl_c}
+    with pytest.raises(Left, match="130"):
+        Run(at).train(0, 3)
+    assert "Stopped at once." in capfd.readouterr().err
+
+
+def test_it_stays_ignored_where_it_is(ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run = Run({("step", 1): ctrl_c})
+    run.train(0, 3)
+    assert run.seen[-1] == ("evaluation", 3)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_signal_just_before_an_evaluation(send):

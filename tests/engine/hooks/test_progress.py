@@ -1,5 +1,5 @@
 import json
-import logging
+import os
 
 import pytest
 from detectron2.engine import HookBase, TrainerBase
@@ -9,9 +9,9 @@ from gn_det.engine import ProgressBar, in_terminal
 from gn_det.engine.hooks.progress import (
     build_writers,
     inference_bar,
-    quiet_inference,
     writing_period,
 )
+from gn_det.engine.run_log import open_log_file
 from gn_det.evaluation import read_metrics
 
 
@@ -66,12 +66,17 @@ def test_inference_bar(capsys, terminal):
     assert "val: 100%" in capsys.readouterr().err
 
 
-def test_lines_are_held_back_while_a_bar_is_shown(terminal):
-    logger = logging.getLogger("detectron2.evaluation.evaluator")
-    before = logger.level
-    with quiet_inference():
-        assert logger.level == logging.WARNING
-    assert logger.level == before
+@pytest.mark.parametrize(
+    ("columns", "term", "bar"),
+    [(120, "xterm", True), (40, "xterm", True), (0, "xterm", False), (120, "dumb", False)],
+)
+def test_a_bar_needs_a_terminal_of_known_width(monkeypatch, columns, term, bar):
+    size = os.terminal_size((columns, 24))
+    monkeypatch.setattr("os.get_terminal_size", lambda number: size)
+    monkeypatch.setattr("sys.stderr.fileno", lambda: 2, raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", term)
+    assert in_terminal() is bar
 
 
 def test_an_error_before_the_bar_is_there_is_the_one_that_is_told():
@@ -118,11 +123,17 @@ def test_a_new_run(tmp_path):
 
 
 @pytest.mark.parametrize("in_terminal", [True, False])
-def test_lines_or_a_bar(tmp_path, monkeypatch, in_terminal):
+def test_lines_or_a_bar(tmp_path, monkeypatch, capsys, in_terminal):
     monkeypatch.setattr("gn_det.engine.hooks.progress.in_terminal", lambda: in_terminal)
-    kinds = {type(writer) for writer in build_writers(str(tmp_path), 10)}
-    assert (CommonMetricPrinter in kinds) is not in_terminal
-    assert len(kinds) == (2 if in_terminal else 3)
+    open_log_file(str(tmp_path))
+    with EventStorage(3) as storage:
+        storage.put_scalar("total_loss", 1.5)
+        for writer in build_writers(str(tmp_path), 10):
+            writer.write()
+            writer.close()
+    assert (tmp_path / "log.txt").read_text().count("iter: 3  total_loss: 1.5") == 1
+    shown = capsys.readouterr().out.count("iter: 3  total_loss: 1.5")
+    assert shown == (0 if in_terminal else 1)
 
 
 @pytest.mark.parametrize(
