@@ -19,4 +19,5 @@ train = dict(
     best_metric="bbox/AP",
     on_save_error="stop",
     allow_frozen_random=False,
+    allow_random_backbone=False,
 )

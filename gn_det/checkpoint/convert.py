@@ -37,7 +37,8 @@ from .converted_state import (
 )
 from .errors import WeightsError
 from .files import local_file, parse_path
-from .matching import Report, check_compatible, match
+from .matching import check_compatible, match
+from .report import Report
 from .safe_content import Placeholder
 from .safe_load import load_file
 from .sources import SOURCES, detectron2

@@ -33,7 +33,7 @@ _OTHER_FORMATS = {
 }
 
 
-def load_file(path: str | Path) -> dict[str, Any]:
+def load_file(path: str | Path, *, warn: bool = True) -> dict[str, Any]:
     """Read a pickle of arrays, or a file of ``torch.save``, by its content.
 
     Detectron's and Detectron2's ``.pkl`` (Python 2 and 3, protocol 0 to 5, NumPy 1 and 2), and
@@ -44,6 +44,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
 
     Args:
         path: The path of a file on this machine.
+        warn: Whether to log what is left out.
 
     Returns:
         The content as it was saved: arrays stay NumPy's, tensors are PyTorch's on the CPU.
@@ -73,7 +74,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         )
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: it holds a {type(content).__name__}, not weights by name.")
-    if left_out:
+    if left_out and warn:
         logger.warning(f"{path}: left out, neither tensors nor plain data: {left_out}.")
     return content
 

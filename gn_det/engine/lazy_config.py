@@ -41,6 +41,7 @@ NAMES = {
     "SOLVER.AMP.DTYPE": "train.amp.dtype",
     "MODEL.DEVICE": "train.device",
     "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
+    "MODEL.GN.ALLOW_RANDOM_BACKBONE": "train.allow_random_backbone",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "OUTPUT_DIR": "train.output_dir",
     "SEED": "train.seed",
