@@ -15,7 +15,7 @@ from torch import nn
 
 from gn_det.modeling import StandardizedConv2d
 
-from .converted_state import Converted
+from .converted_state import Converted, unwrapped
 from .errors import WeightsError
 from .report import Report
 
@@ -80,13 +80,13 @@ def match(
 
 def _match_names(wanted: list[str], converted: Converted) -> dict[str, str]:
     """Return the keys of ``converted.state`` by parameter."""
-    keys = {name: name for name in wanted if name in converted.state}
+    keys = {name: key for name in wanted if (key := unwrapped(name)) in converted.state}
     if not converted.suffixes and keys:
         return keys
-    taken = set(keys)
+    taken = set(keys.values())
     by_key: dict[str, str] = {}
     for name in wanted:
-        parts = name.split(".")
+        parts = unwrapped(name).split(".")
         for start in range(1, len(parts)):
             key = ".".join(parts[start:])
             if name not in keys and key in converted.state and key not in taken:

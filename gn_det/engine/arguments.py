@@ -2,8 +2,31 @@
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
+
+from gn_det.config import ConfigError
+from gn_det.config.paths import expand_home
 
 __all__ = ["add_options", "argument_parser", "docstring_parser", "output_file", "training_parser"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Expands ``~``, which shells leave alone in ``--output=~/x`` and in quotes."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        try:
+            words = [_expanded(word) for word in (sys.argv[1:] if args is None else args)]
+        except ConfigError as error:
+            self.error(str(error))
+        return super().parse_known_args(words, namespace)
+
+
+def _expanded(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return f"{name}={expand_home(value)}" if equals else expand_home(word)
 
 
 def docstring_parser(doc: str) -> argparse.ArgumentParser:
@@ -14,7 +37,7 @@ def docstring_parser(doc: str) -> argparse.ArgumentParser:
             go to the bottom of the help.
     """
     description, _, examples = doc.partition("\n\n")
-    return argparse.ArgumentParser(
+    return _Parser(
         description=description,
         epilog=f"examples:\n{examples}" if examples.strip() else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
