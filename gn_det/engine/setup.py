@@ -245,7 +245,15 @@ def open_output_folder(
         args: See :func:`setup`.
         folder: The output folder of the run, which ``cfg`` names.
         verbose: See :func:`setup`.
+
+    Raises:
+        gn_det.config.ConfigError: The folder is an address.
     """
+    if "://" in folder:
+        raise ConfigError(
+            f"The output folder {folder} is an address. Checkpoints are written to a folder of "
+            "this machine, so that none is half written: give a path, and copy the run later."
+        )
     # Detectron2 reads this file again to log it; the name of a config is no path
     shown = argparse.Namespace(**{**vars(args), "config_file": ""})
     with preserve_config_yaml(folder, keep=getattr(args, "eval_only", False)):

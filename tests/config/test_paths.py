@@ -167,7 +167,8 @@ def test_home_in_a_config(tmp_path, monkeypatch):
     assert (output, weights) == (f"{tmp_path}/out", f"{tmp_path}/w.pth")
     assert list(cfg.DATASETS.REGISTER[0]) == ["a", f"{tmp_path}/a.json", f"{tmp_path}/img"]
     assert list(cfg.DATASETS.PROPOSAL_FILES_TRAIN) == [f"{tmp_path}/p.pkl"]
-    assert cfg.PRETRAIN.ROOT == f"{tmp_path}/imagenet"
+    root = cfg.PRETRAIN.ROOT
+    assert root == f"{tmp_path}/imagenet"
     cfg.merge_from_list(["DATASETS.REGISTER", "[['b', '~/b.json', '~/img']]"])
     assert list(cfg.DATASETS.REGISTER[0])[1:] == [f"{tmp_path}/b.json", f"{tmp_path}/img"]
     for key in ("OUTPUT_DIR", "MODEL.WEIGHTS"):
