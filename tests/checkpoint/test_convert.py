@@ -43,6 +43,9 @@ KNOWN = PretrainSpec(50, "GN", False, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "RGB", N
          "torchvision"),
         (["backbone.body.layer1.0.conv1.weight", "backbone.fpn.inner_blocks.0.0.weight"],
          "torchvision-detector"),
+        (["roi_heads.box_head.0.1.weight", "roi_heads.box_head.5.weight"], "torchvision-detector"),
+        # Detectron2's Cascade R-CNN
+        (["roi_heads.box_head.0.fc1.weight", "backbone.fpn_lateral2.weight"], "detectron2"),
         (["stages.0.blocks.0.norm1.weight", "stages.0.blocks.0.conv1.weight"], "preactivation"),
         (["backbone.res2.0.conv1.weight", "linear.weight", "linear.bias"], "gn_det"),
         (["features.0.weight", "features.0.bias", "classifier.0.bias"], "torchvision-vgg"),

@@ -32,6 +32,11 @@ from .torchvision import convert_resnet
 __all__ = ["convert", "matches"]
 
 _BODY = re.compile(r"(?:backbone\.)?body\.(.+)")
+_ITS_OWN = re.compile(
+    r"(backbone\.)?fpn\.inner_blocks\.|rpn\.head\.|head\.(classification|regression)_head\."
+    r"|roi_heads\.box_head\.fc6\.|roi_heads\.(box|mask|keypoint)_head\.\d+\.([01]\.)?(weight|bias)"
+    r"|roi_heads\.(mask|keypoint)_predictor\."
+)
 _PARAM = r"(?P<param>weight|bias|running_mean|running_var|num_batches_tracked)"
 # a convolution with its norm: .0 and .1 of a Sequential; before version 0.13 there was none
 _LAYER = rf"(?:\.(?P<index>[01]))?\.{_PARAM}"
@@ -42,10 +47,8 @@ _EPS = 1e-5
 
 
 def matches(state: dict[str, torch.Tensor]) -> bool:
-    """Return whether it is a detector of torchvision, or the backbone of one, with an FPN."""
-    return any(_BODY.fullmatch(name) for name in state) and any(
-        re.match(r"(backbone\.)?fpn\.inner_blocks\.", name) for name in state
-    )
+    """Return whether it is a detector of torchvision, or its backbone with FPN or heads alone."""
+    return any(_ITS_OWN.match(name) for name in state)
 
 
 def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
@@ -55,13 +58,13 @@ def convert(state: dict[str, torch.Tensor], about: str = "") -> Converted:
         WeightsError: The backbone is no ResNet, or one that Detectron2 does not have.
     """
     body = {found[1]: name for name in state if (found := _BODY.fullmatch(name))}
-    if "layer1.0.conv1.weight" not in body:
+    if body and "layer1.0.conv1.weight" not in body:
         raise WeightsError(
             "This is a detector of torchvision whose backbone is no ResNet: it has "
             f"'{next(iter(body.values()))}'. Those on ResNets can be read."
         )
     out = convert_resnet(
-        "torchvision detector", {name: state[full] for name, full in body.items()}, about
+        "torchvision detector", {n: state[full] for n, full in body.items()}, about
     )
     out.names = {ours: body[theirs] for ours, theirs in out.names.items()}
     if _PUBLISHED_V1.match(about):

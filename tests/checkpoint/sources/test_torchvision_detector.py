@@ -386,6 +386,17 @@ def test_backbone_of_a_detector():
     assert {"stem.conv1.weight", "res5.1.conv2.norm.running_var", "fpn_lateral5.weight"} <= names
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_heads_alone(version):
+    """The order of their classes is torchvision's, too."""
+    state = _rcnn(version).state_dict()
+    heads = {name: value for name, value in state.items() if name.startswith("roi_heads.")}
+    out = convert(heads)
+    assert (out.source, out.known.depth, out.known.norm) == ("torchvision detector", None, None)
+    name = "roi_heads.box_predictor.cls_score.bias"
+    assert torch.equal(out.state[name], state[name].roll(-1))
+
+
 def test_other_detectors():
     with torch.device("meta"):
         mobile = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None)
