@@ -11,8 +11,8 @@ from gn_det.utils import and_more
 
 __all__ = ["Report", "count_parts"]
 
-# with fewer rows, the table and what stands around it fit on one screen
-_MAX_ROWS = 20
+# with these, the table and what stands around it fit on one screen
+_MAX_ROWS, _MAX_SHAPES = 20, 8
 
 
 @dataclass
@@ -72,8 +72,10 @@ class Report:
         parts = dict.fromkeys(_part(name, levels) for name in names)
         rows = [[part, *(count[part] for count in counts)] for part in parts]
         lines = [tabulate(rows[:_MAX_ROWS], headers=["part of the model", *columns])]
-        for name, theirs, ours in self.shape_mismatch[:_MAX_ROWS]:
+        for name, theirs, ours in self.shape_mismatch[:_MAX_SHAPES]:
             lines.append(f"{name} stays as it was: {theirs} in the file, {ours} in the model.")
+        if len(self.shape_mismatch) > _MAX_SHAPES:
+            lines.append(f"So do {len(self.shape_mismatch) - _MAX_SHAPES} more of another shape.")
         if self.unused:
             lines.append(f"In the file, but not in the model: {count_parts(self.unused)}.")
         return "\n".join(lines)
