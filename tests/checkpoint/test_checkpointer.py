@@ -266,3 +266,12 @@ def test_heuristics_in_the_path(model, other, tmp_path):
     Checkpointer(other).load(f"{path}?matching_heuristics=True")
     weight = model.backbone.bottom_up.stem.conv1.weight
     assert torch.equal(other.backbone.bottom_up.stem.conv1.weight, weight)
+
+
+def test_an_address_with_a_handler_of_the_users_own(model, other, small_cfg, lab):
+    """As Detectron2's checkpointer reads it."""
+    torch.save({"model": model.state_dict(), "iteration": 3}, lab / "w.pth")
+    assert Checkpointer(other, cfg=small_cfg()).load("lab://w.pth") == {"iteration": 3}
+    assert _same(other, model.state_dict())
+    with pytest.raises(WeightsError, match="lab://nothing.pth: what it leads to, .*, is no file"):
+        Checkpointer(other).load("lab://nothing.pth")
