@@ -20,4 +20,5 @@ train = dict(
     on_save_error="stop",
     allow_frozen_random=False,
     allow_random_backbone=False,
+    ignore_class_names=False,
 )

@@ -171,6 +171,12 @@ def add_gn_config(cfg: CfgNode) -> None:
     # gn_det.data.register_datasets(cfg). () (default): none.
     _C.DATASETS.REGISTER = ()
 
+    # Whether the names of classes are compared. False (default): weights that hold the names of
+    # their classes are refused in an evaluation or a resumed run whose dataset has other names or
+    # another order, because class number k would be another class. True compares none: class k of
+    # the weights is class k of the dataset. Set it where classes were only renamed.
+    _C.DATASETS.IGNORE_CLASS_NAMES = False
+
     # The data type of mixed precision where SOLVER.AMP.ENABLED is True. "float16" (default, as in
     # Detectron2) has a loss scaler and needs a GPU. "bfloat16" has no scaler; it works on GPUs, and
     # on CPUs it is faster where they have AMX or AVX512-BF16.

@@ -13,6 +13,7 @@ from .checks.coco_json import CheckedJson, check_json, compare_classes
 from .checks.config_datasets import check_datasets, check_images, check_masks
 from .checks.fixed_copy import changes_file, refuse_existing, repair
 from .checks.images import check_files
+from .class_names import class_names, differing_classes
 from .embedded.photo_digits import build_photo_digits
 from .embedded.registration import ensure_dataset, register_photo_digits
 from .errors import DatasetError
@@ -45,7 +46,9 @@ __all__ = [
     "check_labelled_data",
     "check_masks",
     "choose_seed",
+    "class_names",
     "compare_classes",
+    "differing_classes",
     "ensure_dataset",
     "json_of",
     "kept_rng",

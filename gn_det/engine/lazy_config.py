@@ -43,6 +43,7 @@ NAMES = {
     "MODEL.DEVICE": "train.device",
     "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
     "MODEL.GN.ALLOW_RANDOM_BACKBONE": "train.allow_random_backbone",
+    "DATASETS.IGNORE_CLASS_NAMES": "train.ignore_class_names",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "OUTPUT_DIR": "train.output_dir",
     "SEED": "train.seed",

@@ -50,6 +50,7 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
         gn_det.data.DatasetError: A dataset is unknown, missing, or does not fit the config.
     """
     cfg = load_lazy_config(args.config_file, args.opts)
+    values = OmegaConf.to_container(cfg, resolve=True)
     settings = settings_of(cfg)
     check_datasets(settings, training=not args.eval_only)
     if not args.eval_only and not args.resume:
@@ -67,7 +68,17 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     cfg.optimizer.params.model = model
     optimizer, scheduler = instantiate(cfg.optimizer), instantiate(cfg.lr_multiplier)
     loader = _train_loader(cfg, settings)
-    run = TrainingRun(settings, model, optimizer, scheduler, loader, evaluate, ddp=cfg.train.ddp)
+    run = TrainingRun(
+        settings,
+        model,
+        optimizer,
+        scheduler,
+        loader,
+        evaluate,
+        ddp=cfg.train.ddp,
+        values=values,
+        length_key="train.max_iter",
+    )
     run.steps.cfg = None  # the settings do not build the model
     run.trainer.register_hooks(run.build_hooks(log_period=cfg.train.log_period))
     run.resume_or_load(weights, resume=args.resume)

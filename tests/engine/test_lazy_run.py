@@ -1,5 +1,6 @@
 import argparse
 import json
+import math
 
 import pytest
 import torch
@@ -86,6 +87,59 @@ def test_weights_that_leave_frozen_layers_random(words, tmp_path):
     words[-1] = "model.backbone.bottom_up.freeze_at=0"
     with pytest.raises(WeightsError, match=r"fills none .* train\.allow_random_backbone"):
         run_lazy(_args(words, tmp_path / "out2"))
+
+
+OWN = """
+import torch
+from detectron2.config import LazyCall as L
+from gn_det import model_zoo
+
+cfg = model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.py")
+dataloader, model, optimizer = cfg.dataloader, cfg.model, cfg.optimizer
+lr_multiplier, train = cfg.lr_multiplier, cfg.train
+del dataloader.evaluator
+"""
+ADAM = "optimizer = L(torch.optim.AdamW)(params=optimizer.params, lr=0.002)"
+
+
+def test_a_resumed_run_obeys_changed_keys(words, tmp_path, caplog):
+    """Of the optimizer too; the learning rate is that of the new values at this iteration."""
+    config, folder = tmp_path / "own.py", tmp_path / "run"
+    config.write_text(OWN)
+
+    def run(*own, resume=True):
+        caplog.clear()
+        opts = [*words, "lr_multiplier.warmup_length=0.5", *own]
+        run_lazy(_args(opts, folder, config=str(config), resume=resume))
+        return torch.load(folder / "model_final.pth", weights_only=True)
+
+    state = run("train.max_iter=1", resume=False)
+    assert state["config"]["optimizer.lr"] == 0.03
+    assert state["config"]["optimizer._target_"] == "torch.optim.sgd.SGD"
+    run("train.max_iter=1")
+    assert "Nothing is left to train: the run has done 1 iterations" in caplog.text
+    assert "A larger train.max_iter continues it." in caplog.text
+
+    keys = ["optimizer.lr=0.5", "optimizer.weight_decay=0.2", "train.clip_global_norm=3.0"]
+    state = run("train.max_iter=4", *keys)
+    for line in ("optimizer.lr 0.03 -> 0.5", "optimizer.weight_decay 0.0001 -> 0.2",
+                 "train.clip_global_norm 10.0 -> 3.0", "train.max_iter 1 -> 4"):  # fmt: skip
+        assert f"\n  {line}" in caplog.text
+    groups = state["trainer"]["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.2}
+    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    cosine = 0.5 * (1 + math.cos(math.pi * 3 / 4))
+    assert (rows[-1]["iteration"], rows[-1]["lr"]) == (3, pytest.approx(0.5 * cosine))
+
+    config.write_text(OWN + ADAM)
+    state = run("train.max_iter=5")
+    assert "optimizer._target_ torch.optim.sgd.SGD -> torch.optim.adamw.AdamW" in caplog.text
+    assert "The optimizer is AdamW, no longer SGD" in caplog.text
+    assert "exp_avg" in state["trainer"]["optimizer"]["state"][0]
+    with pytest.raises(ConfigError, match=r"^train\.seed 1 -> 2: .* Set train\.seed -1"):
+        run("train.max_iter=6", "train.seed=2")
+    with pytest.raises(ConfigError, match=r"^model\.pixel_std.* compute something else"):
+        run("train.max_iter=6", "model.pixel_std=[1.0,1.0,1.0]")
 
 
 def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):

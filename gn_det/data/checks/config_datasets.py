@@ -6,7 +6,7 @@ dicts; for an evaluation, it is converted to COCO's format and checked in that f
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from tempfile import TemporaryDirectory
 
@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from gn_det.config import flatten
 from gn_det.data.catalog import json_of, layout_hint
+from gn_det.data.class_names import class_names, differing_classes
 from gn_det.data.errors import DatasetError
 from gn_det.data.formats import DICT_FIELDS, write_coco_json
 from gn_det.utils import and_more
@@ -226,10 +227,56 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
             yield from (f"{key} {name}: {problem}" for problem in problems)
         for line in found.report.lines("warning"):
             logger.warning(f"{name}: {line}")
+    yield from _problems_of_several(cfg, checked)
     every_one = trained and len(trained) == len(cfg.DATASETS.TRAIN)
     useless = not any(train.usable or train.report.of("error") for train in trained)
     if every_one and useless and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         yield f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: there is nothing to learn: {_NO_OBJECT}"
+
+
+def _problems_of_several(cfg: CfgNode, checked: Mapping[str, CheckedJson | None]) -> Iterator[str]:
+    """Yield which training sets have other classes than the first one.
+
+    Test sets are compared here too where one of both has no json.
+    """
+    tests = [name for name in cfg.DATASETS.TEST if name in checked]
+    trains = [name for name in cfg.DATASETS.TRAIN if name in checked]
+    if not trains or len({*trains, *tests}) == 1:
+        return
+    names = {
+        # a list of dicts may have them only once it is loaded
+        name: _class_names(name, checked[name]) or class_names(name).get("thing_classes", [])
+        for name in {*trains, *tests}
+    }
+    first, known = trains[0], names[trains[0]]
+    for name in dict.fromkeys(trains[1:]):
+        if not (names[name] and known):
+            unknown = name if known else first
+            logger.warning(
+                f"DATASETS.TRAIN {unknown}: the names of its classes are not known (the metadata "
+                f"thing_classes); class numbers are taken to mean the same in {first} and {name}."
+            )
+        elif found := differing_classes(known, names[name], f"in {first}", f"in {name}"):
+            yield (
+                f"DATASETS.TRAIN {name}: its classes are not those of {first}: {found}. Several "
+                "training sets need the same classes in the same order of their ids. Give their "
+                "jsons the same categories."
+            )
+    for name in tests:
+        if not (checked[first] and checked[name]) and names[name] and known:
+            # it may lack the last ones
+            shown = known[: len(names[name])]
+            if found := differing_classes(shown, names[name], f"in {first}", f"in {name}"):
+                yield f"DATASETS.TEST {name}: its classes are not those of {first}: {found}."
+
+
+def _class_names(name: str, found: CheckedJson | None) -> list[str]:
+    """Return the names of the classes of a dataset; [] where they are not known."""
+    known = MetadataCatalog.get(name).get("thing_classes")
+    if known is None and found is not None:
+        # register_coco_instances learns the classes only when the dataset is loaded
+        known = found.class_names
+    return list(known or ())
 
 
 _NO_OBJECT = "no image has an annotation that is not a crowd. Is this the right json?"
@@ -264,10 +311,7 @@ def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Itera
 
 
 def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Iterator[str]:
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is None and found is not None:
-        # register_coco_instances learns the classes only when the dataset is loaded
-        classes = found.class_names
+    classes = _class_names(name, found)
     if not classes:
         return
     key = {

@@ -162,7 +162,8 @@ def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
     records = DatasetFromList(
         [{"file_name": path, "label": label} for path, label in found.samples], copy=False
     )
-    return LabelledSplit(records, partial(_read, transform=make(cfg)), len(found.classes))
+    mapper = partial(_read, transform=make(cfg))
+    return LabelledSplit(records, mapper, len(found.classes), tuple(found.classes))
 
 
 def _open(path: str) -> Image.Image:

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("forget")
 def coco(tmp_path):
     """Return a function that registers a dataset of one image with an object of each class."""
 
-    def make(name="checks_coco", classes=3, json_there=True, folder_there=True):
+    def make(name="checks_coco", classes=3, json_there=True, folder_there=True, names=()):
+        names = names or [f"c{i}" for i in range(classes)]
         json_file, folder = tmp_path / f"{name}.json", tmp_path / "images"
         if json_there:
             box = {"image_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
@@ -33,9 +34,9 @@ def coco(tmp_path):
                 json.dumps(
                     {
                         "images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 8}],
-                        "categories": [{"id": i, "name": f"c{i}"} for i in range(classes)],
+                        "categories": [{"id": i, "name": n} for i, n in enumerate(names)],
                         "annotations": [
-                            {**box, "id": i + 1, "category_id": i} for i in range(classes)
+                            {**box, "id": i + 1, "category_id": i} for i in range(len(names))
                         ],
                     }
                 )
@@ -229,6 +230,84 @@ def test_classes_of_test_that_train_lacks(made, registered, coco):
         check_datasets(cfg)
 
 
+SAME = ["cat", "dog", "cow"]
+
+
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        (
+            ["dog", "cat", "cow"],
+            "class 0 is 'cat' in checks_made and 'dog' in other, class 1 'dog'",
+        ),
+        (["cat", "dog", "ox"], "class 2 is 'cow' in checks_made and 'ox' in other. Several"),
+        ([*SAME, "pig"], "class 3 is missing in checks_made and 'pig' in other (3 classes"),
+        (SAME[:2], "class 2 is 'cow' in checks_made and missing in other (3 classes"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "dicts", "dicts that are not loaded"])
+def test_training_sets_of_other_classes(registered, coco, names, difference, kind, caplog):
+    """One line as for a test set: Detectron2 stops with a traceback once all is loaded."""
+
+    def load():
+        MetadataCatalog.get("other").set(thing_classes=names)
+        return []
+
+    def check(*trains):
+        return messages(cfg_for(*trains, num_classes=4), training=True)
+
+    if kind == "json":
+        coco("other", names=names)
+    else:
+        DatasetCatalog.register("other", load)
+        if kind == "dicts":
+            load()
+    coco("same", names=SAME)
+    for trains in ([registered, "other"], [registered, "same", "other"]):
+        (line,) = check(*trains)
+        assert line.startswith("DATASETS.TRAIN other: its classes are not those of checks_made: ")
+        assert difference in line
+    assert len(check("other", registered, "same")) == 2
+    check_datasets(cfg_for(registered, "same", registered, num_classes=4))
+
+
+def test_training_sets_whose_ids_differ_and_whose_names_do_not(registered, coco, caplog, tmp_path):
+    coco("ids", names=SAME)
+    path = tmp_path / "ids.json"
+    content = json.loads(path.read_text())
+    for record, key in (*((c, "id") for c in content["categories"]),
+                        *((a, "category_id") for a in content["annotations"])):  # fmt: skip
+        record[key] = 10 * record[key] + 7
+    path.write_text(json.dumps(content))
+    check_datasets(cfg_for(registered, "ids"))
+    assert ours(caplog) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_training_set_whose_names_are_not_known(registered, first, caplog):
+    DatasetCatalog.register("checks_list", list)
+    names = ["checks_list", registered] if first else [registered, "checks_list"]
+    check_datasets(cfg_for(*names))
+    (line,) = ours(caplog)
+    assert line.startswith("DATASETS.TRAIN checks_list: the names of its classes are not known")
+
+
+@pytest.mark.parametrize("names", [["dog", "cat", "cow"], SAME, SAME[:2]])
+def test_a_test_set_beside_a_training_set_of_dicts(registered, names):
+    """With two jsons the report of the test set says it, see class-order."""
+    DatasetCatalog.register("checks_list", list)
+    MetadataCatalog.get("checks_list").set(thing_classes=names)
+    cfg = cfg_for("checks_list")
+    cfg.DATASETS.TEST = (registered,)
+    cfg.MODEL.MASK_ON = False
+    if names == SAME:
+        check_datasets(cfg)
+        return
+    line = messages(cfg, training=True)[-1]
+    assert line.startswith("DATASETS.TEST checks_made: its classes are not those of checks_list: ")
+    assert "class 0 is 'dog' in checks_list" in line or "class 2 is missing in checks" in line
+
+
 def test_a_training_set_without_a_json_is_taken_as_it_is():
     DatasetCatalog.register("checks_list", list)
     check_datasets(cfg_for("checks_list"))
@@ -322,7 +401,7 @@ def test_nothing_to_learn_and_nothing_to_score(made, registered, coco, kind):
     assert line.startswith("DATASETS.TRAIN ('checks_made',): there is nothing to learn: no image")
     (line,) = messages(to_score(registered))
     assert line.startswith("DATASETS.TEST checks_made: there is nothing to score: no image")
-    cfg = cfg_for(registered, coco())
+    cfg = cfg_for(registered, coco(names=["cat", "dog", "cow"]))
     check_datasets(cfg)  # enough that one of them has objects
     cfg = cfg_for(registered)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
