@@ -45,6 +45,7 @@ setup(
         "pillow",
         "pycocotools",
         "pyyaml",
+        "safetensors",
         "scikit-image",
         "scikit-learn",
         "scipy",

@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+from pathlib import Path
 
 # before torch: threads that wait by spinning are ten times slower where another job shares the CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -13,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.file_io import PathHandler, PathManager
 from PIL import Image
 
 from benchmarks.variants import set_stock_names
@@ -61,6 +63,39 @@ def forget():
     for name in set(DatasetCatalog.list()) - before:
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
+
+
+class _LabHandler(PathHandler):
+    """A handler of a user's own: lab://x is the file x in a folder."""
+
+    folder: Path
+
+    def _get_supported_prefixes(self):
+        return ["lab://"]
+
+    def _local(self, path):
+        return str(self.folder / path.removeprefix("lab://"))
+
+    def _get_local_path(self, path, force=False, **kwargs):
+        return self._local(path)
+
+    def _isfile(self, path, **kwargs):
+        return os.path.isfile(self._local(path))
+
+    def _isdir(self, path, **kwargs):
+        return os.path.isdir(self._local(path))
+
+    def _open(self, path, mode="r", buffering=-1, **kwargs):
+        return open(self._local(path), mode)
+
+
+@pytest.fixture
+def lab(tmp_path_factory):
+    """Return the folder that lab:// leads to, by a handler of Detectron2's PathManager."""
+    handler = _LabHandler()
+    handler.folder = tmp_path_factory.mktemp("lab")
+    PathManager.register_handler(handler, allow_override=True)
+    return handler.folder
 
 
 @pytest.fixture(scope="session")

@@ -19,5 +19,6 @@ train = dict(
     best_metric="bbox/AP",
     on_save_error="stop",
     allow_frozen_random=False,
+    allow_random_backbone=False,
     ignore_class_names=False,
 )

@@ -4,7 +4,8 @@ from .checkpointer import Checkpointer
 from .convert import convert, convert_file, recognize, save_converted
 from .converted_state import Converted, PretrainMetadata
 from .errors import WeightsError
-from .matching import Report
+from .fit import check_weights_file
+from .report import Report
 from .resumable import checkpoint_iteration, resumable
 from .safe_load import load_file
 
@@ -14,6 +15,7 @@ __all__ = [
     "PretrainMetadata",
     "Report",
     "WeightsError",
+    "check_weights_file",
     "checkpoint_iteration",
     "convert",
     "convert_file",

@@ -7,7 +7,6 @@ print(checkpointer.report.table())
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,14 +17,15 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from gn_det.modeling import check_weights
 from gn_det.utils.atomic_write import atomic_write
 
 from .convert import convert
 from .converted_state import Converted
 from .errors import WeightsError
 from .files import local_file, parse_path, remove_copy
-from .matching import Report, check_compatible, match
+from .fit import fit, log_report
+from .matching import match
+from .report import Report
 from .resumable import resumable, verify_checksums
 from .safe_content import Placeholder
 from .safe_load import load_file
@@ -200,37 +200,7 @@ class Checkpointer(DetectionCheckpointer):
         if self.check_file is not None:
             report = match(converted, self.model)[2]
             self.check_file(self._path, checkpoint, report, self._resumed)
-        if self.cfg is not None:
-            self._check_config(converted)
-        found, keys, report = match(converted, self.model)
-        try:
-            may_stay = self.cfg is None or self.cfg.MODEL.GN.ALLOW_FROZEN_RANDOM
-            check_compatible(converted, self.model, keys, report, frozen_may_stay=may_stay)
-        except WeightsError as error:
-            raise WeightsError(f"{self._path}: {error}") from None
+        found, report = fit(converted, self.model, self.cfg, self._path)
         self.model.load_state_dict(found, strict=False)
         self.report = report
-        self._log(report)
-
-    def _check_config(self, converted: Converted) -> None:
-        problems = check_weights(self.cfg, converted.known, self._path, self.model)
-        fatal = [problem.message for problem in problems if problem.fatal]
-        if fatal:
-            raise WeightsError("\n".join(fatal))
-        for problem in problems:
-            logger.warning(problem.message)
-
-    def _log(self, report: Report) -> None:
-        logger.info(f"{self._path}: {report.summary()}")
-        if report.missing:
-            logger.warning(f"Not in the file, stays as it was: {_layers(report.missing)}")
-        if report.unused:
-            logger.warning(f"In the file, but not in the model: {_layers(report.unused)}")
-        for name, theirs, ours in report.shape_mismatch:
-            logger.warning(f"{name} stays as it was: {theirs} in the file, {ours} in the model.")
-
-
-def _layers(names: list[str]) -> str:
-    """Return ``backbone.fpn_lateral2 (3), ...``: the modules with the number of their tensors."""
-    modules = Counter(".".join(name.split(".")[:2]) for name in names)
-    return ", ".join(f"{module} ({count})" for module, count in modules.items())
+        log_report(report, self._path)

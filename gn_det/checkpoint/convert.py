@@ -34,10 +34,12 @@ from .converted_state import (
     metadata_from_dict,
     metadata_to_dict,
     norm_of_names,
+    unwrapped,
 )
 from .errors import WeightsError
 from .files import local_file, parse_path
-from .matching import Report, check_compatible, match
+from .matching import check_compatible, match
+from .report import Report
 from .safe_content import Placeholder
 from .safe_load import load_file
 from .sources import SOURCES, detectron2
@@ -52,7 +54,10 @@ __all__ = [
 ]
 
 # where files keep the weights, when they hold other things as well
-_PLACES = ("model", "blobs", "state_dict", "model_state")
+_PLACES = ("model", "blobs", "state_dict", "model_state", "model_state_dict")
+# an average of the weights, for files that have nothing else
+_EMA_PLACES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+_ENDINGS = (".pkl", ".pth")
 _BACKBONE_NORM = re.compile(r"(^|\.)((stem|res[2-5]\.\d+)\.\w+|vgg[1-5]\.\d+)\.norm\.")
 _IN_BACKBONE = re.compile(
     r"(?:^|\.)((?:stem|res[2-5]\.\d+)\.(?:conv\d|shortcut).*|vgg[1-5]\.\d+\..*)"
@@ -73,7 +78,8 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
 
     Args:
         checkpoint: The content of the file: the weights themselves, or a dict with them under
-            "model", "blobs" (Detectron), "state_dict" (mmdetection) or "model_state" (pycls).
+            "model", "blobs" (Detectron), "state_dict" (mmdetection), "model_state" (pycls) or
+            another usual name; an average of the weights counts where there is nothing else.
         source: A key of :data:`SOURCES`. "auto" goes by the names; weights that no source knows,
             such as those of another backbone, are taken to be Detectron2's then.
         about: The file's name. Of some weights it alone says how they were trained.
@@ -114,13 +120,13 @@ def save_converted(converted: Converted, path: str) -> None:
         "gn_det": metadata_to_dict(converted.known, converted.source),
     }
     ending = os.path.splitext(path)[1]
+    if ending not in _ENDINGS:
+        raise WeightsError(f"{path}: converted weights end in .pkl or .pth.")
     if ending == ".pkl":
         content["model"] = {name: _array(value) for name, value in converted.state.items()}
         write: Callable[[BinaryIO], Any] = partial(pickle.dump, content, protocol=4)
-    elif ending == ".pth":
-        write = partial(torch.save, content)
     else:
-        raise WeightsError(f"{path}: converted weights end in .pkl or .pth.")
+        write = partial(torch.save, content)
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         atomic_write(path, write)
@@ -129,7 +135,12 @@ def save_converted(converted: Converted, path: str) -> None:
 
 
 def convert_file(
-    source_file: str, target_file: str, source: str = "auto", cfg: CfgNode | None = None
+    source_file: str,
+    target_file: str,
+    source: str = "auto",
+    cfg: CfgNode | None = None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[Converted, Report]:
     """Convert a file. It is written only if every norm of the backbone is filled.
 
@@ -139,16 +150,20 @@ def convert_file(
         source: A key of :data:`gn_det.checkpoint.sources.SOURCES`, or "auto".
         cfg: The config that the weights are for. Without one they are compared with the backbone
             that they describe themselves; other parts (FPN, heads) are written as they are.
+        overwrite: Whether a file at ``target_file`` is replaced. The source itself never is.
 
     Returns:
         The weights, and what was matched, missing and unused.
 
     Raises:
         FileNotFoundError: There is no such file.
-        WeightsError: The file cannot be read or converted, or the weights do not fit.
+        WeightsError: The file cannot be read or converted, the weights do not fit, or there is a
+            file in the place of the new one.
     """
     path, digest, _ = parse_path(source_file)
-    checkpoint = load_file(local_file(path, digest))
+    local = local_file(path, digest)
+    _check_target(local, target_file, overwrite)
+    checkpoint = load_file(local)
     try:
         converted = convert(checkpoint, source, path)
         report = _compare_backbone(converted) if cfg is None else _compare(converted, cfg)
@@ -162,6 +177,23 @@ def convert_file(
         raise WeightsError(f"{path}: {error}") from None
     save_converted(converted, target_file)
     return converted, report
+
+
+def _check_target(source_file: str, target_file: str, overwrite: bool) -> None:
+    """Refuse to write over the source, or over another file that nobody said may be replaced."""
+    if os.path.splitext(target_file)[1] not in _ENDINGS:
+        raise WeightsError(f"{target_file}: converted weights end in .pkl or .pth.")
+    if not os.path.lexists(target_file):
+        return
+    if os.path.isdir(target_file):
+        raise WeightsError(f"{target_file}: it is a folder; name a file in it.")
+    if os.path.exists(target_file) and os.path.samefile(source_file, target_file):
+        raise WeightsError(f"{target_file}: it is the file that is converted; give another name.")
+    if not overwrite:
+        raise WeightsError(
+            f"{target_file}: it exists, and nothing was written. Give another name, or allow to "
+            "replace it (--overwrite, overwrite=True)."
+        )
 
 
 def _compare_backbone(converted: Converted) -> Report:
@@ -283,10 +315,8 @@ def _weights(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], di
     """Return the tensors by name, and the reasons why other entries are none, by name."""
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"It holds a {type(checkpoint).__name__}, and no weights by name.")
-    for place in _PLACES:
-        if isinstance(checkpoint.get(place), Mapping):
-            checkpoint = checkpoint[place]
-            break
+    places = [p for p in (*_PLACES, *_EMA_PLACES) if isinstance(checkpoint.get(p), Mapping)]
+    checkpoint = checkpoint[places[0]] if places else checkpoint
     state: dict[str, torch.Tensor] = {}
     dropped: dict[str, str] = {}
     for name, value in checkpoint.items():
@@ -301,9 +331,20 @@ def _weights(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], di
         raise WeightsError(
             f"It holds no weights; its entries are {and_more(entries, 3) if entries else 'none'}."
         )
-    if all(name.startswith("module.") for name in state):  # of DistributedDataParallel
+    return _without_wrappers(state, dropped), dropped
+
+
+def _without_wrappers(
+    state: dict[str, torch.Tensor], dropped: dict[str, str]
+) -> dict[str, torch.Tensor]:
+    """Return the weights by the names that they have in a model that nothing is wrapped around."""
+    if "n_averaged" in state and len(state) > 1:  # of torch.optim.swa_utils.AveragedModel
+        state = {name: value for name, value in state.items() if name != "n_averaged"}
+        dropped["n_averaged"] = "count of averaged weights"
+    state = {unwrapped(name): value for name, value in state.items()}
+    while all(name.startswith("module.") for name in state):  # of DistributedDataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state, dropped
+    return state
 
 
 def _tensor(value: object) -> torch.Tensor | None:

@@ -19,7 +19,11 @@ __all__ = [
     "metadata_from_dict",
     "metadata_to_dict",
     "norm_of_names",
+    "unwrapped",
 ]
+
+# what torch.compile, FSDP and activation checkpointing put between the names of modules
+_WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 
 
 @dataclass
@@ -81,6 +85,15 @@ def norm_of_names(names: list[str]) -> str | None:
     if any(n.endswith(".running_mean") for n in norms):
         return "BN"
     return "GN" if norms else None
+
+
+def unwrapped(name: str) -> str:
+    """Return the name of a parameter without what torch.compile and other wrappers add to it.
+
+    Args:
+        name: The name, such as ``_orig_mod.backbone.stem.conv1.weight``.
+    """
+    return _WRAPPERS.sub("", name).lstrip(".")
 
 
 def metadata_to_dict(known: PretrainSpec, source: str) -> dict[str, Any]:

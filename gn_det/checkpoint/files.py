@@ -1,7 +1,8 @@
 """From the value of MODEL.WEIGHTS to a file on this machine, whose hash is checked.
 
-Paths and URLs are Detectron2's: its PathManager knows catalog://, detectron2:// and https://. It
-downloads to a temporary file, compares the length, and only then moves it into the cache.
+Paths and URLs are Detectron2's: its PathManager knows catalog://, detectron2://, https:// and what
+a user's code registered a handler for. It downloads to a temporary file, compares the length, and
+only then moves it into the cache.
 """
 
 import contextlib
@@ -11,6 +12,8 @@ import re
 from urllib.parse import parse_qs, urldefrag
 
 from detectron2.utils.file_io import PathManager
+
+from gn_det.utils import shorten
 
 from .errors import WeightsError
 
@@ -86,13 +89,13 @@ def local_file(path: str, digest: str = "") -> str:
         WeightsError: The file cannot be downloaded, or has another hash; a download is removed
             then.
     """
-    if not is_url(path):
-        if not os.path.isfile(path):
-            what = "is a folder, and no file" if os.path.isdir(path) else "does not exist"
-            raise FileNotFoundError(f"Weights file '{path}' {what}.")
-        local = path
-    else:
-        local = _download(path)
+    local = _download(path)
+    if not os.path.isfile(local):
+        if is_url(path):
+            raise WeightsError(f"{path}: what it leads to, {local}, is no file.")
+        what = "is a folder, and no file" if os.path.isdir(local) else "does not exist"
+        raise FileNotFoundError(f"Weights file '{path}' {what}.")
+    if is_url(path):
         in_name = _IN_NAME.search(path)
         digest = digest or (in_name[1] if in_name else "")
     if digest:
@@ -114,8 +117,10 @@ def _download(url: str) -> str:
         raise WeightsError(f"{url}: it cannot be downloaded ({error}).") from None
     except (KeyError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{url}: there is no such entry ({error}).") from None
-    if not os.path.isfile(local):
-        raise WeightsError(f"{url}: what it leads to, {local}, is no file.")
+    except Exception as error:  # noqa: BLE001  of a handler of the user's own
+        raise WeightsError(
+            f"{url}: its handler raised {type(error).__name__}: {shorten(error)}."
+        ) from error
     return local
 
 

@@ -8,19 +8,18 @@ GN, other groups, another depth. It looks at the model itself, not at a config.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from gn_det.modeling import StandardizedConv2d
-from gn_det.utils import and_more
 
-from .converted_state import Converted
+from .converted_state import Converted, unwrapped
 from .errors import WeightsError
+from .report import Report
 
-__all__ = ["Report", "check_compatible", "is_predictor", "match"]
+__all__ = ["check_compatible", "is_predictor", "match"]
 
 _BACKBONE = re.compile(
     r"(?:^|\.)(?:(stem|res[2-5]\.\d+)\.(?:conv\d|shortcut)|(vgg[1-5]\.\d+))\.(?!norm\.)\w+$"
@@ -35,63 +34,6 @@ _PREDICTORS = (
     "head.cls_subnet",
     "keypoint_head.score_lowres.",
 )
-
-
-@dataclass
-class Report:
-    """What became of each weight of a file and of each parameter of a model.
-
-    Attributes:
-        source: The project that the file was recognized as, such as "timm".
-        matched: The names in the file, by the parameter (or buffer) of the model.
-        missing: The parameters that nothing in the file belongs to.
-        unused: The names in the file that belong to nothing in the model.
-        shape_mismatch: Tuples of a parameter, its shape in the file and its shape in the model.
-            They are not loaded.
-        dropped: The reasons why entries of the file are of no use for a detector, by name.
-        extra: The names in the file beside the part of the model that was compared.
-    """
-
-    source: str
-    matched: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    shape_mismatch: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    dropped: dict[str, str] = field(default_factory=dict)
-    extra: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """Return one line."""
-        text = f"{self.source}: {len(self.matched)} matched, {len(self.missing)} missing, "
-        text += f"{len(self.unused)} unused"
-        if self.shape_mismatch:
-            text += f", {len(self.shape_mismatch)} of another shape"
-        if self.extra:
-            text += f", {len(self.extra)} beside the backbone"
-        if self.dropped:
-            reasons = sorted(set(self.dropped.values()))
-            text += f"; {len(self.dropped)} left out ({', '.join(reasons)})"
-        return text
-
-    def table(self) -> str:
-        """Return all names, in three or more parts."""
-        width = max((len(name) for name in self.matched), default=0)
-        lines = [f"matched ({len(self.matched)})"]
-        lines += [f"  {ours:<{width}}  {theirs}" for ours, theirs in self.matched.items()]
-        lines += [f"missing ({len(self.missing)})", *(f"  {name}" for name in self.missing)]
-        lines += [f"unused ({len(self.unused)})", *(f"  {name}" for name in self.unused)]
-        if self.shape_mismatch:
-            lines += [f"of another shape ({len(self.shape_mismatch)})"]
-            lines += [
-                f"  {n}  {theirs} in the file, {ours}" for n, theirs, ours in self.shape_mismatch
-            ]
-        if self.extra:
-            lines += [f"beside the backbone ({len(self.extra)})"]
-            lines += [f"  {name}" for name in self.extra]
-        if self.dropped:
-            lines += [f"left out ({len(self.dropped)})"]
-            lines += [f"  {name}  {reason}" for name, reason in self.dropped.items()]
-        return "\n".join(lines)
 
 
 def match(
@@ -138,13 +80,13 @@ def match(
 
 def _match_names(wanted: list[str], converted: Converted) -> dict[str, str]:
     """Return the keys of ``converted.state`` by parameter."""
-    keys = {name: name for name in wanted if name in converted.state}
+    keys = {name: key for name in wanted if (key := unwrapped(name)) in converted.state}
     if not converted.suffixes and keys:
         return keys
-    taken = set(keys)
+    taken = set(keys.values())
     by_key: dict[str, str] = {}
     for name in wanted:
-        parts = name.split(".")
+        parts = unwrapped(name).split(".")
         for start in range(1, len(parts)):
             key = ".".join(parts[start:])
             if name not in keys and key in converted.state and key not in taken:
@@ -165,8 +107,6 @@ def check_compatible(
     model: nn.Module,
     keys: dict[str, str],
     report: Report,
-    *,
-    frozen_may_stay: bool = True,
 ) -> None:
     """Check that norms and architecture of weights and model are the same.
 
@@ -175,7 +115,6 @@ def check_compatible(
         model: The model that is to be filled.
         keys: The keys of ``converted.state`` by parameter, see :func:`match`.
         report: The report of the same match.
-        frozen_may_stay: Whether a FrozenBN that is not in the file may stay the identity.
 
     Raises:
         WeightsError: They are not. The message is one line.
@@ -189,8 +128,6 @@ def check_compatible(
     _check_norms(converted, model, keys)
     _check_standardization(converted, model, keys)
     _check_blocks(converted, model, keys)
-    if not frozen_may_stay:
-        _check_frozen(model, keys)
     for name, shape, wanted in report.shape_mismatch:
         if not is_predictor(name):
             raise WeightsError(
@@ -257,21 +194,6 @@ def _check_norm(
             "Its norms do not fit: the file was trained with "
             f"{converted.known.channels_per_group} channels per group, the model has {channels} at "
             f"{layer}."
-        )
-
-
-def _check_frozen(model: nn.Module, keys: dict[str, str]) -> None:
-    unfilled = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, FrozenBatchNorm2d) and f"{name}.weight" not in keys
-    ]
-    if unfilled:
-        raise WeightsError(
-            f"It has nothing for {and_more(unfilled)}, which is FrozenBN in the model: it would "
-            "stay the identity, which is no normalization at all. Set its NORM to GN, or give "
-            "weights that have it. Set MODEL.GN.ALLOW_FROZEN_RANDOM True (in a Python config "
-            "train.allow_frozen_random) if this is meant."
         )
 
 

@@ -16,6 +16,7 @@ from .safe_content import Placeholder, check_content
 from .safe_numpy import BUILDS, CALLS, is_array
 from .safe_pickle import MAX_OPERATIONS, DamagedPickle, load_pickle
 from .safe_torch import LEGACY_MAGIC, is_tar, is_torch, load_torch_legacy, load_torch_zip
+from .safetensors_file import is_safetensors, load_safetensors
 
 __all__ = ["load_file"]
 
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 _WEB_PAGE = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE
 )
-_SAFETENSORS = re.compile(rb".{6}\0\0\s*\{", re.DOTALL)  # a length of 8 bytes, then JSON
 
 # of weights; those of other files are in identify_content
 _OTHER_FORMATS = {
@@ -33,17 +33,19 @@ _OTHER_FORMATS = {
 }
 
 
-def load_file(path: str | Path) -> dict[str, Any]:
-    """Read a pickle of arrays, or a file of ``torch.save``, by its content.
+def load_file(path: str | Path, *, warn: bool = True) -> dict[str, Any]:
+    """Read a pickle of arrays, or a file of ``torch.save`` or safetensors, by its content.
 
-    Detectron's and Detectron2's ``.pkl`` (Python 2 and 3, protocol 0 to 5, NumPy 1 and 2), and
-    PyTorch's zip and older files. Arrays, tensors, numbers, strings and containers are read. An
-    object of another class is left out, with a line in the log that says which: a
+    Detectron's and Detectron2's ``.pkl`` (Python 2 and 3, protocol 0 to 5, NumPy 1 and 2),
+    PyTorch's zip and older files, and safetensors, whose tensors are under "model". Arrays,
+    tensors, numbers, strings and containers are read. An object of another class is left out, with
+    a line in the log that says which: a
     :class:`~gn_det.checkpoint.safe_content.Placeholder` stands in its place. No code of the file
     is run, and memory stays within a small multiple of the file's size.
 
     Args:
         path: The path of a file on this machine.
+        warn: Whether to log what is left out.
 
     Returns:
         The content as it was saved: arrays stay NumPy's, tensors are PyTorch's on the CPU.
@@ -60,7 +62,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is a folder or a device, not a file of weights.")
     try:
         with _no_garbage_collection(), path.open("rb") as file:
-            content = _load(file)
+            content = _load(file, path)
             left_out = check_content(content, MAX_OPERATIONS, _is_data)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}.") from error.__cause__
@@ -73,7 +75,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         )
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: it holds a {type(content).__name__}, not weights by name.")
-    if left_out:
+    if left_out and warn:
         logger.warning(f"{path}: left out, neither tensors nor plain data: {left_out}.")
     return content
 
@@ -94,7 +96,7 @@ def _is_data(item: Any) -> bool:
     return is_array(item) or is_torch(item)
 
 
-def _load(file: BinaryIO) -> Any:
+def _load(file: BinaryIO, path: Path) -> Any:
     size = os.fstat(file.fileno()).st_size
     head = file.read(512)
     file.seek(0)
@@ -108,8 +110,8 @@ def _load(file: BinaryIO) -> Any:
     for magic, what in _OTHER_FORMATS.items():
         if head.startswith(magic):
             raise WeightsError(f"it is {what}")
-    if _SAFETENSORS.match(head):
-        raise WeightsError("it is a safetensors file: convert it with torch.save first")
+    if is_safetensors(head):
+        return load_safetensors(path)
     if is_tar(head):
         raise WeightsError("it is a tar archive (or a file of PyTorch 0.1): unpack it first")
     if head.startswith(b"PK\3\4"):
@@ -119,7 +121,9 @@ def _load(file: BinaryIO) -> Any:
     if LEGACY_MAGIC in head[:32]:
         return load_torch_legacy(file, size)
     if head[0] > 0x80:  # protocols 2 and later start with 0x80, those before with a letter
-        raise WeightsError("it is neither a pickle nor a file of torch.save, or it is damaged")
+        raise WeightsError(
+            "it is neither a pickle nor a file of torch.save or safetensors, or it is damaged"
+        )
     try:
         return load_pickle(file, size, calls=CALLS, builds=BUILDS)
     except DamagedPickle:

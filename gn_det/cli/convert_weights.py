@@ -5,8 +5,9 @@ gn-det convert-weights resnet50_gn_ws-15beedd8.pth weights/resnet50_gn_ws.pkl
 gn-det convert-weights model_final.pkl gn_all.pth --config mask_rcnn_R50_gn_all.yaml
 
 The option --from lists the projects. The new file also says how the weights were trained (channel
-order, mean and std, stride, groups), so that loading it can check the config. Exit status: 0; 2
-where nothing was written, for example because a norm of the backbone would not be filled.
+order, mean and std, stride, groups), so that loading it can check the config. A file that is
+already there stays, unless --overwrite is given. Exit status: 0; 2 where nothing was written, for
+example because a norm of the backbone would not be filled.
 """
 
 import argparse
@@ -36,13 +37,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a config to compare with its whole model, not with the backbone alone",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Convert a file, and print what became of each name."""
     cfg = load_runnable_config(args.config_file, []) if args.config_file else None
-    converted, report = convert_file(args.input, args.output, args.source, cfg)
+    converted, report = convert_file(
+        args.input, args.output, args.source, cfg, overwrite=args.overwrite
+    )
     print(f"{args.input}: weights of {converted.source}")
     print(report.table())
     print("\ntrained with")

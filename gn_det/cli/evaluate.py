@@ -16,6 +16,7 @@ import os
 
 import torch
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 import gn_det
 from gn_det.checkpoint.files import is_url, parse_path
@@ -104,7 +105,7 @@ def score_predictions(args: argparse.Namespace) -> None:
 def evaluate_weights(args: argparse.Namespace) -> None:
     """Evaluate a model in this process; the main process prints and writes."""
     path = parse_path(args.weights)[0]
-    if not is_url(path) and not os.path.isfile(path):
+    if not is_url(path) and not PathManager.isfile(path):
         raise FileNotFoundError(f"--weights {path}: there is no such file.")
     args.opts += ["MODEL.WEIGHTS", repr(args.weights)]
     if args.dataset:

@@ -12,7 +12,7 @@ from gn_det.utils import closest, shorten
 from .defaults import add_gn_config
 from .errors import ConfigError, UnknownKeyError
 from .inheritance import load_with_bases
-from .paths import resolve
+from .paths import expand_home, is_handled, resolve
 
 __all__ = ["CfgNode", "flatten", "get_cfg"]
 
@@ -96,7 +96,8 @@ class CfgNode(detectron2.config.CfgNode):
                 f"{filename}: this is a Python config, which only `gn-det train` runs. A YAML is "
                 "needed here."
             )
-        path = str(resolve(filename))
+        # the handler of an address is asked for its _BASE_ files, too
+        path = filename if is_handled(filename) else str(resolve(filename))
         try:
             # Detectron2's method calls load_yaml_with_base and upgrades old versions
             super().merge_from_file(path, allow_unsafe=allow_unsafe)
@@ -109,6 +110,11 @@ class CfgNode(detectron2.config.CfgNode):
             key, message = _describe(error)
             where = load_with_bases(path).find(key) or path
             raise ConfigError(f"{where}: {message}") from error
+
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        # yacs asks this for each value of a file or a command line
+        return expand_home(super()._decode_cfg_value(value))
 
     def merge_from_other_cfg(self, cfg_other: detectron2.config.CfgNode) -> None:
         """Merge another config.
@@ -152,6 +158,8 @@ class CfgNode(detectron2.config.CfgNode):
                 raise _unknown(name, known)
         try:
             super().merge_from_list(cfg_list)
+        except ConfigError as error:
+            raise ConfigError(f"Command line: {error}") from None
         except _MERGE_ERRORS as error:
             raise ConfigError(f"Command line: {_describe(error)[1]}") from error
 

@@ -58,9 +58,14 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.MODEL.GN.MEMORY = "standard"
 
     # Whether random layers may stay frozen. False (default) refuses MODEL.WEIGHTS "" with
-    # MODEL.BACKBONE.FREEZE_AT > 0 or with FrozenBN, and FrozenBN in FPN or heads with weights of a
-    # backbone, because such a model trains without an error and loses AP. True allows it.
+    # MODEL.BACKBONE.FREEZE_AT > 0 or with FrozenBN, and weights that do not fill all that is
+    # frozen, because such a model trains without an error and loses AP. True allows it.
     _C.MODEL.GN.ALLOW_FROZEN_RANDOM = False
+
+    # Whether MODEL.WEIGHTS may leave the backbone random. False (default) refuses a file that fills
+    # less than a tenth of its tensors, because such a file is of another network or has other
+    # names. True is for a backbone from scratch below heads that were trained.
+    _C.MODEL.GN.ALLOW_RANDOM_BACKBONE = False
 
     # Whether features and convolutions of our backbones, FPN and heads use PyTorch's channels_last
     # memory format. It is faster on CPUs with AMX, most of all in bfloat16, and slower with images

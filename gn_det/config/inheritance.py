@@ -12,7 +12,7 @@ from typing import Any
 from gn_det.utils import shorten
 
 from .errors import ConfigError
-from .paths import resolve
+from .paths import is_handled, resolve
 from .yaml_loader import Budget, Document, read_yaml
 
 __all__ = ["Inherited", "load_with_bases"]
@@ -50,13 +50,14 @@ def load_with_bases(address: str | os.PathLike) -> Inherited:
     """Read a config and its ``_BASE_`` files. Later bases override earlier ones, the file all.
 
     Args:
-        address: The path, ``gn_det://NAME.yaml`` or ``detectron2://PATH.yaml`` of the config.
+        address: The path or address of the config, see :func:`gn_det.config.paths.resolve`.
 
     Raises:
         ConfigError: A file is refused, bases form a circle, or ``_BASE_`` has a wrong value.
         FileNotFoundError: The file or a base does not exist.
     """
-    return _Reader().load(resolve(os.fspath(address)), [])
+    address = os.fspath(address)
+    return _Reader().load(resolve(address), address, [])
 
 
 class _Reader:
@@ -70,7 +71,7 @@ class _Reader:
         self.budget = Budget()
         self.files = 0
 
-    def load(self, path: Path, chain: list[tuple[str, str]]) -> Inherited:
+    def load(self, path: Path, address: str, chain: list[tuple[str, str]]) -> Inherited:
         self.files += 1
         if self.files > MAX_FILES:
             raise ConfigError(
@@ -85,12 +86,13 @@ class _Reader:
             raise ConfigError(f"{error} It is a {BASE_KEY} of {chain[-1][1]}.") from None
         result = Inherited()
         line = document.lines.get((BASE_KEY,))
-        for address in _bases(path, document):
+        for name in _bases(path, document):
             where = f"{path}:{line}"
-            base = _resolve_base(address, path, where)
+            name = _beside(name, address)
+            base = _resolve_base(name, path, where)
             link = (os.path.realpath(path), where)
             _check_circle(base, [*chain, link])
-            _merge(self.load(base, [*chain, link]), result)
+            _merge(self.load(base, name, [*chain, link]), result)
         lines = {key: f"{path}:{line}" for key, line in document.lines.items()}
         _merge(Inherited(document.tree, lines), result)
         return result
@@ -116,6 +118,16 @@ def _bases(path: Path, document: Document) -> list[str]:
                 f"{shorten(repr(base), 77)} was given."
             )
     return bases
+
+
+def _beside(base: str, address: str) -> str:
+    """Return the address of a base that is relative to a file of PathManager's handlers.
+
+    Its copy on this machine is in a folder of its own, where no base is.
+    """
+    if is_handled(address) and "://" not in base and not base.startswith(("/", "~")):
+        return f"{address.rpartition('/')[0]}/{base}"
+    return base
 
 
 def _resolve_base(address: str, path: Path, where: str) -> Path:

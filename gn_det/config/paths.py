@@ -1,14 +1,55 @@
-"""The places of configs: gn_det's own folder, and the addresses gn_det:// and detectron2://."""
+"""Paths and addresses of configs: ``~``, gn_det's own folder, gn_det://, detectron2:// and others.
 
+Other addresses are those whose handler a user's code registered with Detectron2's PathManager. The
+web is none of them.
+"""
+
+import os
 from pathlib import Path
+from typing import Any
 
 import detectron2
+from detectron2.utils.file_io import PathManager
 
 from gn_det.utils import closest
 
 from .errors import ConfigError
 
-__all__ = ["config_folder", "resolve"]
+__all__ = ["config_folder", "expand_home", "is_handled", "resolve"]
+
+_OWN = ("gn_det", "detectron2")
+# Detectron2's PathManager would download these
+_WEB = ("http", "https", "ftp", "catalog")
+
+
+def expand_home(value: Any) -> Any:
+    """Return the value of a key or option with each ``~/x`` and ``~user/x`` in it as a full path.
+
+    Args:
+        value: A text, a list or tuple of values, or anything else, which stays as it is.
+
+    Raises:
+        ConfigError: There is no such user, so that a folder called ``~user`` would be made.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(expand_home(item) for item in value)
+    if not isinstance(value, str) or not value.startswith("~"):
+        return value
+    expanded = os.path.expanduser(value)
+    if expanded == value and "/" in value:
+        user = value.partition("/")[0]
+        raise ConfigError(f"{value!r}: there is no home folder {user}; give the whole path.")
+    return expanded
+
+
+def is_handled(address: str) -> bool:
+    """Return whether an address is for a handler of Detectron2's PathManager, if there is one.
+
+    Args:
+        address: An address with or without ``scheme://``.
+    """
+    scheme, separator, _ = address.partition("://")
+    return bool(separator) and scheme not in (*_OWN, *_WEB)
 
 
 def config_folder() -> Path:
@@ -32,11 +73,13 @@ def resolve(address: str, folder: Path | None = None) -> Path:
 
     Args:
         address: The address: ``gn_det://NAME.yaml``, ``detectron2://PATH.yaml`` of Detectron2's
-            model zoo, or a path that is absolute, below ``~``, or relative to ``folder``.
+            model zoo, one that a handler of PathManager knows, or a path that is absolute, below
+            ``~``, or relative to ``folder``.
         folder: The folder of the file that has the address; None for the working directory.
 
     Raises:
-        ConfigError: The address is of the web, or leads out of the folder of the configs.
+        ConfigError: The address is of the web or has no handler, or leads out of the folder of the
+            configs.
         FileNotFoundError: The file does not exist. The message names similar ones.
     """
     scheme, separator, inside = address.partition("://")
@@ -52,10 +95,17 @@ def resolve(address: str, folder: Path | None = None) -> Path:
         # do not have it
         root = Path(detectron2.__file__).parent / "model_zoo" / "configs"
         return _in_zoo(address, inside, root)
+    if is_handled(address):
+        path = Path(PathManager.get_local_path(address))
+        if path != Path(address):  # else there is no handler
+            if not path.is_file():
+                raise FileNotFoundError(f"{address!r} leads to {str(path)!r}, which is no file.")
+            return path
     raise ConfigError(
-        f"{address!r} is not read: configs come from files, gn_det:// and detectron2:// only. "
-        "Others can change a file on the web, even between two runs. Save the file, and name it "
-        "here by its path."
+        f"{address!r} is not read: configs come from files, gn_det://, detectron2://, and "
+        "addresses whose handler your code registered with Detectron2's PathManager. Others can "
+        "change a file on the web, even between two runs. Save the file, and name it here by its "
+        "path."
     )
 
 

@@ -2,7 +2,12 @@
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from typing import NoReturn
+
+from gn_det.config import ConfigError
+from gn_det.config.paths import expand_home
 
 __all__ = [
     "add_options",
@@ -15,10 +20,27 @@ __all__ = [
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all errors of the commands are."""
+    """A parser whose errors are one line, as all errors of the commands are.
+
+    It expands ``~``, which shells leave alone in ``--output=~/x`` and in quotes.
+    """
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} ({self.prog} --help shows the options)\n")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        try:
+            words = [_expanded(word) for word in (sys.argv[1:] if args is None else args)]
+        except ConfigError as error:
+            self.error(str(error))
+        return super().parse_known_args(words, namespace)
+
+
+def _expanded(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return f"{name}={expand_home(value)}" if equals else expand_home(word)
 
 
 def docstring_parser(doc: str) -> argparse.ArgumentParser:

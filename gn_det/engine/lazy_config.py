@@ -14,10 +14,11 @@ from typing import Any
 from detectron2.config import LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
+from gn_det.config.paths import expand_home, is_handled, resolve
 from gn_det.config.values import precision_problems, solver_problems
 from gn_det.data import WindowedMapper
 from gn_det.model_zoo import get_config
@@ -51,6 +52,7 @@ NAMES = {
     "INPUT.WINDOW": "dataloader.train.mapper.window",
     "MODEL.DEVICE": "train.device",
     "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
+    "MODEL.GN.ALLOW_RANDOM_BACKBONE": "train.allow_random_backbone",
     "DATASETS.IGNORE_CLASS_NAMES": "train.ignore_class_names",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "OUTPUT_DIR": "train.output_dir",
@@ -88,6 +90,7 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     for option in opts:
         _override(cfg, option)
+    _expand_home(cfg)
     _check_references(cfg, config_file)
     settings = settings_of(cfg)
     tests = settings.DATASETS.TEST
@@ -109,10 +112,10 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
 def _load(config_file: str) -> DictConfig:
     if is_zoo_name(config_file):
         return get_config(os.path.basename(config_file))
-    if not os.path.isfile(config_file):
-        raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+    path = resolve(config_file)  # refuses the web and what does not exist
     try:
-        return LazyConfig.load(config_file)
+        # a handler of PathManager is asked for what the file imports, too
+        return LazyConfig.load(config_file if is_handled(config_file) else str(path))
     except SyntaxError as error:
         cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
         # Detectron2 says in words which file it is: this one, or one that it imports
@@ -121,6 +124,18 @@ def _load(config_file: str) -> DictConfig:
         raise ConfigError(f"{file}:{cause.lineno}: it is not Python: {cause.msg}.") from None
     except ImportError as error:
         raise ConfigError(f"{config_file}: {error}") from error
+
+
+def _expand_home(node: DictConfig | ListConfig) -> None:
+    """Replace ``~`` in each text of a config, in place."""
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        value = node[key]
+        if OmegaConf.is_config(value):
+            _expand_home(value)
+        elif (expanded := expand_home(value)) != value:
+            node[key] = expanded
 
 
 def _check_references(cfg: DictConfig, config_file: str) -> None:

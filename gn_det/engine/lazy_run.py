@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from gn_det.checkpoint import check_weights_file
 from gn_det.config import CfgNode, ConfigError, images_per_micro_batch, max_detections
 from gn_det.config.values import package_problems
 from gn_det.data import DatasetError, check_datasets, check_images, stream_of
@@ -72,6 +73,7 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
         return evaluate_only(settings, model, evaluate, weights, resume=args.resume, key=key)
     if not (args.resume and has_checkpoint(cfg.train.output_dir)):
         _refuse_frozen_random(cfg, model)
+        check_weights_file(weights, settings, model)
     cfg.optimizer.params.model = model
     optimizer, scheduler = instantiate(cfg.optimizer), instantiate(cfg.lr_multiplier)
     loader = _train_loader(cfg, settings)

@@ -19,7 +19,7 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
 import gn_det
-from gn_det.checkpoint import resumable
+from gn_det.checkpoint import check_weights_file, resumable
 from gn_det.config import ConfigError, get_cfg
 from gn_det.data import check_datasets, register_datasets
 from gn_det.model_zoo import get_config_file, list_configs
@@ -140,15 +140,20 @@ def check_run(
             checks of detection datasets.
 
     Raises:
-        gn_det.config.ConfigError: The config cannot work, or the output folder holds another run.
+        gn_det.config.ConfigError: The config cannot work, its weights do not fit, or the output
+            folder holds another run.
+        FileNotFoundError: There is no file of weights.
         gn_det.data.DatasetError: A dataset is unknown, missing, or does not fit the config.
     """
+    resumed = resume and has_checkpoint(cfg.OUTPUT_DIR)
     check_config(
         _scaled_to_world_size(cfg) if training else cfg,
         training=training,
         num_processes=comm.get_world_size(),
-        weights_loaded=resume and has_checkpoint(cfg.OUTPUT_DIR),
+        weights_loaded=resumed,
     )
+    if training and not resumed:
+        check_weights_file(cfg.MODEL.WEIGHTS, cfg)
     (check_data or _check_detection_data)(cfg, training=training)
     if training and not resume:
         check_output_folder(cfg.OUTPUT_DIR)
@@ -248,8 +253,14 @@ def open_output_folder(
         verbose: See :func:`setup`.
 
     Raises:
+        gn_det.config.ConfigError: The folder is an address.
         gn_det.utils.SaveError: The folder cannot be written.
     """
+    if "://" in folder:
+        raise ConfigError(
+            f"The output folder {folder} is an address. Checkpoints are written to a folder of "
+            "this machine, so that none is half written: give a path, and copy the run later."
+        )
     eval_only = getattr(args, "eval_only", False)
     open_log_file(folder, verbose=verbose or getattr(args, "verbose", False))
     rank = comm.get_rank()

@@ -1,19 +1,24 @@
-"""Whether the model of a config fits weights, by what is known of how they were trained."""
+"""Whether the model of a config fits weights, by what is known of how they were trained.
+
+And which tensors weights have to fill, since training does not change them, or since all else
+stands on them.
+"""
 
 import math
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
+from detectron2.modeling import Backbone
 from torch import nn
 
 from gn_det.config import Problem
 
 from .inspect import meta_backbone
 from .network import KEYS_OF, Network, network_of_cfg
-from .norms import BN_NAMES
+from .norms import BN_NAMES, has_statistics, is_norm
 from .pretrain_spec import PretrainSpec
 
-__all__ = ["check_weights", "misfits"]
+__all__ = ["backbone_tensors", "check_weights", "frozen_tensors", "misfits"]
 
 # Mean or std of a channel: further apart than this is another preprocessing, closer than that is
 # the same. Between them lie Detectron's two means for one data set (102.98 and 103.53).
@@ -159,3 +164,39 @@ def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[P
             f"{weights} was trained on {spec.input_format} images, but INPUT.FORMAT is "
             f"{cfg.INPUT.FORMAT}.{_GREY if cfg.INPUT.FORMAT == 'L' else ''}",
         )
+
+
+def frozen_tensors(model: nn.Module) -> set[str]:
+    """Return the names in the state dict of what training does not change.
+
+    They are parameters that need no gradient, and the buffers of FrozenBN and other norms that
+    update no statistics.
+
+    Args:
+        model: A model, on any device.
+    """
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    for name, module in model.named_modules():
+        if is_norm(module) and not has_statistics(module):
+            prefix = f"{name}." if name else ""
+            frozen |= {prefix + buffer for buffer, _ in module.named_buffers(recurse=False)}
+    return frozen & set(model.state_dict())
+
+
+def backbone_tensors(model: nn.Module) -> list[str]:
+    """Return the names in the state dict of the backbones: of an FPN, those below it.
+
+    Args:
+        model: A model, on any device. Without a backbone of Detectron2's class the list is empty.
+    """
+    backbones = [name for name, m in model.named_modules() if isinstance(m, Backbone)]
+    inner = [b for b in backbones if not any(_is_inside(other, b) for other in backbones)]
+    return [
+        name
+        for name in model.state_dict()
+        if any(_is_inside(name, b) for b in inner) and not name.endswith(".num_batches_tracked")
+    ]
+
+
+def _is_inside(name: str, module: str) -> bool:
+    return name != module and (not module or name.startswith(f"{module}."))

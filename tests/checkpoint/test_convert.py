@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models import resnet34
 
 from gn_det import model_zoo
@@ -40,6 +41,11 @@ KNOWN = PretrainSpec(50, "GN", False, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "RGB", N
          "timm"),
         (["layer1.0.conv1.weight", "layer4.0.conv1.weight", "layer1.0.bn1.running_mean"],
          "torchvision"),
+        (["backbone.body.layer1.0.conv1.weight", "backbone.fpn.inner_blocks.0.0.weight"],
+         "torchvision-detector"),
+        (["roi_heads.box_head.0.1.weight", "roi_heads.box_head.5.weight"], "torchvision-detector"),
+        # Detectron2's Cascade R-CNN
+        (["roi_heads.box_head.0.fc1.weight", "backbone.fpn_lateral2.weight"], "detectron2"),
         (["stages.0.blocks.0.norm1.weight", "stages.0.blocks.0.conv1.weight"], "preactivation"),
         (["backbone.res2.0.conv1.weight", "linear.weight", "linear.bias"], "gn_det"),
         (["features.0.weight", "features.0.bias", "classifier.0.bias"], "torchvision-vgg"),
@@ -50,14 +56,52 @@ def test_recognize(names, source):
     assert recognize(dict.fromkeys(names, torch.ones(1))) == source
 
 
-@pytest.mark.parametrize("place", ["model", "blobs", "state_dict", "model_state", None])
+@pytest.mark.parametrize(
+    "place", ["model", "blobs", "state_dict", "model_state", "model_state_dict", "model_ema", None]
+)
 def test_where_the_weights_are(place):
     checkpoint = {place: STATE, "epoch": 3} if place else STATE
     assert set(convert(checkpoint).state) == set(STATE)
 
 
-def test_ddp_prefix():
-    assert set(convert({f"module.{k}": v for k, v in STATE.items()}).state) == set(STATE)
+WRAPPERS = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_names_of_wrapped_models(prefix):
+    assert set(convert({f"{prefix}{k}": v for k, v in STATE.items()}).state) == set(STATE)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module"])
+def test_a_part_that_is_wrapped(wrapper):
+    state = {k.replace("conv1", f"conv1.{wrapper}"): v for k, v in STATE.items()}
+    assert set(convert(state).state) == set(STATE)
+
+
+def test_an_average_of_the_weights():
+    averaged = AveragedModel(torch.nn.ModuleDict({"stem": torch.nn.Linear(2, 2)}))
+    out = convert(averaged.state_dict())
+    assert set(out.state) == {"stem.weight", "stem.bias"}
+    assert out.dropped == {"n_averaged": "count of averaged weights"}
+    # the weights themselves come first
+    other = {name: value + 1 for name, value in STATE.items()}
+    for place in ("model_ema", "state_dict_ema"):
+        for content in ({place: other, "model": STATE}, {"state_dict": STATE, place: other}):
+            assert all(torch.equal(convert(content).state[k], v) for k, v in STATE.items())
+
+
+def test_into_a_wrapped_model(small_cfg, small_model, tmp_path):
+    """A checkpoint of a compiled model resumes it, and fills the plain one."""
+    model, other = (small_model(small_cfg(), seed=seed) for seed in (1, 2))
+    compiled = torch.compile(model)
+    for source, target in ((compiled, other), (model, torch.compile(other)), (compiled, compiled)):
+        path = str(tmp_path / "model.pth")
+        torch.save({"model": source.state_dict()}, path)
+        checkpointer = Checkpointer(target, cfg=small_cfg())
+        checkpointer.load(path)
+        assert not checkpointer.report.unfilled
+    for a, b in zip(model.state_dict().values(), other.state_dict().values()):
+        assert torch.equal(a, b)
 
 
 def test_what_is_no_array_is_left_out():
@@ -243,6 +287,38 @@ def test_another_network_than_the_configs(blobs, tmp_path):
     cfg.MODEL.DEVICE = "cpu"
     with pytest.raises(WeightsError, match="It is a ResNet-50, but MODEL.RESNETS.DEPTH is 101"):
         convert_file(path, str(tmp_path / "out.pkl"), cfg=cfg)
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_the_source_is_never_replaced(link, blobs, tmp_path):
+    path = _write(tmp_path / "in.pkl", {"blobs": blobs})
+    before = (tmp_path / "in.pkl").read_bytes()
+    target = path
+    if link:
+        target = str(tmp_path / "out.pkl")
+        link(path, target)
+    for overwrite in (False, True):
+        with pytest.raises(WeightsError, match="it is the file that is converted"):
+            convert_file(path, target, overwrite=overwrite)
+    assert (tmp_path / "in.pkl").read_bytes() == before
+
+
+def test_what_is_at_the_target(blobs, tmp_path):
+    path = _write(tmp_path / "in.pkl", {"blobs": blobs})
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(WeightsError, match="it is a folder; name a file in it"):
+        convert_file(path, str(tmp_path / "folder.pth"), overwrite=True)
+    (tmp_path / "broken.pth").symlink_to("nowhere.pth")
+    with pytest.raises(WeightsError, match="broken.pth: it exists"):
+        convert_file(path, str(tmp_path / "broken.pth"))
+    with pytest.raises(WeightsError, match="end in .pkl or .pth"):
+        convert_file(path, str(tmp_path / "out.safetensors"))
+    # what cannot be converted leaves the file that is there
+    (tmp_path / "out.pth").write_text("mine")
+    del blobs["conv1_gn_s"]
+    with pytest.raises(WeightsError, match="norm"):
+        convert_file(_write(tmp_path / "in.pkl", blobs), str(tmp_path / "out.pth"), overwrite=True)
+    assert (tmp_path / "out.pth").read_text() == "mine"
 
 
 def test_no_backbone(tmp_path):

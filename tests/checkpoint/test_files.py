@@ -160,3 +160,28 @@ def test_a_file_that_a_handler_of_ones_own_hands_out_stays(tmp_path, monkeypatch
         local_file("lab://r50.pkl", "0" * 64)
     assert "removed" not in str(raised.value)
     assert original.exists()
+
+
+def test_a_handler_of_the_users_own(lab):
+    (lab / "w.pth").write_bytes(b"x")
+    assert local_file("lab://w.pth") == str(lab / "w.pth")
+    with pytest.raises(WeightsError, match="what it leads to, .*, is no file"):
+        local_file("lab://nothing.pth")
+
+
+def test_a_handler_that_fails(monkeypatch):
+    def fail(path):
+        raise ArithmeticError("bucket\nis gone")
+
+    monkeypatch.setattr(PathManager, "get_local_path", fail)
+    with pytest.raises(
+        WeightsError, match=r"^lab://w: its handler raised ArithmeticError: bucket\\n"
+    ):
+        local_file("lab://w")
+
+
+def test_a_handler_whose_addresses_look_like_paths(tmp_path, monkeypatch):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(PathManager, "get_local_path", lambda url: str(path))
+    assert local_file("mount/w.pth") == str(path)

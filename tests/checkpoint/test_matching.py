@@ -68,29 +68,6 @@ def test_missing_shape_mismatch_and_dropped():
     }
 
 
-def test_report_in_words():
-    state = {"a.conv.weight": torch.ones(3, 2), "x": torch.ones(1), "conv.bias": torch.ones(4)}
-    _, _, report = _match(state, dropped={"m": "momentum"}, names={"x": "theirs_x"})
-    report.extra = ["head"]
-    line = report.summary()
-    assert "\n" not in line
-    assert line.startswith("test: 1 matched, 5 missing, 1 unused, 1 of another shape")
-    assert "1 beside the backbone; 1 left out (momentum)" in line
-    table = report.table().splitlines()
-    for expected in (
-        "matched (1)",
-        "  a.conv.weight  a.conv.weight",
-        "missing (5)",
-        "  b.conv.weight",
-        "unused (1)",
-        "  theirs_x",
-        "  a.conv.bias  (4,) in the file, (3,)",
-        "  head",
-        "  m  momentum",
-    ):
-        assert expected in table
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

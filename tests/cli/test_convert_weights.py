@@ -10,7 +10,8 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from gn_det.checkpoint import load_file
+from gn_det.checkpoint import WeightsError, load_file
+from gn_det.cli import convert_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +68,17 @@ def test_a_norm_that_is_not_filled(tool, weights, tmp_path):
         "res3.0.conv1.norm.bias."
     )
     assert not (tmp_path / "out.pkl").exists()
+
+
+def test_an_existing_file_stays(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out.pkl").write_text("mine")
+    parse = convert_weights.build_parser().parse_args
+    with pytest.raises(WeightsError, match=r"^out\.pkl: it exists, and nothing was .*--overwrite"):
+        convert_weights.main(parse(["in.pth", "out.pkl"]))
+    assert (tmp_path / "out.pkl").read_text() == "mine"
+    convert_weights.main(parse(["in.pth", "out.pkl", "--overwrite"]))
+    assert "stem.conv1.weight" in load_file(str(tmp_path / "out.pkl"))["model"]
 
 
 def test_with_a_config(tool, weights, tmp_path):

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from gn_det.config import ConfigError, config_folder, paths
-from gn_det.config.paths import resolve
+from gn_det.config import ConfigError, config_folder, get_cfg, paths
+from gn_det.config.paths import expand_home, is_handled, resolve
 
 
 def test_missing_folder(monkeypatch, tmp_path):
@@ -94,3 +94,83 @@ def test_missing_file(tmp_path):
     for missing in ("no/folder.yaml", "x" * 5000, "a\0b", "~nobody_of_this_name/a.yaml"):
         with pytest.raises(FileNotFoundError):
             resolve(missing, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("~/a/b.pth#sha256=00", "HOME/a/b.pth#sha256=00"),
+        ("~", "HOME"),
+        (["~/a", ["~/b", 3]], ["HOME/a", ["HOME/b", 3]]),
+        (("my_set", "~/a.json"), ("my_set", "HOME/a.json")),
+        ("a/~/b", "a/~/b"),
+        ("~5", "~5"),
+        ("detectron2://~/x", "detectron2://~/x"),
+        ("", ""),
+        (None, None),
+        (2.5, 2.5),
+    ],
+)
+def test_home(value, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "HOME")
+    assert expand_home(value) == expected
+
+
+def test_the_home_of_nobody():
+    with pytest.raises(ConfigError, match="there is no home folder ~nobody_of_this_name; give the"):
+        expand_home(["~nobody_of_this_name/x"])
+
+
+def test_addresses_with_a_handler(lab, monkeypatch):
+    """As Detectron2 reads them, but neither the web nor what nothing handles."""
+    (lab / "a.yaml").write_text("SEED: 3")
+    assert resolve("lab://a.yaml") == lab / "a.yaml"
+    assert is_handled("lab://a.yaml")
+    for other in ("a.yaml", "/a.yaml", "gn_det://a.yaml", "https://a.yaml", "catalog://a"):
+        assert not is_handled(other)
+    with pytest.raises(FileNotFoundError, match=r"'lab://b\.yaml' leads to .*, which is no file"):
+        resolve("lab://b.yaml")
+    monkeypatch.setattr(paths.PathManager, "get_local_path", pytest.fail)
+    with pytest.raises(ConfigError, match="is not read"):
+        resolve("https://example.com/a.yaml")
+
+
+def test_bases_with_a_handler(lab, tmp_path):
+    (lab / "base").mkdir()
+    (lab / "base" / "root.yaml").write_text("SEED: 3\nMODEL: {WEIGHTS: '~/w.pth'}")
+    (lab / "base" / "mid.yaml").write_text("_BASE_: root.yaml")
+    (lab / "leaf.yaml").write_text("_BASE_: [base/mid.yaml, 'gn_det://base/R50_gn.yaml']")
+    own = tmp_path / "own.yaml"
+    own.write_text("_BASE_: lab://leaf.yaml")
+    for config in ("lab://leaf.yaml", str(own)):
+        cfg = get_cfg()
+        cfg.merge_from_file(config)
+        assert (cfg.SEED, cfg.MODEL.RESNETS.NORM) == (3, "GN")
+    (lab / "base" / "root.yaml").write_text("SEED: 3\nMODLE: {MASK_ON: True}")
+    with pytest.raises(ConfigError, match="MODLE"):
+        get_cfg().merge_from_file("lab://leaf.yaml")
+    (lab / "base" / "root.yaml").write_text("_BASE_: mid.yaml")
+    with pytest.raises(ConfigError, match="form a circle"):
+        get_cfg().merge_from_file("lab://leaf.yaml")
+
+
+def test_home_in_a_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yaml").write_text(
+        "OUTPUT_DIR: ~/out\nMODEL: {WEIGHTS: ~/w.pth}\n"
+        "DATASETS: {REGISTER: [[a, ~/a.json, ~/img]], PROPOSAL_FILES_TRAIN: [~/p.pkl]}"
+    )
+    cfg = get_cfg()
+    cfg.merge_from_file("~/a.yaml")
+    cfg.merge_from_list(["PRETRAIN.ROOT", "~/imagenet"])
+    output, weights = cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
+    assert (output, weights) == (f"{tmp_path}/out", f"{tmp_path}/w.pth")
+    assert list(cfg.DATASETS.REGISTER[0]) == ["a", f"{tmp_path}/a.json", f"{tmp_path}/img"]
+    assert list(cfg.DATASETS.PROPOSAL_FILES_TRAIN) == [f"{tmp_path}/p.pkl"]
+    root = cfg.PRETRAIN.ROOT
+    assert root == f"{tmp_path}/imagenet"
+    cfg.merge_from_list(["DATASETS.REGISTER", "[['b', '~/b.json', '~/img']]"])
+    assert list(cfg.DATASETS.REGISTER[0])[1:] == [f"{tmp_path}/b.json", f"{tmp_path}/img"]
+    for key in ("OUTPUT_DIR", "MODEL.WEIGHTS"):
+        with pytest.raises(ConfigError, match="Command line: '~nobody_here/x': there is no home"):
+            cfg.merge_from_list([key, "~nobody_here/x"])

@@ -1,9 +1,12 @@
 import argparse
+import importlib
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from gn_det import cli
 from gn_det.engine import add_options, argument_parser, docstring_parser
 from gn_det.engine.arguments import output_file
 
@@ -34,6 +37,32 @@ def test_launch_options_are_detectron2s():
     args = parse("--config", "x", "--num-gpus", "2", "--num-machines", "3", "--machine-rank", "1")
     assert (args.num_gpus, args.num_machines, args.machine_rank) == (2, 3, 1)
     assert args.dist_url.startswith("tcp://127.0.0.1:")
+
+
+def test_home_in_every_option(tmp_path, monkeypatch, capsys):
+    """A shell leaves it alone behind = and in quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = parse("--config=~/a.yaml", "OUTPUT_DIR", "~/out", "train.output_dir=~/out", "A", "b~/c")
+    assert args.config_file == f"{tmp_path}/a.yaml"
+    out = f"{tmp_path}/out"
+    assert args.opts == ["OUTPUT_DIR", out, f"train.output_dir={out}", "A", "b~/c"]
+    parser = docstring_parser("test")
+    parser.add_argument("file")
+    parser.add_argument("--output", type=output_file)
+    args = parser.parse_args(["~/in.pkl", "--output", "~/out.json"])
+    assert (args.file, args.output) == (f"{tmp_path}/in.pkl", f"{tmp_path}/out.json")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["~nobody_here/in.pkl"])
+    assert "there is no home folder ~nobody_here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", sorted(p.stem for p in Path(cli.__file__).parent.glob("*.py")))
+def test_home_in_every_command(command, monkeypatch):
+    """Each command's parser is made by ours."""
+    if command == "__init__":
+        return
+    parser = importlib.import_module(f"gn_det.cli.{command}").build_parser()
+    assert type(parser) is type(docstring_parser("test"))
 
 
 DOC = """Weigh a model.

@@ -44,6 +44,31 @@ def test_own_file(tmp_path):
     assert LazyConfig.load(str(tmp_path / "own.py")).train.keys() < cfg.train.keys()
 
 
+def test_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = OWN.replace('"here"', '"~/here"') + (
+        'train["init_checkpoint"] = "~/w.pth"\nmodel.files = ["~/a", {"b": "~/c"}]\n'
+        'model.same = "${train.output_dir}"\n'
+    )
+    _write(tmp_path / "own.py", own)
+    cfg = load_lazy_config("~/own.py", ["+train.note='~/x'"])
+    assert cfg.train.output_dir == cfg.model.same == f"{tmp_path}/here"
+    assert (cfg.train.init_checkpoint, cfg.train.note) == (f"{tmp_path}/w.pth", f"{tmp_path}/x")
+    assert cfg.model.files == [f"{tmp_path}/a", {"b": f"{tmp_path}/c"}]
+
+
+def test_an_address_with_a_handler(lab):
+    (lab / "x").mkdir()
+    _write(lab / "x" / "numbers.py", "NUMBERS = dict(classes=4)")
+    text = OWN.replace("from gn_det", "from .numbers import NUMBERS\nfrom gn_det")
+    _write(lab / "x" / "own.py", text.replace("= 3", "= NUMBERS.classes"))
+    assert load_lazy_config("lab://x/own.py", []).model.roi_heads.num_classes == 4
+    with pytest.raises(FileNotFoundError, match=r"'lab://no\.py' leads to"):
+        load_lazy_config("lab://no.py", [])
+    with pytest.raises(ConfigError, match="'https://example.com/own.py' is not read"):
+        load_lazy_config("https://example.com/own.py", [])
+
+
 def test_without_a_gpu_it_goes_on(monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cfg = load_lazy_config("mask_rcnn_R50_gn_all.py", ["train.amp.enabled=True"])

@@ -75,6 +75,23 @@ def test_trains_evaluates_and_resumes(words, tmp_path):
         load_lazy_config(ZOO, ["train.max_iter=2", "--resume"])
 
 
+def test_weights_that_leave_frozen_layers_random(words, tmp_path):
+    cfg = load_lazy_config(ZOO, words)
+    state = instantiate(cfg.model).state_dict()
+    path = str(tmp_path / "file.pth")
+    torch.save({n: v for n, v in state.items() if ".bottom_up.res2" not in n}, path)
+    words = [*words, f"train.init_checkpoint={path}", "model.backbone.bottom_up.freeze_at=2"]
+    with pytest.raises(
+        WeightsError, match=r"frozen in the model: backbone\.bottom_up\.res2"
+    ) as error:
+        run_lazy(_args(words, tmp_path / "out"))
+    assert "train.allow_frozen_random" in str(error.value)
+    torch.save({n: v for n, v in state.items() if ".bottom_up." not in n}, path)
+    words[-1] = "model.backbone.bottom_up.freeze_at=0"
+    with pytest.raises(WeightsError, match=r"fills none .* train\.allow_random_backbone"):
+        run_lazy(_args(words, tmp_path / "out2"))
+
+
 OWN = """
 import torch
 from detectron2.config import LazyCall as L

@@ -6,8 +6,10 @@ import sys
 import pytest
 import torch
 import yaml
+from detectron2.modeling import build_model
 
 import gn_det
+from gn_det.checkpoint import WeightsError
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.data import DatasetError
 from gn_det.engine import check_run, load_lazy_config, load_runnable_config, run, setup
@@ -95,6 +97,39 @@ def test_config_and_datasets_are_checked(digits_options, tmp_path):
         check_run(digits_cfg(digits_options, tmp_path, "MODEL.BACKBONE.FREEZE_AT", "2"))
     with pytest.raises(DatasetError, match="NUM_CLASSES"):
         check_run(digits_cfg(digits_options, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", "7"))
+
+
+def test_weights_are_checked_before_any_work(digits_options, tmp_path, model_state):
+    """A file that leaves the backbone random: no folder is made, and no image is read."""
+    path = str(tmp_path / "heads.pth")
+    torch.save({n: v for n, v in model_state.items() if not n.startswith("backbone.")}, path)
+    folder = tmp_path / "out"
+    opts = [*digits_options, "OUTPUT_DIR", str(folder), "MODEL.WEIGHTS", path]
+    args = argparse.Namespace(config_file="mask_rcnn_R50_gn_all.yaml", opts=opts)
+    with pytest.raises(
+        WeightsError, match=r"heads\.pth: It fills none of the \d+ tensors of the b"
+    ):
+        setup(args)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        check_run(digits_cfg(digits_options, folder, "MODEL.WEIGHTS", "nowhere.pth"))
+    assert not folder.exists()
+    check_run(digits_cfg(digits_options, folder, "MODEL.WEIGHTS", path), training=False)
+    # a run that is resumed has weights of its own
+    folder.mkdir()
+    (folder / "model_0000001.pth").touch()
+    check_run(digits_cfg(digits_options, folder, "MODEL.WEIGHTS", path), resume=True)
+
+
+@pytest.fixture
+def model_state(digits_options, tmp_path):
+    return build_model(digits_cfg(digits_options, tmp_path)).state_dict()
+
+
+def test_an_output_folder_that_is_an_address(digits_options, lab):
+    opts = [*digits_options, "OUTPUT_DIR", "lab://run"]
+    args = argparse.Namespace(config_file="mask_rcnn_R50_gn_all.yaml", opts=opts)
+    with pytest.raises(ConfigError, match="The output folder lab://run is an address.*give a path"):
+        setup(args)
 
 
 def test_warnings_stand_in_the_log_file(digits_options, tmp_path):

@@ -217,6 +217,7 @@ def test_same_run(name):
         "best_metric": solver.BEST_METRIC,
         "on_save_error": solver.ON_SAVE_ERROR,
         "allow_frozen_random": cfg.MODEL.GN.ALLOW_FROZEN_RANDOM,
+        "allow_random_backbone": cfg.MODEL.GN.ALLOW_RANDOM_BACKBONE,
         "ignore_class_names": cfg.DATASETS.IGNORE_CLASS_NAMES,
     }
     assert set(lazy) == {"model", "dataloader", "optimizer", "lr_multiplier", "train"}

@@ -7,7 +7,17 @@ that goes with the weights: the file's name, and the config where the file holds
 
 from types import ModuleType
 
-from . import detectron, detectron2, mmdetection, preactivation, pretrained, timm, torchvision, vgg
+from . import (
+    detectron,
+    detectron2,
+    mmdetection,
+    preactivation,
+    pretrained,
+    timm,
+    torchvision,
+    torchvision_detector,
+    vgg,
+)
 
 __all__ = ["SOURCES"]
 
@@ -15,6 +25,7 @@ __all__ = ["SOURCES"]
 SOURCES: dict[str, ModuleType] = {
     "preactivation": preactivation,  # has a stem.conv1, too
     "gn_det": pretrained,  # has names of Detectron2's backbones, too
+    "torchvision-detector": torchvision_detector,  # has a backbone and roi_heads, too
     "detectron2": detectron2,
     "detectron": detectron,
     "mmdetection": mmdetection,

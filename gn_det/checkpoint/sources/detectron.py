@@ -25,7 +25,7 @@ from gn_det.modeling import PretrainSpec
 from gn_det.modeling.network import resnet_depth
 from gn_det.modeling.pretrain_spec import BGR
 
-__all__ = ["convert", "matches"]
+__all__ = ["anchors_by_size", "convert", "matches"]
 
 _PARAM = {
     **{"w": "weight", "b": "bias", "s": "weight", "gamma": "weight", "beta": "bias"},
@@ -98,12 +98,19 @@ def _rearrange(name: str, blob: str, value: torch.Tensor) -> torch.Tensor:
     if ".mask_head.predictor." in name:
         return value[1:]
     if blob.startswith("rpn_") and "_fpn2_" not in blob:
-        return _by_size(value, 4 if "anchor_deltas" in name else 1)
+        return anchors_by_size(value, 4 if "anchor_deltas" in name else 1)
     return value
 
 
-def _by_size(value: torch.Tensor, per_anchor: int) -> torch.Tensor:
-    """Reorder rows of (ratio, size, per anchor) to (size, ratio, per anchor)."""
+def anchors_by_size(value: torch.Tensor, per_anchor: int) -> torch.Tensor:
+    """Reorder rows of (ratio, size, per anchor) to (size, ratio, per anchor).
+
+    Args:
+        value: The rows of a predictor. Those whose anchors do not come in three ratios stay.
+        per_anchor: The number of rows of an anchor.
+    """
+    if len(value) % (_RATIOS * per_anchor):
+        return value
     sizes = len(value) // (_RATIOS * per_anchor)
     rows = torch.arange(len(value)).view(_RATIOS, sizes, per_anchor).transpose(0, 1).flatten()
     return value[rows]

@@ -101,5 +101,6 @@ def root_places(root: str) -> list[str]:
     """
     places = [os.path.expanduser(root)]
     if not os.path.isabs(places[0]):
-        places.append(os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), root))
+        datasets = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+        places.append(os.path.join(datasets, root))
     return places
