@@ -23,11 +23,12 @@ class GNFastRCNNConvFCHead(GNHead, FastRCNNConvFCHead):
     """
 
     cfg_node = "ROI_BOX_HEAD"
+    forward_standard = FastRCNNConvFCHead.forward
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the layers, and save for backward what ``MODEL.GN.MEMORY`` says."""
-        if self.active_mode() == "standard":
-            return super().forward(x)
+        if torch.jit.is_scripting() or self.active_mode() == "standard":
+            return self.forward_standard(x)
         rest: list[nn.Module] = list(self)[len(self.conv_norm_relus) :]
         # checkpointed up to the first fully connected layer: the tensors after it are small
         x = self.forward_checkpointed(rest[:2], x)

@@ -79,7 +79,9 @@ class GNHead(ActivationCheckpointMixin, Detectron2Head):
             x: The features of the RoIs, of shape (R, C, H, W). R may be 0.
         """
         run = partial(checkpoint_conv_chain, self.conv_norm_relus, rest)
-        return run(x) if self.memory == "lean" else recompute(run, x)
+        if self.memory == "lean":
+            return run(x)
+        return recompute(run, x, layers=[*self.conv_norm_relus, *rest])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

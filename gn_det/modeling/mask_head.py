@@ -24,9 +24,10 @@ class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
     """
 
     cfg_node = "ROI_MASK_HEAD"
+    layers_standard = MaskRCNNConvUpsampleHead.layers
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mask logits, and save for backward what ``MODEL.GN.MEMORY`` says."""
-        if self.active_mode() == "standard":
-            return super().layers(x)
+        if torch.jit.is_scripting() or self.active_mode() == "standard":
+            return self.layers_standard(x)
         return self.forward_checkpointed(list(self)[len(self.conv_norm_relus) :], x)

@@ -31,6 +31,8 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         **kwargs: The arguments of Detectron2's class.
     """
 
+    forward_standard = StandardRPNHead.forward
+
     @configurable
     def __init__(self, *, memory: str = "standard", channels_last: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
@@ -59,12 +61,14 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         Args:
             features: The feature map of each level, of shape (N, C, H, W).
         """
+        if torch.jit.is_scripting():
+            return self.forward_standard(features)
         if self.active_mode() == "minimal":
-            logits, deltas = zip(*(recompute(self._level, x) for x in features))
-            return list(logits), list(deltas)
+            levels = [recompute(self._level, x, layers=self.children()) for x in features]
+            return [logits for logits, _ in levels], [deltas for _, deltas in levels]
         with recomputing(features):
-            return super().forward(features)
+            return self.forward_standard(features)
 
     def _level(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        (logits,), (deltas,) = super().forward([x])
+        (logits,), (deltas,) = self.forward_standard([x])
         return logits, deltas

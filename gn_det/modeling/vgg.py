@@ -89,21 +89,19 @@ class VGG(ActivationCheckpointMixin, Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the features of images (N, C, H, W)."""
-        mode, outputs = self.active_mode(), {}
+        outputs = {}
         for name in self.stage_names:
-            feature, x = self._stage(getattr(self, name), x, mode)
-            outputs[name] = feature
+            outputs[name], x = self._stage(getattr(self, name), x)
         outputs[self._last] = x
         return {name: outputs[name] for name in self._out_features}
 
-    def _stage(
-        self, layers: nn.Sequential, x: torch.Tensor, mode: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _stage(self, layers: nn.Sequential, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a stage's output, and the same pooled."""
+        mode = self.active_mode([layers])
         if mode == "standard":
             return _with_pooled(layers(x))
         lean = partial(checkpoint_conv_chain, list(layers), [_with_pooled])
-        return lean(x) if mode == "lean" else recompute(lean, x)
+        return lean(x) if mode == "lean" else recompute(lean, x, layers=layers)
 
 
 def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
