@@ -44,11 +44,14 @@ from .weight_standardization import StandardizedConv2d, convolve
 __all__ = [
     "MEMORY_MODES",
     "ActivationCheckpointMixin",
+    "all_modules",
     "apply_convolution",
     "apply_norm_and_activation",
     "check_memory_mode",
     "checkpoint_conv_chain",
+    "convolution_of",
     "ignoring_hooks",
+    "norm_and_activation_of",
     "recompute",
     "recomputing",
     "set_memory",
@@ -72,22 +75,23 @@ DETERMINISTIC = {
 
 
 def recompute(
-    function: Callable[..., T], *inputs: torch.Tensor, layers: Iterable[nn.Module] = ()
+    function: Callable[..., T], *inputs: torch.Tensor, modules: Iterable[nn.Module] = ()
 ) -> T:
     """Return ``function(*inputs)``, and save only the inputs for backward.
 
-    Backward runs the function again, up to the last tensor that it needs. The layers then have the
+    Backward runs the function again, up to the last tensor that it needs. The modules then have the
     parameters and buffers that they have now, also where others took their place meanwhile
     (``torch.func.functional_call``). If one was changed in place, backward raises PyTorch's error.
 
     Args:
         function: A function without side effects.
         inputs: The tensors that the function depends on, besides parameters and buffers.
-        layers: The layers that the function runs. If all are of :data:`DETERMINISTIC` classes, the
-            states of random number generators are not saved.
+        modules: The modules whose own parameters and buffers the function uses, and no others: an
+            optimizer may change those in the same backward. If all modules are of
+            :data:`DETERMINISTIC` classes, the states of random number generators are not saved.
     """
-    modules = [module for layer in layers for module in layer.modules()]
-    random = any(type(module) not in DETERMINISTIC for module in modules)
+    modules = list(modules)
+    random = not _is_deterministic(modules)
     run = partial(checkpoint, use_reentrant=False, preserve_rng_state=random)
     if torch.compiler.is_compiling():
         return run(function, *inputs)  # the graph holds parameters and buffers as inputs
@@ -103,7 +107,7 @@ def recompute(
 def tag_recomputable(
     function: Callable[[torch.Tensor], torch.Tensor],
     x: torch.Tensor,
-    layers: Iterable[nn.Module] = (),
+    modules: Iterable[nn.Module] = (),
 ) -> torch.Tensor:
     """Return ``function(x)`` as a tensor that knows how to recompute itself.
 
@@ -111,17 +115,19 @@ def tag_recomputable(
     used. The user runs inside of :func:`recomputing`.
 
     Args:
-        function: A function without randomness and side effects.
+        function: A function without side effects.
         x: The input of the function. It is saved for backward.
-        layers: The layers that the function runs. Their parameters and buffers are copied: FSDP
-            frees them before the other module's backward. They should be small.
+        modules: The modules whose own parameters and buffers the function uses. They are copied:
+            FSDP frees them before the other module's backward. They should be small.
     """
     y: Any = function(x)
-    if y is not x and not torch.compiler.is_compiling():
-        slots = _slots(module for layer in layers for module in layer.modules())
-        copies = [store[name].detach().clone() for store, name in slots]
-        y.recompute_fn = partial(_without_graph, function, x.detach(), slots, copies)
-        y.recompute_version = y._version
+    modules = list(modules)
+    if y is x or torch.compiler.is_compiling() or not _is_deterministic(modules):
+        return y  # saved as usual
+    slots = _slots(modules)
+    copies = [store[name].detach().clone() for store, name in slots]
+    y.recompute_fn = partial(_without_graph, function, x.detach(), slots, copies)
+    y.recompute_version = y._version
     return y
 
 
@@ -157,6 +163,10 @@ def _without_graph(
 ) -> torch.Tensor:
     with torch.no_grad(), _filled(slots, tensors):
         return function(x)
+
+
+def _is_deterministic(modules: Iterable[nn.Module]) -> bool:
+    return all(type(module) in DETERMINISTIC for module in modules)
 
 
 def _slots(modules: Iterable[nn.Module]) -> list[Slot]:
@@ -215,21 +225,28 @@ class ActivationCheckpointMixin(nn.Module):
         """
         if self.memory == "standard" or not (self.training and torch.is_grad_enabled()):
             return "standard"
-        for layer in self.children() if layers is None else layers:
-            for module in layer.modules():
-                if why := why_once(module):
-                    self._warn_once(module, why)
-                    return "standard"
+        if not torch.compiler.is_compiling() and not _may_hook_saved_tensors():
+            return "standard"  # torch.func.grad and its relatives cannot recompute
+        for module in all_modules(self.children() if layers is None else layers):
+            if why := why_once(module):
+                self._warn_once(module, why)
+                return "standard"
         return self.memory
 
     def _warn_once(self, layer: nn.Module, why: str) -> None:
-        if why not in _warned:
-            _warned.add(why)
-            name = next(name for name, module in self.named_modules() if module is layer)
-            logger.warning(
-                f"MODEL.GN.MEMORY {self.memory}: the layer {name} of a {type(self).__name__} "
-                f"{why}. Such parts of the model save all tensors for backward, as in standard."
-            )
+        if why in _warned or torch.compiler.is_compiling():
+            return
+        _warned.add(why)
+        name = next(name for name, module in self.named_modules() if module is layer)
+        logger.warning(
+            f"MODEL.GN.MEMORY {self.memory}: the layer {name} of a {type(self).__name__} {why}. "
+            "Such parts of the model save all tensors for backward, as in standard."
+        )
+
+
+def _may_hook_saved_tensors() -> bool:
+    autograd: Any = torch._C._autograd
+    return autograd._saved_tensors_hooks_is_enabled()
 
 
 def why_once(layer: nn.Module) -> str:
@@ -329,15 +346,16 @@ def checkpoint_conv_chain(
     Returns:
         The output of the last layer.
     """
-    rest_layers = [layer for layer in rest if isinstance(layer, nn.Module)]
+    after = all_modules(layer for layer in rest if isinstance(layer, nn.Module))
     if not convs:
-        return recompute(partial(_run, rest), x, layers=rest_layers)
+        return recompute(partial(_run, rest), x, modules=after)
     x = apply_convolution(convs[0], x)
     for before, conv in zip(convs, convs[1:]):
-        x = recompute(partial(_norm_and_convolve, before, conv), x, layers=[before, conv])
+        used = [*norm_and_activation_of(before), *convolution_of(conv)]
+        x = recompute(partial(_norm_and_convolve, before, conv), x, modules=used)
     last = convs[-1]
     run_rest = partial(apply_norm_and_activation, last, rest=rest)
-    return recompute(run_rest, x, layers=[last, *rest_layers])
+    return recompute(run_rest, x, modules=[*norm_and_activation_of(last), *after])
 
 
 def _run(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
@@ -352,6 +370,21 @@ def _run(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
 def _can_split(conv: nn.Module) -> bool:
     # a subclass or a wrapper (LoRA, a parametrization) may do something else
     return type(conv) in (Conv2d, StandardizedConv2d)
+
+
+def all_modules(layers: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return layers with all modules in them."""
+    return [module for layer in layers for module in layer.modules()]
+
+
+def convolution_of(conv: nn.Module) -> list[nn.Module]:
+    """Return the modules that :func:`apply_convolution` uses."""
+    return [conv] if _can_split(conv) else list(conv.modules())
+
+
+def norm_and_activation_of(conv: nn.Module) -> list[nn.Module]:
+    """Return the modules that :func:`apply_norm_and_activation` uses."""
+    return all_modules(conv.children()) if _can_split(conv) else []
 
 
 def apply_convolution(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,11 @@ from torch import nn
 
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
+    all_modules,
     apply_convolution,
     apply_norm_and_activation,
+    convolution_of,
+    norm_and_activation_of,
     recompute,
 )
 
@@ -37,7 +40,7 @@ class CheckpointedBlock(ActivationCheckpointMixin):
         if mode == "lean":
             return self.forward_lean(x)
         if mode == "minimal":
-            return recompute(self.forward_standard, x, layers=self.children())
+            return recompute(self.forward_standard, x, modules=all_modules(self.children()))
         return self.forward_standard(x)
 
     def forward_standard(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +63,7 @@ class BasicStem(CheckpointedBlock, resnet.BasicStem):
     def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
         """Save the image and the output of the convolution."""
         x = apply_convolution(self.conv1, x)
-        return recompute(self._norm_and_pool, x, layers=[self.conv1])
+        return recompute(self._norm_and_pool, x, modules=norm_and_activation_of(self.conv1))
 
     def _norm_and_pool(self, x: torch.Tensor) -> torch.Tensor:
         x = apply_norm_and_activation(self.conv1, x, RELU)
@@ -77,11 +80,13 @@ class CheckpointedResidualBlock(CheckpointedBlock):
 
     def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
         """Save the input and the outputs of the first two convolutions."""
-        inner = apply_convolution(self.conv1, x)
-        inner = recompute(self._norm1_and_conv2, inner, layers=[self.conv1, self.conv2])
-        # an optimizer may change the first layer's parameters in backward, but not before
-        after = [layer for layer in self.children() if layer is not self.conv1]
-        return recompute(self._norm2_to_end, inner, x, layers=after)
+        conv1, conv2 = self.conv1, self.conv2
+        inner = apply_convolution(conv1, x)
+        used = [*norm_and_activation_of(conv1), *convolution_of(conv2)]
+        inner = recompute(self._norm1_and_conv2, inner, modules=used)
+        others = all_modules(layer for layer in self.children() if layer not in (conv1, conv2))
+        used = [*norm_and_activation_of(conv2), *others]
+        return recompute(self._norm2_to_end, inner, x, modules=used)
 
     def _norm1_and_conv2(self, x: torch.Tensor) -> torch.Tensor:
         return apply_convolution(self.conv2, apply_norm_and_activation(self.conv1, x, RELU))

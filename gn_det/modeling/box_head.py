@@ -29,9 +29,10 @@ class GNFastRCNNConvFCHead(GNHead, FastRCNNConvFCHead):
         """Run the layers, and save for backward what ``MODEL.GN.MEMORY`` says."""
         if torch.jit.is_scripting() or self.active_mode() == "standard":
             return self.forward_standard(x)
-        rest: list[nn.Module] = list(self)[len(self.conv_norm_relus) :]
         # checkpointed up to the first fully connected layer: the tensors after it are small
-        x = self.forward_checkpointed(rest[:2], x)
-        for layer in rest[2:]:
+        layers: list[nn.Module] = list(self)
+        checkpointed = len(self.conv_norm_relus) + 2
+        x = self.forward_checkpointed(layers[:checkpointed], x)
+        for layer in layers[checkpointed:]:
             x = layer(x)
         return x

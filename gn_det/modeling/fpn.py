@@ -19,8 +19,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
+    all_modules,
     apply_convolution,
     apply_norm_and_activation,
+    convolution_of,
+    norm_and_activation_of,
     recompute,
     set_memory,
     tag_recomputable,
@@ -100,7 +103,8 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         if mode == "lean":
             outputs = self._forward_lean(*features)
         else:
-            outputs = recompute(self._lateral_to_output, *features, layers=self._own_layers())
+            used = all_modules(self._own_layers())
+            outputs = recompute(self._lateral_to_output, *features, modules=used)
         results = list(outputs)[::-1]
         if self.top_block is not None:
             source = self.top_block.in_feature
@@ -123,9 +127,13 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         Backward runs the output convolutions of the small levels again, a quarter of their work.
         """
         laterals = [apply_convolution(conv, x) for conv, x in zip(self.lateral_convs, features)]
-        outputs = recompute(self._top_down, *laterals, layers=self._own_layers())
+        used = [m for conv in self.lateral_convs for m in norm_and_activation_of(conv)]
+        used += [m for conv in self.output_convs for m in convolution_of(conv)]
+        outputs = recompute(self._top_down, *laterals, modules=used)
         return tuple(
-            tag_recomputable(partial(apply_norm_and_activation, conv), x, conv.children())
+            tag_recomputable(
+                partial(apply_norm_and_activation, conv), x, norm_and_activation_of(conv)
+            )
             for conv, x in zip(self.output_convs, outputs)
         )
 

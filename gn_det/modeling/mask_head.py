@@ -30,4 +30,4 @@ class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
         """Return the mask logits, and save for backward what ``MODEL.GN.MEMORY`` says."""
         if torch.jit.is_scripting() or self.active_mode() == "standard":
             return self.layers_standard(x)
-        return self.forward_checkpointed(list(self)[len(self.conv_norm_relus) :], x)
+        return self.forward_checkpointed(list(self), x)

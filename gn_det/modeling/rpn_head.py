@@ -14,7 +14,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
 
-from .activation_checkpointing import ActivationCheckpointMixin, recompute, recomputing, set_memory
+from .activation_checkpointing import (
+    ActivationCheckpointMixin,
+    all_modules,
+    recompute,
+    recomputing,
+    set_memory,
+)
 from .channels_last import to_channels_last
 
 __all__ = ["GNRPNHead"]
@@ -64,7 +70,8 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         if torch.jit.is_scripting():
             return self.forward_standard(features)
         if self.active_mode() == "minimal":
-            levels = [recompute(self._level, x, layers=self.children()) for x in features]
+            used = all_modules(self.children())
+            levels = [recompute(self._level, x, modules=used) for x in features]
             return [logits for logits, _ in levels], [deltas for _, deltas in levels]
         with recomputing(features):
             return self.forward_standard(features)

@@ -21,6 +21,7 @@ from gn_det.config import ConfigError
 
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
+    all_modules,
     checkpoint_conv_chain,
     recompute,
     set_memory,
@@ -101,7 +102,7 @@ class VGG(ActivationCheckpointMixin, Backbone):
         if mode == "standard":
             return _with_pooled(layers(x))
         lean = partial(checkpoint_conv_chain, list(layers), [_with_pooled])
-        return lean(x) if mode == "lean" else recompute(lean, x, layers=layers)
+        return lean(x) if mode == "lean" else recompute(lean, x, modules=all_modules(layers))
 
 
 def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
