@@ -23,6 +23,7 @@ from .activation_checkpointing import (
     norm_and_activation_of,
     recompute,
 )
+from .scripting import renamed
 
 __all__ = ["BasicBlock", "BasicStem", "BottleneckBlock", "DeformBottleneckBlock"]
 
@@ -58,7 +59,7 @@ class BasicStem(CheckpointedBlock, resnet.BasicStem):
     if TYPE_CHECKING:
         conv1: Conv2d
 
-    forward_standard = resnet.BasicStem.forward
+    forward_standard = renamed(resnet.BasicStem.forward, "forward_standard")
 
     def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
         """Save the image and the output of the convolution."""
@@ -111,7 +112,7 @@ class BottleneckBlock(CheckpointedResidualBlock, resnet.BottleneckBlock):
     if TYPE_CHECKING:
         conv3: Conv2d
 
-    forward_standard = resnet.BottleneckBlock.forward
+    forward_standard = renamed(resnet.BottleneckBlock.forward, "forward_standard")
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return self._add_shortcut(self.conv3(apply_norm_and_activation(self.conv2, inner, RELU)), x)
@@ -124,7 +125,7 @@ class BasicBlock(CheckpointedResidualBlock, resnet.BasicBlock):
     3x3 convolution, would cost a sixth of the training time.
     """
 
-    forward_standard = resnet.BasicBlock.forward
+    forward_standard = renamed(resnet.BasicBlock.forward, "forward_standard")
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         out = apply_norm_and_activation(self.conv2, inner)
@@ -134,4 +135,5 @@ class BasicBlock(CheckpointedResidualBlock, resnet.BasicBlock):
 class DeformBottleneckBlock(CheckpointedBlock, resnet.DeformBottleneckBlock):
     """A bottleneck with a deformable convolution. Its norm is inside that layer: no lean mode."""
 
-    forward_standard = forward_lean = resnet.DeformBottleneckBlock.forward
+    forward_standard = renamed(resnet.DeformBottleneckBlock.forward, "forward_standard")
+    forward_lean = forward_standard

@@ -31,6 +31,7 @@ from .activation_checkpointing import (
 from .channels_last import to_channels_last
 from .norms import NormBuilder, as_builder, norm_from_cfg
 from .resnet import build_gn_resnet_backbone
+from .scripting import renamed
 from .vgg import build_gn_vgg_backbone
 from .weight_standardization import standardize_convs
 
@@ -59,7 +60,7 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         top_block: LastLevelMaxPool | None
         _out_features: list[str]
 
-    forward_standard = fpn.FPN.forward
+    forward_standard = renamed(fpn.FPN.forward, "forward_standard")
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
+from .scripting import renamed
 
 __all__ = ["GNRPNHead"]
 
@@ -37,7 +38,7 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         **kwargs: The arguments of Detectron2's class.
     """
 
-    forward_standard = StandardRPNHead.forward
+    forward_standard = renamed(StandardRPNHead.forward, "forward_standard")
 
     @configurable
     def __init__(self, *, memory: str = "standard", channels_last: bool = False, **kwargs: Any):
