@@ -40,9 +40,9 @@ def pyramid_roi_align(
     """Return the features of RoIs from all levels of a pyramid at once, on a CPU.
 
     The result is that of ``torchvision.ops.roi_align`` level by level, with the same rules at the
-    border of the image. It is more precise than torchvision's, since coordinates are float64 and
-    sums are float32 (float64 for float64 features). The same input gives the same bits, on any
-    number of threads.
+    border of the image, and for boxes that are turned inside out. It is more precise than
+    torchvision's, since coordinates are float64 and sums are float32 (float64 for float64
+    features). The same input gives the same bits, on any number of threads.
 
     Args:
         features: The feature map of each level, of shape (N, C, H, W), on a CPU. All levels have
@@ -99,7 +99,8 @@ def _check(
     ):
         if len(index) and not (index.min() >= 0 and index.max() < count):
             raise ValueError(
-                f"RoIs are of {name} {int(index.min())} to {int(index.max())}; there are {count}."
+                f"RoIs are of {name} {index.min().item():g} to {index.max().item():g}; there are "
+                f"{count}."
             )
 
 

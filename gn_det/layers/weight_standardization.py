@@ -30,11 +30,12 @@ def standardize_weight(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
             which there is no std.
     """
     if weight.dim() != 4 or weight.numel() < 2 * weight.shape[0]:
+        shape = ", ".join([str(n) for n in weight.shape])
         raise ValueError(
             "Weight Standardization needs a weight of shape (out, in / groups, height, width) with "
-            f"two or more numbers in a filter, got {tuple(weight.shape)}. A depthwise 1x1 "
+            f"two or more numbers in a filter, got ({shape}). A depthwise 1x1 "
             "convolution only scales its channels: leave it as it is."
         )
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    wide = weight if weight.dtype == torch.float64 else weight.float()
     std, mean = torch.std_mean(wide, dim=(1, 2, 3), keepdim=True)
     return ((wide - mean) / (std + eps)).to(weight.dtype)

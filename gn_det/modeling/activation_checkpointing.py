@@ -22,52 +22,92 @@ Shapes:
     H, W: height and width
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from gn_det.config import ConfigError
+from gn_det.layers import GroupNorm
 
 from .norms import has_statistics, is_norm
-from .weight_standardization import convolve
+from .weight_standardization import StandardizedConv2d, convolve
 
 __all__ = [
     "MEMORY_MODES",
     "ActivationCheckpointMixin",
+    "all_modules",
+    "apply_convolution",
     "apply_norm_and_activation",
     "check_memory_mode",
     "checkpoint_conv_chain",
+    "convolution_of",
+    "ignoring_hooks",
+    "norm_and_activation_of",
     "recompute",
     "recomputing",
     "set_memory",
     "tag_recomputable",
+    "why_once",
 ]
 
 MEMORY_MODES = ("standard", "lean", "minimal")
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# a module's dict of parameters or buffers, and a name in it
+Slot = tuple[dict[str, Any], str]
+
+# layers that give the same output each time they run, and change nothing
+DETERMINISTIC = {
+    *(Conv2d, StandardizedConv2d, DeformConv, ModulatedDeformConv, nn.ConvTranspose2d, nn.Linear),
+    *(GroupNorm, nn.GroupNorm, FrozenBatchNorm2d, nn.ReLU, nn.Flatten),
+}
 
 
-def recompute(function: Callable[..., T], *inputs: torch.Tensor) -> T:
+def recompute(
+    function: Callable[..., T], *inputs: torch.Tensor, modules: Iterable[nn.Module] = ()
+) -> T:
     """Return ``function(*inputs)``, and save only the inputs for backward.
 
+    Backward runs the function again, up to the last tensor that it needs. The modules then have the
+    parameters and buffers that they have now, also where others took their place meanwhile
+    (``torch.func.functional_call``). If one was changed in place, backward raises PyTorch's error.
+
     Args:
-        function: A function without randomness and side effects. Backward runs it again, up to the
-            last tensor that it needs.
-        inputs: The tensors that the function depends on, besides parameters.
+        function: A function without side effects.
+        inputs: The tensors that the function depends on, besides parameters and buffers.
+        modules: The modules whose own parameters and buffers the function uses, and no others: an
+            optimizer may change those in the same backward. If all modules are of
+            :data:`DETERMINISTIC` classes, the states of random number generators are not saved.
     """
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    modules = list(modules)
+    random = not _is_deterministic(modules)
+    run = partial(checkpoint, use_reentrant=False, preserve_rng_state=random)
+    if torch.compiler.is_compiling():
+        return run(function, *inputs)  # the graph holds parameters and buffers as inputs
+    slots, count = _slots(modules), len(inputs)
+
+    def run_with(*tensors: torch.Tensor) -> T:
+        with _filled(slots, tensors[count:]):
+            return function(*tensors[:count])
+
+    return run(run_with, *inputs, *(store[name] for store, name in slots))
 
 
 def tag_recomputable(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    modules: Iterable[nn.Module] = (),
 ) -> torch.Tensor:
     """Return ``function(x)`` as a tensor that knows how to recompute itself.
 
@@ -75,12 +115,19 @@ def tag_recomputable(
     used. The user runs inside of :func:`recomputing`.
 
     Args:
-        function: A function without randomness and side effects.
+        function: A function without side effects.
         x: The input of the function. It is saved for backward.
+        modules: The modules whose own parameters and buffers the function uses. They are copied:
+            FSDP frees them before the other module's backward. They should be small.
     """
     y: Any = function(x)
-    if y is not x:
-        y.recompute_fn = partial(_without_graph, function, x.detach())
+    modules = list(modules)
+    if y is x or torch.compiler.is_compiling() or not _is_deterministic(modules):
+        return y  # saved as usual
+    slots = _slots(modules)
+    copies = [store[name].detach().clone() for store, name in slots]
+    y.recompute_fn = partial(_without_graph, function, x.detach(), slots, copies)
+    y.recompute_version = y._version
     return y
 
 
@@ -90,12 +137,16 @@ def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
     Args:
         tensors: The inputs of the operations in the block. Backward recomputes those that are
-            tagged. Others are saved as usual.
+            tagged and were not changed in place. Others, and views, are saved as usual.
     """
-    functions = {_storage(t): t.recompute_fn for t in tensors if hasattr(t, "recompute_fn")}
+    functions = {
+        _place(tensor): tensor.recompute_fn
+        for tensor in cast(Iterable[Any], tensors)
+        if getattr(tensor, "recompute_version", None) == tensor._version
+    }
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
-        return functions.get(_storage(tensor), tensor)
+        return functions.get(_place(tensor), tensor)
 
     def unpack(packed: torch.Tensor | Callable[[], torch.Tensor]) -> torch.Tensor:
         return packed if isinstance(packed, torch.Tensor) else packed()
@@ -105,14 +156,51 @@ def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
 
 def _without_graph(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    slots: list[Slot],
+    tensors: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), _filled(slots, tensors):
         return function(x)
 
 
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # unlike data_ptr() this works for meta tensors
+def _is_deterministic(modules: Iterable[nn.Module]) -> bool:
+    return all(type(module) in DETERMINISTIC for module in modules)
+
+
+def _slots(modules: Iterable[nn.Module]) -> list[Slot]:
+    """Return where modules keep their parameters and buffers: each dict, with a name in it."""
+    return [
+        (store, name)
+        for module in modules
+        for store in (module._parameters, module._buffers)
+        for name, tensor in store.items()
+        if tensor is not None
+    ]
+
+
+@contextmanager
+def _filled(slots: list[Slot], tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Within the block, let the modules have these parameters and buffers."""
+    if all(store.get(name) is tensor for (store, name), tensor in zip(slots, tensors)):
+        yield
+        return
+    before = [(store, dict(store)) for store, _ in slots]
+    try:
+        for (store, name), tensor in zip(slots, tensors):
+            store[name] = tensor
+        yield
+    finally:
+        for store, content in before:
+            store.clear()
+            store.update(content)
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return what two tensors with the same numbers in the same memory have in common."""
+    storage = tensor.untyped_storage()._cdata  # unlike data_ptr() this works for meta tensors
+    return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 class ActivationCheckpointMixin(nn.Module):
@@ -126,9 +214,86 @@ class ActivationCheckpointMixin(nn.Module):
 
     memory = "standard"
 
-    def active_mode(self) -> str:
-        """Return the mode of this forward pass: ``memory`` in training, else ``"standard"``."""
-        return self.memory if self.training and torch.is_grad_enabled() else "standard"
+    def active_mode(self, layers: Iterable[nn.Module] | None = None) -> str:
+        """Return the mode of this forward pass: ``memory`` in training, else ``"standard"``.
+
+        It is "standard", too, if one of the layers has to run once (:func:`why_once`). The log then
+        says so.
+
+        Args:
+            layers: The layers that would be recomputed, or None for all in this module.
+        """
+        if self.memory == "standard" or not (self.training and torch.is_grad_enabled()):
+            return "standard"
+        if not torch.compiler.is_compiling() and not _may_hook_saved_tensors():
+            return "standard"  # torch.func.grad and its relatives cannot recompute
+        for module in all_modules(self.children() if layers is None else layers):
+            if why := why_once(module):
+                self._warn_once(module, why)
+                return "standard"
+        return self.memory
+
+    def _warn_once(self, layer: nn.Module, why: str) -> None:
+        if why in _warned or torch.compiler.is_compiling():
+            return
+        _warned.add(why)
+        name = next(name for name, module in self.named_modules() if module is layer)
+        logger.warning(
+            f"MODEL.GN.MEMORY {self.memory}: the layer {name} of a {type(self).__name__} {why}. "
+            "Such parts of the model save all tensors for backward, as in standard."
+        )
+
+
+def _may_hook_saved_tensors() -> bool:
+    autograd: Any = torch._C._autograd
+    return autograd._saved_tensors_hooks_is_enabled()
+
+
+def why_once(layer: nn.Module) -> str:
+    """Return why a layer has to run exactly once in a step; "" if it can be recomputed.
+
+    A hook may change more than the layer's output: spectral norm's changes a buffer, and one that
+    counts would count twice. A layer with a hook of its own is not split into its parts either.
+
+    Args:
+        layer: The layer, without its children.
+    """
+    if not _ignoring_hooks and (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or _has_any_global_hook()
+    ):
+        return "has hooks (pruning, weight_norm and others)"
+    if "forward" in vars(layer):
+        return "has a forward of its own"
+    if (
+        type(layer) in DETERMINISTIC
+        or not layer._buffers
+        or (is_norm(layer) and not has_statistics(layer))
+    ):
+        return ""
+    return f"is a {type(layer).__name__}, which may change its buffers"
+
+
+@contextmanager
+def ignoring_hooks() -> Iterator[None]:
+    """Within the block, let hooks on layers not change what is recomputed.
+
+    It is for hooks that only look, in a process that may have no memory for standard mode. They
+    see no convolution that is split, and in backward they see what is recomputed.
+    """
+    global _ignoring_hooks
+    before, _ignoring_hooks = _ignoring_hooks, True
+    try:
+        yield
+    finally:
+        _ignoring_hooks = before
+
+
+_ignoring_hooks = False
+_warned: set[str] = set()  # reasons
 
 
 def check_memory_mode(mode: str) -> None:
@@ -168,24 +333,29 @@ def set_memory(
 
 
 def checkpoint_conv_chain(
-    convs: Sequence[Conv2d], rest: Sequence[Callable[..., Any]], x: torch.Tensor
+    convs: Sequence[Conv2d], rest: Sequence[nn.Module | Callable[..., Any]], x: torch.Tensor
 ) -> Any:
     """Run ``convs`` and then ``rest``, and save one tensor for each of ``convs`` for backward.
 
     Args:
-        convs: Detectron2's ``Conv2d`` layers, with norm and activation. May be empty.
+        convs: Detectron2's ``Conv2d`` layers, with norm and activation, or layers in their place.
+            May be empty.
         rest: The layers that follow. All but the last are recomputed in backward.
         x: The input of the first layer, of shape (R, C, H, W). R may be 0.
 
     Returns:
         The output of the last layer.
     """
+    after = all_modules(layer for layer in rest if isinstance(layer, nn.Module))
     if not convs:
-        return recompute(partial(_run, rest), x)
-    x = convolve(convs[0], x)
+        return recompute(partial(_run, rest), x, modules=after)
+    x = apply_convolution(convs[0], x)
     for before, conv in zip(convs, convs[1:]):
-        x = recompute(partial(_norm_and_convolve, before, conv), x)
-    return recompute(partial(_norm_and_run, convs[-1], rest), x)
+        used = [*norm_and_activation_of(before), *convolution_of(conv)]
+        x = recompute(partial(_norm_and_convolve, before, conv), x, modules=used)
+    last = convs[-1]
+    run_rest = partial(apply_norm_and_activation, last, rest=rest)
+    return recompute(run_rest, x, modules=[*norm_and_activation_of(last), *after])
 
 
 def _run(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
@@ -197,19 +367,49 @@ def _run(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
     return x
 
 
-def apply_norm_and_activation(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Apply the norm and activation of a Detectron2 ``Conv2d`` to the convolution's output.
+def _can_split(conv: nn.Module) -> bool:
+    # a subclass or a wrapper (LoRA, a parametrization) may do something else
+    return type(conv) in (Conv2d, StandardizedConv2d)
+
+
+def all_modules(layers: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return layers with all modules in them."""
+    return [module for layer in layers for module in layer.modules()]
+
+
+def convolution_of(conv: nn.Module) -> list[nn.Module]:
+    """Return the modules that :func:`apply_convolution` uses."""
+    return [conv] if _can_split(conv) else list(conv.modules())
+
+
+def norm_and_activation_of(conv: nn.Module) -> list[nn.Module]:
+    """Return the modules that :func:`apply_norm_and_activation` uses."""
+    return all_modules(conv.children()) if _can_split(conv) else []
+
+
+def apply_convolution(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Return the output of a layer's convolution, without its norm and activation.
+
+    Args:
+        conv: Detectron2's ``Conv2d``, or a layer in its place, which is run as a whole.
+        x: The input of shape (N, C, H, W). N may be 0.
+    """
+    return convolve(conv, x) if _can_split(conv) else conv(x)
+
+
+def apply_norm_and_activation(
+    conv: Conv2d, x: torch.Tensor, rest: Iterable[Callable[..., Any]] = ()
+) -> Any:
+    """Apply the norm and activation of a layer to the output of :func:`apply_convolution`.
 
     Args:
         conv: The layer that holds norm and activation. Each may be None.
-        x: The output of the layer's convolution, see :func:`.weight_standardization.convolve`.
+        x: The output of the layer's convolution.
+        rest: The layers that follow.
     """
-    return _run([layer for layer in (conv.norm, conv.activation) if layer is not None], x)
+    own = (conv.norm, conv.activation) if _can_split(conv) else ()
+    return _run([layer for layer in (*own, *rest) if layer is not None], x)
 
 
 def _norm_and_convolve(before: Conv2d, conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
-    return convolve(conv, apply_norm_and_activation(before, x))
-
-
-def _norm_and_run(before: Conv2d, layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
-    return _run(layers, apply_norm_and_activation(before, x))
+    return apply_convolution(conv, apply_norm_and_activation(before, x))

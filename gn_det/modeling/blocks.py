@@ -12,11 +12,22 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import resnet
+from torch import nn
 
-from .activation_checkpointing import ActivationCheckpointMixin, recompute
-from .weight_standardization import convolve
+from .activation_checkpointing import (
+    ActivationCheckpointMixin,
+    all_modules,
+    apply_convolution,
+    apply_norm_and_activation,
+    convolution_of,
+    norm_and_activation_of,
+    recompute,
+)
+from .scripting import renamed
 
 __all__ = ["BasicBlock", "BasicStem", "BottleneckBlock", "DeformBottleneckBlock"]
+
+RELU = (nn.ReLU(),)  # Detectron2's blocks have theirs outside of their convolutions
 
 
 class CheckpointedBlock(ActivationCheckpointMixin):
@@ -24,12 +35,18 @@ class CheckpointedBlock(ActivationCheckpointMixin):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run Detectron2's block, and save for backward what :attr:`memory` says."""
+        if torch.jit.is_scripting():
+            return self.forward_standard(x)
         mode = self.active_mode()
         if mode == "lean":
             return self.forward_lean(x)
         if mode == "minimal":
-            return recompute(super().forward, x)
-        return super().forward(x)
+            return recompute(self.forward_standard, x, modules=all_modules(self.children()))
+        return self.forward_standard(x)
+
+    def forward_standard(self, x: torch.Tensor) -> torch.Tensor:
+        """Run Detectron2's block. TorchScript cannot call it by ``super()``."""
+        raise NotImplementedError
 
     def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
         """Return the same as ``forward``, with less saved for backward."""
@@ -42,12 +59,15 @@ class BasicStem(CheckpointedBlock, resnet.BasicStem):
     if TYPE_CHECKING:
         conv1: Conv2d
 
+    forward_standard = renamed(resnet.BasicStem.forward, "forward_standard")
+
     def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
         """Save the image and the output of the convolution."""
-        return recompute(self._norm_and_pool, convolve(self.conv1, x))
+        x = apply_convolution(self.conv1, x)
+        return recompute(self._norm_and_pool, x, modules=norm_and_activation_of(self.conv1))
 
     def _norm_and_pool(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu_(self.conv1.norm(x))
+        x = apply_norm_and_activation(self.conv1, x, RELU)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
@@ -59,8 +79,22 @@ class CheckpointedResidualBlock(CheckpointedBlock):
         conv2: Conv2d
         shortcut: Conv2d | None
 
+    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
+        """Save the input and the outputs of the first two convolutions."""
+        conv1, conv2 = self.conv1, self.conv2
+        inner = apply_convolution(conv1, x)
+        used = [*norm_and_activation_of(conv1), *convolution_of(conv2)]
+        inner = recompute(self._norm1_and_conv2, inner, modules=used)
+        others = all_modules(layer for layer in self.children() if layer not in (conv1, conv2))
+        used = [*norm_and_activation_of(conv2), *others]
+        return recompute(self._norm2_to_end, inner, x, modules=used)
+
     def _norm1_and_conv2(self, x: torch.Tensor) -> torch.Tensor:
-        return convolve(self.conv2, F.relu_(self.conv1.norm(x)))
+        return apply_convolution(self.conv2, apply_norm_and_activation(self.conv1, x, RELU))
+
+    def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output, for the output of its second convolution and its input."""
+        raise NotImplementedError
 
     def _add_shortcut(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return the output of the block, in place of ``out``, for the block's input ``x``."""
@@ -69,41 +103,37 @@ class CheckpointedResidualBlock(CheckpointedBlock):
 
 
 class BottleneckBlock(CheckpointedResidualBlock, resnet.BottleneckBlock):
-    """The block of R50 and deeper: a 1x1, a 3x3 and a 1x1 convolution."""
+    """The block of R50 and deeper: a 1x1, a 3x3 and a 1x1 convolution.
+
+    Lean mode saves as much as FrozenBN. The output of the third convolution, which it does not
+    save, is two to four times as large as what it saves, and cheap to recompute.
+    """
 
     if TYPE_CHECKING:
         conv3: Conv2d
 
-    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
-        """Save the input and the outputs of the first two convolutions, as much as FrozenBN.
-
-        The output of the third convolution is two to four times as large, and cheap to recompute.
-        """
-        inner = recompute(self._norm1_and_conv2, convolve(self.conv1, x))
-        return recompute(self._norm2_to_end, inner, x)
+    forward_standard = renamed(resnet.BottleneckBlock.forward, "forward_standard")
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self._add_shortcut(self.conv3(F.relu_(self.conv2.norm(inner))), x)
+        return self._add_shortcut(self.conv3(apply_norm_and_activation(self.conv2, inner, RELU)), x)
 
 
 class BasicBlock(CheckpointedResidualBlock, resnet.BasicBlock):
-    """The block of R18 and R34: two 3x3 convolutions."""
+    """The block of R18 and R34: two 3x3 convolutions.
 
-    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
-        """Save the input and the outputs of both convolutions; FrozenBN saves only the first.
+    Lean mode saves the outputs of both; FrozenBN saves only the first. To recompute the second, a
+    3x3 convolution, would cost a sixth of the training time.
+    """
 
-        To recompute the second, a 3x3 convolution, would cost a sixth of the training time.
-        """
-        inner = recompute(self._norm1_and_conv2, convolve(self.conv1, x))
-        return recompute(self._norm2_to_end, inner, x)
+    forward_standard = renamed(resnet.BasicBlock.forward, "forward_standard")
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self._add_shortcut(self.conv2.norm(inner), x)
+        out = apply_norm_and_activation(self.conv2, inner)
+        return self._add_shortcut(out.clone() if out is inner else out, x)
 
 
 class DeformBottleneckBlock(CheckpointedBlock, resnet.DeformBottleneckBlock):
     """A bottleneck with a deformable convolution. Its norm is inside that layer: no lean mode."""
 
-    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
-        """Run Detectron2's block, as in standard mode."""
-        return resnet.DeformBottleneckBlock.forward(self, x)
+    forward_standard = renamed(resnet.DeformBottleneckBlock.forward, "forward_standard")
+    forward_lean = forward_standard

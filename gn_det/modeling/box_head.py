@@ -11,6 +11,7 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCH
 from torch import nn
 
 from .head import GNHead
+from .scripting import renamed
 
 __all__ = ["GNFastRCNNConvFCHead"]
 
@@ -23,14 +24,18 @@ class GNFastRCNNConvFCHead(GNHead, FastRCNNConvFCHead):
     """
 
     cfg_node = "ROI_BOX_HEAD"
+    forward_standard = renamed(FastRCNNConvFCHead.forward, "forward_standard")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the layers, and save for backward what ``MODEL.GN.MEMORY`` says."""
+        if torch.jit.is_scripting():
+            return self.forward_standard(x)
         if self.active_mode() == "standard":
-            return super().forward(x)
-        rest: list[nn.Module] = list(self)[len(self.conv_norm_relus) :]
+            return self.forward_standard(x)
         # checkpointed up to the first fully connected layer: the tensors after it are small
-        x = self.forward_checkpointed(rest[:2], x)
-        for layer in rest[2:]:
+        layers: list[nn.Module] = list(self)
+        checkpointed = len(self.conv_norm_relus) + 2
+        x = self.forward_checkpointed(layers[:checkpointed], x)
+        for layer in layers[checkpointed:]:
             x = layer(x)
         return x

@@ -19,7 +19,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
+    all_modules,
+    apply_convolution,
     apply_norm_and_activation,
+    convolution_of,
+    norm_and_activation_of,
     recompute,
     set_memory,
     tag_recomputable,
@@ -27,8 +31,9 @@ from .activation_checkpointing import (
 from .channels_last import to_channels_last
 from .norms import NormBuilder, as_builder, norm_from_cfg
 from .resnet import build_gn_resnet_backbone
+from .scripting import renamed
 from .vgg import build_gn_vgg_backbone
-from .weight_standardization import convolve, standardize_convs
+from .weight_standardization import standardize_convs
 
 __all__ = ["FPN", "build_gn_resnet_fpn_backbone", "build_gn_vgg_fpn_backbone"]
 
@@ -55,6 +60,8 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         top_block: LastLevelMaxPool | None
         _out_features: list[str]
 
+    forward_standard = renamed(fpn.FPN.forward, "forward_standard")
+
     def __init__(
         self,
         *,
@@ -68,25 +75,37 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         if isinstance(self.top_block, LastLevelMaxPool):
             # Detectron2's class assumes p5
             self.top_block.in_feature = self._out_features[len(self.in_features) - 1]
-        own_layers = [*self.lateral_convs, *self.output_convs]
         if weight_standardization:
-            for conv in own_layers:
+            for conv in self._own_layers():
                 standardize_convs(conv)
-        set_memory(self, memory, own_layers)
+        set_memory(self, memory, self._own_layers())
         if channels_last:
             to_channels_last(self)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return p2 to p6 of a batch of images of shape (N, C, H, W)."""
-        mode = self.active_mode()
-        if mode == "standard":
-            return super().forward(x)
+        if torch.jit.is_scripting():
+            return self.forward_standard(x)
+        mode = self.active_mode(self._own_layers())
+        return self.forward_standard(x) if mode == "standard" else self.forward_recomputed(x, mode)
+
+    def _own_layers(self) -> list[Conv2d]:
+        return [*self.lateral_convs, *self.output_convs]
+
+    def forward_recomputed(self, x: torch.Tensor, mode: str) -> dict[str, torch.Tensor]:
+        """Return the same as ``forward``, with less saved for backward.
+
+        Args:
+            x: The images, of shape (N, C, H, W).
+            mode: "lean" or "minimal".
+        """
         bottom_up = self.bottom_up(x)
         features = [bottom_up[name] for name in reversed(self.in_features)]
         if mode == "lean":
             outputs = self._forward_lean(*features)
         else:
-            outputs = recompute(self._lateral_to_output, *features)
+            used = all_modules(self._own_layers())
+            outputs = recompute(self._lateral_to_output, *features, modules=used)
         results = list(outputs)[::-1]
         if self.top_block is not None:
             source = self.top_block.in_feature
@@ -97,7 +116,7 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         return dict(zip(self._out_features, results))
 
     def _lateral_to_output(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
+        laterals = [apply_convolution(conv, x) for conv, x in zip(self.lateral_convs, features)]
         outputs = self._top_down(*laterals)
         return tuple(
             apply_norm_and_activation(conv, x) for conv, x in zip(self.output_convs, outputs)
@@ -108,10 +127,14 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
 
         Backward runs the output convolutions of the small levels again, a quarter of their work.
         """
-        laterals = [convolve(conv, x) for conv, x in zip(self.lateral_convs, features)]
-        outputs = recompute(self._top_down, *laterals)
+        laterals = [apply_convolution(conv, x) for conv, x in zip(self.lateral_convs, features)]
+        used = [m for conv in self.lateral_convs for m in norm_and_activation_of(conv)]
+        used += [m for conv in self.output_convs for m in convolution_of(conv)]
+        outputs = recompute(self._top_down, *laterals, modules=used)
         return tuple(
-            tag_recomputable(partial(apply_norm_and_activation, conv), x)
+            tag_recomputable(
+                partial(apply_norm_and_activation, conv), x, norm_and_activation_of(conv)
+            )
             for conv, x in zip(self.output_convs, outputs)
         )
 
@@ -129,7 +152,7 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
                 x = x + F.interpolate(above, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     x /= 2
-            outputs.append(convolve(output_conv, x))
+            outputs.append(apply_convolution(output_conv, x))
             above = x
         return tuple(outputs)
 

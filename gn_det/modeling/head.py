@@ -16,6 +16,7 @@ from torch import nn
 
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
+    all_modules,
     checkpoint_conv_chain,
     recompute,
     set_memory,
@@ -71,15 +72,16 @@ class GNHead(ActivationCheckpointMixin, Detectron2Head):
         if channels_last:
             to_channels_last(self)
 
-    def forward_checkpointed(self, rest: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
-        """Run the convolutions and then ``rest``, in lean or minimal mode.
+    def forward_checkpointed(self, layers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+        """Run layers in lean or minimal mode.
 
         Args:
-            rest: The layers after the convolutions.
+            layers: The convolutions of the head, and what follows them.
             x: The features of the RoIs, of shape (R, C, H, W). R may be 0.
         """
-        run = partial(checkpoint_conv_chain, self.conv_norm_relus, rest)
-        return run(x) if self.memory == "lean" else recompute(run, x)
+        num_convs = len(self.conv_norm_relus)  # a list of its own, which others may forget
+        run = partial(checkpoint_conv_chain, layers[:num_convs], layers[num_convs:])
+        return run(x) if self.memory == "lean" else recompute(run, x, modules=all_modules(layers))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 
 from .head import GNHead
+from .scripting import renamed
 
 __all__ = ["GNMaskRCNNConvUpsampleHead"]
 
@@ -24,9 +25,12 @@ class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
     """
 
     cfg_node = "ROI_MASK_HEAD"
+    layers_standard = renamed(MaskRCNNConvUpsampleHead.layers, "layers_standard")
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mask logits, and save for backward what ``MODEL.GN.MEMORY`` says."""
+        if torch.jit.is_scripting():
+            return self.layers_standard(x)
         if self.active_mode() == "standard":
-            return super().layers(x)
-        return self.forward_checkpointed(list(self)[len(self.conv_norm_relus) :], x)
+            return self.layers_standard(x)
+        return self.forward_checkpointed(list(self), x)

@@ -8,6 +8,7 @@ Shapes:
     P: bins of a RoI along one side
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch import nn
 
 from gn_det.layers import pyramid_roi_align
 
+from .scripting import renamed
+
 __all__ = ["ROIAlign", "ROIPooler", "pooler_from_cfg"]
 
 
@@ -31,6 +34,8 @@ class ROIAlign(layers.ROIAlign):
     512 by up to 2 pixels. Here boxes are not rounded, and sums are float32 on every device.
     """
 
+    forward_standard = renamed(layers.ROIAlign.forward, "forward_standard")
+
     def forward(self, input: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         """Return a tensor of shape (R, C, P, P) with the dtype of ``input``.
 
@@ -38,8 +43,8 @@ class ROIAlign(layers.ROIAlign):
             input: The features of the level, of shape (N, C, H, W).
             rois: The image index and box of each RoI, of shape (R, 5).
         """
-        compute_dtype = torch.promote_types(input.dtype, torch.float32)
-        return super().forward(input.to(compute_dtype), rois).to(input.dtype)
+        wide = input if input.dtype == torch.float64 else input.float()
+        return self.forward_standard(wide, rois).to(input.dtype)
 
 
 class ROIPooler(poolers.ROIPooler):
@@ -58,6 +63,8 @@ class ROIPooler(poolers.ROIPooler):
             another of Detectron2's names.
         **kwargs: Detectron2's ``canonical_box_size`` and ``canonical_level``.
     """
+
+    forward_standard = renamed(poolers.ROIPooler.forward, "forward_standard")
 
     def __init__(
         self,
@@ -82,10 +89,19 @@ class ROIPooler(poolers.ROIPooler):
         Args:
             x: The feature map of each level, of shape (N, C, H, W).
             box_lists: The boxes of each of the N images, in pixels of the image. May be empty.
+
+        Raises:
+            FloatingPointError: A box is NaN or infinite; the message names image and box.
+            ValueError: A box is turned inside out; the message names image and box.
         """
-        if not (self.is_roi_align and box_lists and x[0].device.type == "cpu") or _is_traced():
-            return super().forward(x, box_lists)
+        if torch.jit.is_scripting():
+            return self.forward_standard(x, box_lists)
+        if not box_lists or _is_traced():
+            return self.forward_standard(x, box_lists)
         rois = poolers.convert_boxes_to_pooler_format(box_lists)
+        _check_rois(rois)
+        if not (self.is_roi_align and x[0].device.type == "cpu"):
+            return self.forward_standard(x, box_lists)
         levels = poolers.assign_boxes_to_levels(
             box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
@@ -114,3 +130,33 @@ def pooler_from_cfg(node: CfgNode, features: Sequence[ShapeSpec]) -> ROIPooler |
 def _is_traced() -> bool:
     # the trace would hold the number of RoIs of this one input
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def _check_rois(rois: torch.Tensor) -> None:
+    """Check that RoIs are boxes. RoIAlign makes zeros, or anything, of what is none.
+
+    Args:
+        rois: The image index and the box (x0, y0, x1, y1) of each RoI, of shape (R, 5), in the
+            order of the images. A box may be empty. Boxes with an angle, of shape (R, 6), pass.
+
+    Raises:
+        FloatingPointError: A RoI is NaN or infinite.
+        ValueError: A RoI is turned inside out.
+    """
+    if rois.shape[1] != 5 or rois.is_meta:
+        return
+    size = rois[:, 3:] - rois[:, 1:3]
+    good = (size >= 0) & (size < math.inf)  # in one look: a GPU waits once
+    if good.all():
+        return
+    row = int((~good.all(dim=1)).nonzero()[0])
+    image, *box = rois[row].tolist()
+    number = row - int((rois[:, 0] == image).nonzero()[0])
+    what = f"Box {number} of image {int(image)} of the batch, both counted from 0, is {box}"
+    if not all(map(math.isfinite, box)):
+        raise FloatingPointError(f"{what}: not finite. Look at what made this proposal.")
+    raise ValueError(
+        f"{what}: turned inside out. A box is x0, y0, x1, y1 in pixels, with x0 <= x1 and "
+        "y0 <= y1. Look at what made this proposal: Boxes.clip and Boxes.nonempty of Detectron2 "
+        "leave out what is no box."
+    )

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import StandardROIHeads
+from torch.jit import Final
 
 from .poolers import pooler_from_cfg
 
@@ -15,6 +16,9 @@ __all__ = ["GNStandardROIHeads"]
 @ROI_HEADS_REGISTRY.register()
 class GNStandardROIHeads(StandardROIHeads):
     """Detectron2's RoI heads with gn_det's :class:`~gn_det.modeling.poolers.ROIPooler`."""
+
+    # for TorchScript: annotations of a base class do not count
+    __annotations__ = {"mask_on": Final[bool], "keypoint_on": Final[bool]}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -14,8 +14,15 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
 
-from .activation_checkpointing import ActivationCheckpointMixin, recompute, recomputing, set_memory
+from .activation_checkpointing import (
+    ActivationCheckpointMixin,
+    all_modules,
+    recompute,
+    recomputing,
+    set_memory,
+)
 from .channels_last import to_channels_last
+from .scripting import renamed
 
 __all__ = ["GNRPNHead"]
 
@@ -30,6 +37,8 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         channels_last: Whether the head works in channels_last memory format.
         **kwargs: The arguments of Detectron2's class.
     """
+
+    forward_standard = renamed(StandardRPNHead.forward, "forward_standard")
 
     @configurable
     def __init__(self, *, memory: str = "standard", channels_last: bool = False, **kwargs: Any):
@@ -59,12 +68,15 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         Args:
             features: The feature map of each level, of shape (N, C, H, W).
         """
+        if torch.jit.is_scripting():
+            return self.forward_standard(features)
         if self.active_mode() == "minimal":
-            logits, deltas = zip(*(recompute(self._level, x) for x in features))
-            return list(logits), list(deltas)
+            used = all_modules(self.children())
+            levels = [recompute(self._level, x, modules=used) for x in features]
+            return [logits for logits, _ in levels], [deltas for _, deltas in levels]
         with recomputing(features):
-            return super().forward(features)
+            return self.forward_standard(features)
 
     def _level(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        (logits,), (deltas,) = super().forward([x])
+        (logits,), (deltas,) = self.forward_standard([x])
         return logits, deltas

@@ -21,6 +21,7 @@ from gn_det.config import ConfigError
 
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
+    all_modules,
     checkpoint_conv_chain,
     recompute,
     set_memory,
@@ -89,21 +90,23 @@ class VGG(ActivationCheckpointMixin, Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the features of images (N, C, H, W)."""
-        mode, outputs = self.active_mode(), {}
-        for name in self.stage_names:
-            feature, x = self._stage(getattr(self, name), x, mode)
-            outputs[name] = feature
+        outputs = {}
+        for name, stage in self.named_children():
+            # TorchScript compiles only the call of a layer
+            if torch.jit.is_scripting():
+                outputs[name], x = _with_pooled(stage(x))
+            else:
+                outputs[name], x = self._stage(stage, x)
         outputs[self._last] = x
         return {name: outputs[name] for name in self._out_features}
 
-    def _stage(
-        self, layers: nn.Sequential, x: torch.Tensor, mode: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _stage(self, layers: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a stage's output, and the same pooled."""
+        mode = self.active_mode([layers])
         if mode == "standard":
             return _with_pooled(layers(x))
-        lean = partial(checkpoint_conv_chain, list(layers), [_with_pooled])
-        return lean(x) if mode == "lean" else recompute(lean, x)
+        lean = partial(checkpoint_conv_chain, list(layers.children()), [_with_pooled])
+        return lean(x) if mode == "lean" else recompute(lean, x, modules=all_modules([layers]))
 
 
 def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

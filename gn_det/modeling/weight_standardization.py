@@ -37,7 +37,7 @@ class StandardizedConv2d(Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the convolution, then norm and activation if the layer has them."""
-        x = convolve(self, x)
+        x = self._conv_forward(x, standardize_weight(self.weight), self.bias)
         if self.norm is not None:
             x = self.norm(x)
         if self.activation is not None:
@@ -77,7 +77,6 @@ def fold_weight_standardization(model: nn.Module) -> None:
 
     The outputs do not change, and inference saves the work on the weights. Afterwards the state
     dict fits a model that is built with ``MODEL.GN.WEIGHT_STANDARDIZATION False``.
-    ``torch.jit.script`` needs a folded model, ``torch.jit.trace`` does not.
 
     Folding cannot be undone, since mean and std of the filters are lost. A folded model trains as a
     plain GN model: nothing standardizes its weights, their scale needs another learning rate, and

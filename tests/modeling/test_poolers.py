@@ -1,10 +1,13 @@
+import math
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import poolers
-from detectron2.structures import Boxes
+from detectron2.modeling import build_model, poolers
+from detectron2.structures import Boxes, Instances
 
 from gn_det import get_cfg
+from gn_det.layers import pyramid_roi_align
 from gn_det.modeling.poolers import ROIAlign, ROIPooler, pooler_from_cfg
 
 SCALES = (1 / 4, 1 / 8, 1 / 16)
@@ -128,3 +131,48 @@ def test_from_cfg():
     assert kinds == [(0.25, 2, False), (0.125, 2, False)]
     node.POOLER_TYPE = ""
     assert pooler_from_cfg(node, [ShapeSpec(stride=4)]) is None
+
+
+WRONG = {
+    "NaN": ([4.0, 4.0, math.nan, 20.0], FloatingPointError, "not finite"),
+    "infinite": ([4.0, -math.inf, 20.0, 20.0], FloatingPointError, "not finite"),
+    "x": ([20.0, 4.0, 10.0, 20.0], ValueError, "turned inside out"),
+    "y": ([4.0, 20.0, 10.0, 4.0], ValueError, "turned inside out"),
+    "both": ([20.0, 20.0, 4.0, 4.0], ValueError, "turned inside out"),  # its area is positive
+}
+
+
+@pytest.mark.parametrize("pooler_type", ["ROIAlignV2", "ROIAlign", "ROIPool"])
+@pytest.mark.parametrize(("box", "error", "what"), WRONG.values(), ids=WRONG)
+def test_what_is_no_box_is_named(pooler_type, box, error, what):
+    pooler = ROIPooler(7, (1 / 4, 1 / 8), 0, pooler_type)
+    features = [torch.ones(2, 4, size, size) for size in (16, 8)]
+    good = torch.tensor([[0.0, 0.0, 8.0, 8.0], [3.0, 3.0, 3.0, 3.0], [-5.0, 0.0, 90.0, 9.0]])
+    assert pooler(features, [Boxes(good), Boxes(good[:0])]).shape == (3, 4, 7, 7)
+    boxes = [Boxes(good), Boxes(torch.cat([good[:2], torch.tensor([box])]))]
+    with pytest.raises(error, match=what) as caught:
+        pooler(features, boxes)
+    assert str(caught.value).startswith("Box 2 of image 1 of the batch, both counted from 0, is [")
+    assert "what made this proposal" in str(caught.value)
+
+
+def test_wrong_proposals_of_a_generator_are_named(tiny_cfg, batch):
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg()).eval()
+    proposals = [Instances((64, 96)) for _ in batch]
+    for instances in proposals:
+        instances.proposal_boxes = Boxes(torch.tensor([[1.0, 1, 30, 30], [2, 2, 40, 40]]))
+        instances.objectness_logits = torch.zeros(2)
+    proposals[1].proposal_boxes.tensor[0, 2] = -7
+    inputs = [{**x, "proposals": p} for x, p in zip(batch, proposals)]
+    model.proposal_generator = None
+    with pytest.raises(ValueError, match=r"Box 0 of image 1 .* is \[1.0, 1.0, -7.0, 30.0\]"):
+        model(inputs)
+
+
+@pytest.mark.parametrize("image", [2, -1, math.nan])
+def test_rois_of_no_image(image):
+    rois = torch.tensor([[image, 0.0, 0.0, 8.0, 8.0]])
+    levels = torch.zeros(1, dtype=torch.long)
+    with pytest.raises(ValueError, match="RoIs are of image .*; there are 2"):
+        pyramid_roi_align([torch.ones(2, 4, 8, 8)], rois, levels, [1 / 4], (7, 7))

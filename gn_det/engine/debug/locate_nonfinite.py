@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from gn_det.data import seed_everything
+from gn_det.modeling.activation_checkpointing import ignoring_hooks
 from gn_det.utils import and_more
 
 __all__ = ["NonFiniteReport", "Step", "count_nonfinite", "locate_nonfinite"]
@@ -72,7 +73,8 @@ def locate_nonfinite(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     largest = (0.0, "")
     # Detectron2's heads write to a storage: here to one that nobody reads
-    with _restored_buffers(model), hooks.on(model), EventStorage(step.iteration):
+    storage = EventStorage(step.iteration)
+    with _restored_buffers(model), hooks.on(model), ignoring_hooks(), storage:
         for index, (batch, number) in enumerate(zip(step.batches, step.micro_batch_ids)):
             report.micro_batch = index
             if step.seed is not None:
