@@ -1,9 +1,10 @@
 """The keys that gn_det adds to Detectron2's config, and what they may hold. Knows no network."""
 
 from .batches import images_per_micro_batch
-from .cfg_node import CfgNode, flatten, get_cfg
+from .cfg_node import CfgNode, get_cfg
 from .defaults import add_gn_config
 from .errors import ConfigError, Problem, UnknownKeyError
+from .merge import flatten
 from .paths import config_folder
 
 __all__ = [
