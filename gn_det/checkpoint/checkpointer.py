@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
+from gn_det.config import require_gn_config
 from gn_det.modeling import check_weights
 from gn_det.utils.atomic_write import atomic_write
 
@@ -61,6 +62,8 @@ class Checkpointer(DetectionCheckpointer):
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        if cfg is not None:
+            require_gn_config(cfg)
         self.cfg = cfg
         self.report: Report | None = None
         self._converted: Converted | None = None

@@ -2,7 +2,7 @@
 
 from .batches import images_per_micro_batch
 from .cfg_node import CfgNode, get_cfg
-from .defaults import add_gn_config
+from .defaults import add_gn_config, require_gn_config
 from .errors import ConfigError, Problem, UnknownKeyError
 from .merge import flatten
 from .paths import config_folder
@@ -17,4 +17,5 @@ __all__ = [
     "flatten",
     "get_cfg",
     "images_per_micro_batch",
+    "require_gn_config",
 ]

@@ -17,6 +17,7 @@ from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
+from gn_det.config import require_gn_config
 from gn_det.data import build_train_stream, check_images, check_masks
 from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
@@ -40,6 +41,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's own __init__ ties mixed precision and DistributedDataParallel to GPUs
         TrainerBase.__init__(self)
+        require_gn_config(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         model = self.build_model(cfg)

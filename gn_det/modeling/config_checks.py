@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 
-from gn_det.config import ConfigError, Problem
+from gn_det.config import ConfigError, Problem, require_gn_config
 from gn_det.config.batches import batch_problems
 from gn_det.config.expected_results import expected_problems
 from gn_det.config.values import pixel_problems, precision_problems, solver_problems
@@ -42,7 +42,7 @@ def check_config(
             checkpoint that is resumed or an object in memory.
 
     Raises:
-        ConfigError: The config cannot work; one line for each problem.
+        ConfigError: The config cannot work; one line for each problem. Or it lacks gn_det's keys.
     """
     problems = find_problems(
         cfg, training=training, num_processes=num_processes, weights_loaded=weights_loaded
@@ -59,6 +59,7 @@ def find_problems(
     cfg: CfgNode, *, training: bool = True, num_processes: int = 1, weights_loaded: bool = False
 ) -> list[Problem]:
     """Return the problems that :func:`check_config` reports; see there for the arguments."""
+    require_gn_config(cfg)
     look = None
     problems = [*pixel_problems(cfg), *_memory_mode(cfg)]
     if not problems:

@@ -16,6 +16,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, Standa
 
 from .activation_checkpointing import ActivationCheckpointMixin, recompute, recomputing, set_memory
 from .channels_last import to_channels_last
+from .from_cfg import gn_config
 
 __all__ = ["GNRPNHead"]
 
@@ -44,7 +45,7 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         args = super().from_config(cfg, input_shape)
         return {
             **args,
-            "memory": cfg.MODEL.GN.MEMORY,
+            "memory": gn_config(cfg).MEMORY,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 
