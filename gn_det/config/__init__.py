@@ -4,6 +4,7 @@ from .batches import images_per_micro_batch
 from .cfg_node import CfgNode, get_cfg
 from .defaults import add_gn_config, require_gn_config
 from .errors import ConfigError, Problem, UnknownKeyError
+from .key_rules import allow_value
 from .merge import flatten
 from .paths import config_folder
 
@@ -13,6 +14,7 @@ __all__ = [
     "Problem",
     "UnknownKeyError",
     "add_gn_config",
+    "allow_value",
     "config_folder",
     "flatten",
     "get_cfg",

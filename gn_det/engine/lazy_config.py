@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
-from gn_det.config.values import precision_problems, solver_problems
+from gn_det.config.key_rules import key_problems
+from gn_det.config.values import precision_problems
 from gn_det.model_zoo import get_config
 from gn_det.utils import did_you_mean
 
@@ -89,7 +90,7 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
     amp = settings.SOLVER.AMP
     cfg.train.device = settings.MODEL.DEVICE
     cfg.train.amp.enabled, cfg.train.amp.dtype = amp.ENABLED, amp.DTYPE
-    for problem in (*precision_problems(settings), *solver_problems(settings)):
+    for problem in (*key_problems(settings, NAMES), *precision_problems(settings)):
         raise ConfigError(_with_lazy_names(problem.message))
     return cfg
 

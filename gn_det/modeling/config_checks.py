@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 
-from gn_det.config import ConfigError, Problem, require_gn_config
+from gn_det.config import ConfigError, Problem, flatten, require_gn_config
 from gn_det.config.batches import batch_problems
 from gn_det.config.expected_results import expected_problems
-from gn_det.config.values import pixel_problems, precision_problems, solver_problems
+from gn_det.config.key_rules import key_problems
+from gn_det.config.values import (
+    data_problems,
+    model_problems,
+    precision_problems,
+    solver_problems,
+)
 
 from .activation_checkpointing import check_memory_mode
 from .build_errors import build_or_explain
@@ -61,7 +67,11 @@ def find_problems(
     """Return the problems that :func:`check_config` reports; see there for the arguments."""
     require_gn_config(cfg)
     look = None
-    problems = [*pixel_problems(cfg), *_memory_mode(cfg)]
+    keys = [key for key, _ in flatten(cfg) if training or _is_for_all(key)]
+    problems = list(key_problems(cfg, keys))
+    if problems:
+        return problems  # the other checks go by values that can be
+    problems = [*model_problems(cfg), *_memory_mode(cfg)]
     if not problems:
         look, problems = build_or_explain(cfg)
     if look is not None and not problems:
@@ -76,8 +86,13 @@ def find_problems(
         unfrozen = {} if look is None else _unfrozen_bn(look)
         problems += _sync_bn_on_cpu(cfg, unfrozen, num_processes)
         problems += batch_problems(cfg, num_processes, unfrozen)
+        problems += data_problems(cfg)
         problems += solver_problems(cfg)
     return problems
+
+
+def _is_for_all(key: str) -> bool:
+    return key == "SOLVER.AMP.DTYPE" or not key.startswith("SOLVER.")
 
 
 def _memory_mode(cfg: CfgNode) -> Iterator[Problem]:

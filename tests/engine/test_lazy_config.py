@@ -70,11 +70,11 @@ def test_float16_on_a_cpu_that_was_asked_for():
         (
             "train.amp.dtype=float8",
             ConfigError,
-            "train.amp.dtype is 'float8'; known are float16 and bfloat16",
+            "train.amp.dtype is 'float8'; it takes float16, bfloat16",
         ),
         ("train.clip_global_norm=-1", ConfigError, "train.clip_global_norm is -1"),
         ("train.ema_decay=1.0", ConfigError, "train.ema_decay is 1.0"),
-        ("train.on_save_error=halt", ConfigError, "train.on_save_error is 'halt'; known are stop"),
+        ("train.on_save_error=halt", ConfigError, "train.on_save_error is 'halt'; it takes stop"),
         ("train.checkpointer.period=0", ConfigError, "train.checkpointer.period is 0"),
         ("train.max_iter=[1", ConfigError, "train.max_iter=.1' cannot be"),
     ],
