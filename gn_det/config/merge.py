@@ -19,8 +19,8 @@ from .errors import ConfigError, UnknownKeyError
 __all__ = ["as_type_of", "assignments", "flatten", "unknown_key"]
 
 BASE_KEY = "_BASE_"
-# my_train or my_train,my_val, where a list is needed
-_PLAIN_WORDS = re.compile(r"[\w./:-]+(,[\w./:-]+)*")
+# my_train, my_train,my_val or [0.5%, 99.5%], where a list is needed
+_PLAIN_WORDS = re.compile(r"\[?[\w./:%-]+(, *[\w./:%-]+)*\]?")
 _KINDS: dict[type, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -108,8 +108,8 @@ def as_type_of(now: Any, given: Any, name: str) -> Any:
     text = f"{name} takes {_kind(now)}{'' if now == '' else example}, but {_kind(given)} was given"
     text += f": {shorten(str(given), 57)}."
     if isinstance(now, list | tuple) and _PLAIN_WORDS.fullmatch(str(given)):
-        items = tuple(given.split(",")) if isinstance(given, str) else f"({given},)"
-        text += f' Write "{items}".'
+        words = re.split(", *", given.strip("[]")) if isinstance(given, str) else [given]
+        text += f' Write "{tuple(words)}".'
     raise ConfigError(text, name)
 
 

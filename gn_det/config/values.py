@@ -6,7 +6,13 @@ from detectron2.config import CfgNode
 
 from .errors import Problem
 
-__all__ = ["data_problems", "model_problems", "precision_problems", "solver_problems"]
+__all__ = [
+    "data_problems",
+    "pixel_problems",
+    "precision_problems",
+    "solver_problems",
+    "threshold_problems",
+]
 
 # Detectron2's samplers that read a key which its config does not have
 SAMPLER_KEYS = {
@@ -16,8 +22,8 @@ SAMPLER_KEYS = {
 }
 
 
-def model_problems(cfg: CfgNode) -> Iterator[Problem]:
-    """Yield what is wrong with the lists of ``MODEL`` that belong together.
+def pixel_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield what is wrong with the mean and standard deviation of the images' channels.
 
     Args:
         cfg: A finished config with gn_det's keys.
@@ -29,6 +35,14 @@ def model_problems(cfg: CfgNode) -> Iterator[Problem]:
             f"MODEL.PIXEL_MEAN is {mean} and MODEL.PIXEL_STD {std}: each takes one number for "
             "every channel of the images.",
         )
+
+
+def threshold_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield the lists of labels that do not fit their list of thresholds.
+
+    Args:
+        cfg: A finished config with gn_det's keys.
+    """
     for name in ("RPN", "ROI_HEADS", "RETINANET"):
         thresholds, labels = cfg.MODEL[name].IOU_THRESHOLDS, cfg.MODEL[name].IOU_LABELS
         if len(labels) != len(thresholds) + 1 or list(thresholds) != sorted(thresholds):

@@ -18,7 +18,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from gn_det.config import require_gn_config
-from gn_det.data import build_train_stream, check_images, check_masks
+from gn_det.data import build_train_stream, check_images, check_masks, needs_bitmasks
 from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
@@ -210,10 +210,8 @@ class Trainer(DefaultTrainer):
 def _mask_format_for(cfg: CfgNode, dicts: list[dict]) -> CfgNode:
     if not cfg.MODEL.MASK_ON or cfg.INPUT.MASK_FORMAT != "polygon":
         return cfg
-    masks = (a.get("segmentation") for record in dicts for a in record.get("annotations", []))
-    if not any(isinstance(mask, dict) for mask in masks):
+    if not needs_bitmasks(dicts, "INPUT.MASK_FORMAT"):
         return cfg
-    logger.info("The dataset has masks as RLE: INPUT.MASK_FORMAT is bitmask.")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.MASK_FORMAT = "bitmask"

@@ -16,9 +16,10 @@ from gn_det.config.expected_results import expected_problems
 from gn_det.config.key_rules import key_problems
 from gn_det.config.values import (
     data_problems,
-    model_problems,
+    pixel_problems,
     precision_problems,
     solver_problems,
+    threshold_problems,
 )
 
 from .activation_checkpointing import check_memory_mode
@@ -71,7 +72,7 @@ def find_problems(
     problems = list(key_problems(cfg, keys))
     if problems:
         return problems  # the other checks go by values that can be
-    problems = [*model_problems(cfg), *_memory_mode(cfg)]
+    problems = [*pixel_problems(cfg), *threshold_problems(cfg), *_memory_mode(cfg)]
     if not problems:
         look, problems = build_or_explain(cfg)
     if look is not None and not problems:

@@ -6,7 +6,8 @@ from gn_det.config import values
 
 def _all(cfg):
     problems = (
-        values.model_problems,
+        values.pixel_problems,
+        values.threshold_problems,
         values.data_problems,
         values.precision_problems,
         values.solver_problems,
