@@ -1,7 +1,7 @@
 """The keys that gn_det adds to Detectron2's config, and what they may hold. Knows no network."""
 
 from .batches import images_per_micro_batch
-from .cfg_node import CfgNode, get_cfg
+from .cfg_node import CfgNode, get_cfg, given_keys
 from .defaults import add_gn_config, require_gn_config
 from .errors import ConfigError, Problem, UnknownKeyError
 from .key_rules import allow_value
@@ -18,6 +18,7 @@ __all__ = [
     "config_folder",
     "flatten",
     "get_cfg",
+    "given_keys",
     "images_per_micro_batch",
     "require_gn_config",
 ]

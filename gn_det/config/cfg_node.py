@@ -15,7 +15,9 @@ from .inheritance import load_with_bases
 from .merge import as_type_of, assignments, flatten, unknown_key
 from .paths import resolve
 
-__all__ = ["CfgNode", "get_cfg"]
+__all__ = ["CfgNode", "get_cfg", "given_keys"]
+
+GIVEN = "__given__"  # beside yacs' own entries of a node's __dict__
 
 
 class CfgNode(detectron2.config.CfgNode):
@@ -80,6 +82,9 @@ class CfgNode(detectron2.config.CfgNode):
             # Detectron2 compares and converts versions
             where = load_with_bases(path).find("VERSION") or path
             raise ConfigError(f"{where}: VERSION: it cannot be merged: {error}") from error
+        where_from = load_with_bases(path).where
+        own = [".".join(key) for key, at in where_from.items() if at.rpartition(":")[0] == path]
+        self.__dict__[GIVEN] = {*given_keys(self), *own}
 
     def merge_from_other_cfg(self, cfg_other: Node) -> None:
         """Merge another config.
@@ -130,6 +135,16 @@ class CfgNode(detectron2.config.CfgNode):
         for name, value in new.items():
             *groups, key = name.split(".")
             reduce(getitem, groups, self)[key] = value
+        self.__dict__[GIVEN] = {*given_keys(self), *new}
+
+
+def given_keys(cfg: Node) -> set[str]:
+    """Return the keys that a command line or a file sets, without those of its ``_BASE_`` files.
+
+    Args:
+        cfg: A config. One that is not of :func:`get_cfg` knows none.
+    """
+    return set(cfg.__dict__.get(GIVEN, ()))
 
 
 def get_cfg() -> CfgNode:

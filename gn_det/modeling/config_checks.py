@@ -29,6 +29,7 @@ from .inspect import ModelLook
 from .network import blocks_of, network_of_cfg
 from .norms import NORMS
 from .pretrain_spec import find_published_spec
+from .unread_keys import unread_keys
 from .weights_fit import misfits
 
 __all__ = ["check_config", "find_problems"]
@@ -77,6 +78,7 @@ def find_problems(
         look, problems = build_or_explain(cfg)
     if look is not None and not problems:
         problems += ignored_keys(look, cfg)
+        problems += unread_keys(look, cfg)
         if not weights_loaded:
             problems += _weights_of_another_network(look)
     problems += precision_problems(cfg)
