@@ -125,3 +125,12 @@ def solver_problems(cfg: CfgNode) -> Iterator[Problem]:
             f"SOLVER.BASE_LR is {solver.BASE_LR} and SOLVER.BASE_LR_END {solver.BASE_LR_END}: "
             "WarmupCosineLR goes from the one down to the other, and BASE_LR is above 0.",
         )
+    elif name == "WarmupStepWithFixedGammaLR" and solver.MAX_ITER <= max(
+        solver.WARMUP_ITERS, solver.NUM_DECAYS
+    ):
+        yield Problem(
+            True,
+            f"SOLVER.MAX_ITER is {solver.MAX_ITER}: {name} needs more iterations than "
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} and SOLVER.NUM_DECAYS "
+            f"{solver.NUM_DECAYS}.",
+        )

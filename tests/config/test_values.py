@@ -54,6 +54,10 @@ def _cfg(*options):
             ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR", 0],
             "and BASE_LR is above 0.",
         ),
+        (
+            ["SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.MAX_ITER", 1000],
+            "SOLVER.MAX_ITER is 1000: WarmupStepWithFixedGammaLR needs more iterations than",
+        ),
     ],
 )
 def test_values_that_cannot_be_together(options, message):
