@@ -45,7 +45,6 @@ def _one_of(*names: str, is_open: bool = False) -> Rule:
 
 
 def _from(low: float, meaning: str = "") -> Rule:
-    # `inf` is a number here: it stands for no limit, as a CLIP_VALUE does
     return Rule(lambda x: _is_number(x) and x >= low, f"{low:g} or more{meaning}")
 
 
@@ -81,7 +80,7 @@ def _or_empty(rule: Rule) -> Rule:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and not math.isnan(value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _is_device(value: str) -> bool:
@@ -101,6 +100,7 @@ def _is_format(value: str) -> bool:
 _COUNT = _from(1)
 _SIZE = _from(0)
 _SHARE = _between(0, 1)
+_ABOVE_0_OR_INF = Rule(lambda x: x > 0, "a number above 0")  # inf: no limit, and a kind of norm
 _BOX_LOSS = _one_of("smooth_l1", "giou", "diou", "ciou", is_open=True)
 _POOLER = _one_of("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated", "", is_open=True)
 _LABELS = _each(Rule(lambda x: x in (-1, 0, 1), "-1 (ignored), 0 or 1"))
@@ -244,10 +244,10 @@ RULES: dict[str, Rule] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of(
         *(kind.value for kind in GradientClipType), is_open=True
     ),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _above(0),
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": _above(0),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _ABOVE_0_OR_INF,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": _ABOVE_0_OR_INF,
     "SOLVER.AMP.DTYPE": _one_of("float16", "bfloat16"),
-    "SOLVER.CLIP_GLOBAL_NORM": _from(0, " (0 clips nothing)"),
+    "SOLVER.CLIP_GLOBAL_NORM": Rule(lambda x: x >= 0, "0 or more (0 clips nothing)"),
     "SOLVER.EMA_DECAY": _below(1),
     "SOLVER.KEEP_CHECKPOINTS": _from(0, " (0 keeps all)"),
     "SOLVER.ON_SAVE_ERROR": _one_of("stop", "continue"),

@@ -125,9 +125,8 @@ def solver_problems(cfg: CfgNode) -> Iterator[Problem]:
             f"SOLVER.BASE_LR is {solver.BASE_LR} and SOLVER.BASE_LR_END {solver.BASE_LR_END}: "
             "WarmupCosineLR goes from the one down to the other, and BASE_LR is above 0.",
         )
-    elif name == "WarmupStepWithFixedGammaLR" and solver.MAX_ITER <= max(
-        solver.WARMUP_ITERS, solver.NUM_DECAYS
-    ):
+    longest = max(solver.WARMUP_ITERS, solver.NUM_DECAYS)
+    if name == "WarmupStepWithFixedGammaLR" and solver.MAX_ITER <= longest:
         yield Problem(
             True,
             f"SOLVER.MAX_ITER is {solver.MAX_ITER}: {name} needs more iterations than "

@@ -152,6 +152,7 @@ def test_sets_are_those_of_the_code_that_reads_them(key):
         ("DATALOADER.SAMPLER_TRAIN", "WeightedSampler", "Was WeightedTrainingSampler meant?"),
         ("SOLVER.MAX_ITER", 0, "SOLVER.MAX_ITER is 0; it takes 1 or more."),
         ("SOLVER.BASE_LR", -0.1, "SOLVER.BASE_LR is -0.1; it takes 0 or more."),
+        ("SOLVER.BASE_LR", math.inf, "SOLVER.BASE_LR is inf; it takes 0 or more."),
         ("SOLVER.BASE_LR", math.nan, "SOLVER.BASE_LR is nan; it takes 0 or more."),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model", "it takes value, norm."),
         ("SOLVER.CHECKPOINT_PERIOD", 0, "more than SOLVER.MAX_ITER only the end is saved"),
@@ -191,6 +192,7 @@ def test_wrong_values(key, value, message):
     [
         ("SOLVER.BASE_LR", 0),
         ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", math.inf),
+        ("SOLVER.CLIP_GLOBAL_NORM", math.inf),
         ("SOLVER.STEPS", ()),
         ("SOLVER.STEPS", (6e4, 8e4)),
         ("SOLVER.WEIGHT_DECAY_BIAS", 0),
