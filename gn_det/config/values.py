@@ -126,7 +126,7 @@ def solver_problems(cfg: CfgNode) -> Iterator[Problem]:
             "WarmupCosineLR goes from the one down to the other, and BASE_LR is above 0.",
         )
     longest = max(solver.WARMUP_ITERS, solver.NUM_DECAYS)
-    if name == "WarmupStepWithFixedGammaLR" and solver.MAX_ITER <= longest:
+    if name == "WarmupStepWithFixedGammaLR" and longest >= solver.MAX_ITER:
         yield Problem(
             True,
             f"SOLVER.MAX_ITER is {solver.MAX_ITER}: {name} needs more iterations than "
