@@ -82,8 +82,8 @@ class CfgNode(detectron2.config.CfgNode):
             # Detectron2 compares and converts versions
             where = load_with_bases(path).find("VERSION") or path
             raise ConfigError(f"{where}: VERSION: it cannot be merged: {error}") from error
-        where_from = load_with_bases(path).where
-        own = [".".join(key) for key, at in where_from.items() if at.rpartition(":")[0] == path]
+        where_from, real = load_with_bases(path).where, str(resolve(path))
+        own = [".".join(key) for key, at in where_from.items() if at.rpartition(":")[0] == real]
         self.__dict__[GIVEN] = {*given_keys(self), *own}
 
     def merge_from_other_cfg(self, cfg_other: Node) -> None:

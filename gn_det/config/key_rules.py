@@ -103,6 +103,13 @@ _SHARE = _between(0, 1)
 _ABOVE_0_OR_INF = Rule(lambda x: x > 0, "a number above 0")  # inf: no limit, and a kind of norm
 _BOX_LOSS = _one_of("smooth_l1", "giou", "diou", "ciou", is_open=True)
 _POOLER = _one_of("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated", "", is_open=True)
+_COUNT_OR_INPUTS = Rule(
+    lambda x: _is_number(x) and (x == -1 or x >= 1), "1 or more, or -1 for that of the input"
+)
+_BOX_WEIGHTS = Rule(
+    lambda x: len(x) in (4, 5) and all(_is_number(w) and w > 0 for w in x),
+    "4 numbers above 0, or 5 for rotated boxes",
+)
 _LABELS = _each(Rule(lambda x: x in (-1, 0, 1), "-1 (ignored), 0 or 1"))
 
 RULES: dict[str, Rule] = {
@@ -145,7 +152,8 @@ RULES: dict[str, Rule] = {
     "MODEL.RPN.POSITIVE_FRACTION": _SHARE,
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _BOX_LOSS,
     "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": _SIZE,
-    "MODEL.RPN.BBOX_REG_WEIGHTS": _each(_above(0)),
+    "MODEL.RPN.BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
+    "MODEL.RPN.CONV_DIMS": _or_empty(_each(_COUNT_OR_INPUTS)),
     "MODEL.RPN.SMOOTH_L1_BETA": _SIZE,
     "MODEL.RPN.LOSS_WEIGHT": _SIZE,
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": _COUNT,
@@ -162,7 +170,7 @@ RULES: dict[str, Rule] = {
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": _SHARE,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _BOX_LOSS,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": _SIZE,
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": _each(_above(0)),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
     "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": _SIZE,
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": _COUNT,
     "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": _SIZE,
@@ -205,7 +213,7 @@ RULES: dict[str, Rule] = {
     "MODEL.RETINANET.SCORE_THRESH_TEST": _SHARE,
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST": _COUNT,
     "MODEL.RETINANET.NMS_THRESH_TEST": _SHARE,
-    "MODEL.RETINANET.BBOX_REG_WEIGHTS": _each(_above(0)),
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
     "MODEL.RETINANET.FOCAL_LOSS_GAMMA": _SIZE,
     "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": _SIZE,
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _BOX_LOSS,
@@ -239,6 +247,7 @@ RULES: dict[str, Rule] = {
     "SOLVER.CHECKPOINT_PERIOD": _from(
         1, " iterations; with more than SOLVER.MAX_ITER only the end is saved"
     ),
+    "SOLVER.IMS_PER_BATCH": _COUNT,
     "SOLVER.REFERENCE_WORLD_SIZE": _SIZE,
     "SOLVER.BIAS_LR_FACTOR": _SIZE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of(

@@ -1,6 +1,6 @@
 """Values that cannot be together, whatever the model is. Single keys: key_rules.py."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 
@@ -10,6 +10,7 @@ __all__ = [
     "data_problems",
     "pixel_problems",
     "precision_problems",
+    "proposal_problems",
     "solver_problems",
     "threshold_problems",
 ]
@@ -83,6 +84,30 @@ def data_problems(cfg: CfgNode) -> Iterator[Problem]:
         )
 
 
+def proposal_problems(cfg: CfgNode, splits: Sequence[str]) -> Iterator[Problem]:
+    """Yield what is missing for a model that takes proposals from files.
+
+    Args:
+        cfg: A finished config with gn_det's keys.
+        splits: ``"TRAIN"``, ``"TEST"``, or both.
+    """
+    for split in splits if cfg.MODEL.LOAD_PROPOSALS else ():
+        names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
+        if len(names) != len(files):
+            yield Problem(
+                True,
+                f"MODEL.LOAD_PROPOSALS is True, DATASETS.{split} {names} and "
+                f"DATASETS.PROPOSAL_FILES_{split} {files}: each dataset takes one file.",
+            )
+    from_files = cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals"
+    if from_files and not cfg.MODEL.LOAD_PROPOSALS:
+        yield Problem(
+            True,
+            "MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals, but MODEL.LOAD_PROPOSALS is "
+            "False. Set it to True, and DATASETS.PROPOSAL_FILES_TRAIN and _TEST.",
+        )
+
+
 def precision_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield what is wrong with the type of mixed precision.
 
@@ -99,12 +124,14 @@ def precision_problems(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def solver_problems(cfg: CfgNode) -> Iterator[Problem]:
-    """Yield what is wrong with the schedule of the learning rate, which training alone reads.
+    """Yield what is wrong with the optimizer and the schedule, which training alone reads.
 
     Args:
         cfg: A finished config with gn_det's keys.
     """
     solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
+    if solver.NESTEROV and solver.MOMENTUM == 0:
+        yield Problem(True, "SOLVER.NESTEROV is True and SOLVER.MOMENTUM 0: it needs a momentum.")
     steps = list(solver.STEPS)
     if name == "WarmupMultiStepLR":
         if any(step >= after for step, after in zip(steps, steps[1:])):

@@ -18,6 +18,7 @@ from gn_det.config.values import (
     data_problems,
     pixel_problems,
     precision_problems,
+    proposal_problems,
     solver_problems,
     threshold_problems,
 )
@@ -83,6 +84,7 @@ def find_problems(
             problems += _weights_of_another_network(look)
     problems += precision_problems(cfg)
     problems += expected_problems(cfg)
+    problems += proposal_problems(cfg, ["TRAIN", "TEST"] if training else ["TEST"])
     if look is not None and training and not weights_loaded:
         problems += _frozen_random_layers(look)
     if training:

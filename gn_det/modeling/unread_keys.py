@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from gn_det.config import Problem, flatten, get_cfg, given_keys
+from gn_det.utils import and_more
 
 from .inspect import ModelLook
 
@@ -57,23 +58,27 @@ def unread_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
         cfg: The config as it was given.
     """
     values, defaults = dict(flatten(cfg)), dict(flatten(get_cfg()))
+    unread: dict[str, list[str]] = {}
     for key in sorted(given_keys(cfg) & values.keys() & defaults.keys()):
         is_set = values[key] != defaults[key] and values[key] not in ((), [])
         if is_set and (reason := _why_unread(key, look, values)):
-            yield Problem(False, f"{key} {values[key]} has no effect: {reason}")
+            unread.setdefault(reason, []).append(f"{key} {values[key]}")
+    for reason, keys in unread.items():
+        verb = "has" if len(keys) == 1 else "have"
+        yield Problem(False, f"{and_more(keys, shown=3)} {verb} no effect: {reason}")
 
 
 def _why_unread(key: str, look: ModelLook, values: dict[str, Any]) -> str | None:
     if key == "GLOBAL.HACK":
-        return "Detectron2 and gn_det do not read it."
+        return "Detectron2 and gn_det do not read that."
     # MODEL.GN and MODEL.CHANNELS_LAST: ignored_keys.py asks each part
     of_model = key.startswith("MODEL.") and not key.startswith(("MODEL.GN.", "MODEL.CHANNELS_LAST"))
     if of_model and key not in look.read and key not in READ_ELSEWHERE:
-        return "no part of this model reads it."
+        return "no part of this model reads that."
     if key == "TEST.PRECISE_BN.ENABLED" and values[key]:
         has_bn = any(norm.has_statistics for norm in look.norms.values())
         return None if has_bn else "no norm of this model updates statistics."
     for start, (other, needed) in READ_WITH.items():
         if key.startswith(start) and key != other and values[other] not in needed:
-            return f"it is read with {other} {' or '.join(map(str, needed))} alone."
+            return f"that is read with {other} {' or '.join(map(str, needed))} alone."
     return None

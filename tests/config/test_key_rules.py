@@ -168,6 +168,9 @@ def test_sets_are_those_of_the_code_that_reads_them(key):
         ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 50, "is 50.0; it takes 0 to 1."),
         ("MODEL.RPN.NMS_THRESH", -0.1, "it takes 0 to 1."),
         ("MODEL.RPN.IOU_LABELS", [0, 2, 1], "it takes a list, each -1 (ignored), 0 or 1."),
+        ("MODEL.RPN.CONV_DIMS", [0], "each 1 or more, or -1"),
+        ("MODEL.RPN.BBOX_REG_WEIGHTS", (1, 1, 1), "it takes 4 numbers above 0, or 5 for"),
+        ("SOLVER.IMS_PER_BATCH", 0, "it takes 1 or more."),
         ("MODEL.PIXEL_STD", [57.0, 0.0, 58.0], "each a number above 0"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [-64]], "each a number above 0"),
         ("INPUT.MIN_SIZE_TRAIN", (), "INPUT.MIN_SIZE_TRAIN is (); it takes a list, each 0 or m"),
@@ -204,6 +207,8 @@ def test_wrong_values(key, value, message):
         ("MODEL.PIXEL_MEAN", [103, 116, 123]),
         ("MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", [[10, 10, 5, 5]] * 3),
         ("SEED", 2**32 - 1),
+        ("MODEL.RPN.CONV_DIMS", [-1, 256]),
+        ("MODEL.RPN.BBOX_REG_WEIGHTS", (1, 1, 1, 1, 1)),
     ],
 )
 def test_values_at_the_border(key, value):

@@ -9,6 +9,7 @@ def _all(cfg):
         values.pixel_problems,
         values.threshold_problems,
         values.data_problems,
+        lambda cfg: values.proposal_problems(cfg, ["TRAIN", "TEST"]),
         values.precision_problems,
         values.solver_problems,
     )
@@ -43,6 +44,15 @@ def _cfg(*options):
             "reads DATALOADER.RANDOM_SUBSET_RATIO, which Detectron2's config lacks.",
         ),
         (["SOLVER.AMP.ENABLED", True], "MODEL.DEVICE is cpu. Set SOLVER.AMP.DTYPE bfloat16."),
+        (["SOLVER.NESTEROV", True, "SOLVER.MOMENTUM", 0], "MOMENTUM 0: it needs a momentum."),
+        (
+            ["MODEL.LOAD_PROPOSALS", True, "DATASETS.TEST", ("a",)],
+            "DATASETS.TEST ('a',) and DATASETS.PROPOSAL_FILES_TEST (): each dataset takes one",
+        ),
+        (
+            ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
+            "is PrecomputedProposals, but MODEL.LOAD_PROPOSALS is False.",
+        ),
         (["SOLVER.STEPS", (80, 60)], "SOLVER.STEPS is (80, 60): each step comes after"),
         (["SOLVER.STEPS", (60, 60)], "SOLVER.STEPS is (60, 60): each step comes after"),
         (["SOLVER.STEPS", (1, 2), "SOLVER.MAX_ITER", 2], "SOLVER.MAX_ITER 2: there are fewer"),
@@ -70,6 +80,10 @@ def test_values_that_cannot_be_together(options, message):
     "options",
     [
         [],
+        [
+            *("MODEL.LOAD_PROPOSALS", True, "DATASETS.TEST", ("a",)),
+            *("DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)),
+        ],
         ["MODEL.PIXEL_MEAN", [100], "MODEL.PIXEL_STD", [50]],
         ["MODEL.RPN.IOU_THRESHOLDS", [0.5], "MODEL.RPN.IOU_LABELS", [0, 1]],
         ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (640, 800)],

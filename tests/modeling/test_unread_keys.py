@@ -19,24 +19,24 @@ def _messages(cfg):
     [
         (["MODEL.RETINANET.NMS_THRESH_TEST", 0.6], "0.6 has no effect: no part of this model re"),
         (["MODEL.MASK_ON", False, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32], "no part of this model"),
-        (["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 4], "no part of this model reads it."),
+        (["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 4], "no part of this model reads that."),
         (["MODEL.VGG.DEPTH", 19], "MODEL.VGG.DEPTH 19 has no effect"),
         (
             ["GLOBAL.HACK", 2],
-            "GLOBAL.HACK 2.0 has no effect: Detectron2 and gn_det do not read it.",
+            "GLOBAL.HACK 2.0 has no effect: Detectron2 and gn_det do not read that.",
         ),
         (
             ["DATALOADER.REPEAT_THRESHOLD", 0.01],
-            "it is read with DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler or Weighted",
+            "that is read with DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler or Weighted",
         ),
-        (["INPUT.CROP.SIZE", [0.5, 0.5]], "it is read with INPUT.CROP.ENABLED True alone."),
+        (["INPUT.CROP.SIZE", [0.5, 0.5]], "that is read with INPUT.CROP.ENABLED True alone."),
         (["SOLVER.BASE_LR_END", 0.0001], "read with SOLVER.LR_SCHEDULER_NAME WarmupCosineLR alone"),
         (
             ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.STEPS", (10, 20)],
-            "SOLVER.STEPS (10, 20) has no effect: it is read with SOLVER.LR_SCHEDULER_NAME",
+            "SOLVER.STEPS (10, 20) has no effect: that is read with SOLVER.LR_SCHEDULER_NAME",
         ),
         (["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 5], "read with SOLVER.CLIP_GRADIENTS.ENABLED True"),
-        (["TEST.AUG.FLIP", False], "it is read with TEST.AUG.ENABLED True alone."),
+        (["TEST.AUG.FLIP", False], "that is read with TEST.AUG.ENABLED True alone."),
         (["TEST.PRECISE_BN.ENABLED", True], "no norm of this model updates statistics."),
         (["DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", 5], "read with MODEL.LOAD_PROPOSALS True"),
     ],
@@ -60,6 +60,19 @@ def test_keys_that_nothing_reads(tiny_cfg, options, message):
 )
 def test_keys_that_are_read(tiny_cfg, options):
     assert _messages(tiny_cfg(*options)) == []
+
+
+def test_many_keys_are_one_line(tiny_cfg):
+    keys = [
+        word
+        for key in ("NUM_CONVS", "NMS_THRESH_TEST", "PRIOR_PROB", "NUM_CLASSES")
+        for word in (f"MODEL.RETINANET.{key}", 0.25 if "_T" in key or "_P" in key else 2)
+    ]
+    (message,) = _messages(tiny_cfg(*keys))
+    assert message == (
+        "MODEL.RETINANET.NMS_THRESH_TEST 0.25, MODEL.RETINANET.NUM_CLASSES 2, "
+        "MODEL.RETINANET.NUM_CONVS 2 and 1 more have no effect: no part of this model reads that."
+    )
 
 
 def test_keys_of_bases_are_no_news(tmp_path, tiny_cfg):
