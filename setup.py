@@ -48,6 +48,7 @@ setup(
         "scikit-image",
         "scikit-learn",
         "scipy",
+        "shapely",  # for INPUT.CROP
         "tabulate",
         "tensorboard",
         "tqdm",

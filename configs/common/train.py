@@ -19,4 +19,5 @@ train = dict(
     best_metric="bbox/AP",
     on_save_error="stop",
     allow_frozen_random=False,
+    ignore_class_names=False,
 )

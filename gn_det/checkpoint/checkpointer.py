@@ -8,6 +8,7 @@ print(checkpointer.report.table())
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,12 @@ class Checkpointer(DetectionCheckpointer):
         cfg: The config that the model was built from. Weights that say how they were trained are
             compared with it: depth, norm, groups, stride, and the preprocessing of images.
         save_to_disk: Whether :meth:`save` writes. By default the main process does.
+        class_names: The names of the classes in the order of the model's outputs, by the entry of
+            the file that holds them, such as ``{"thing_classes": ["ship", "buoy"]}``.
+        check_file: A function ``(path, entries, report, resumed)`` that is called before anything
+            of a file is used: with its entries beside the weights, the :class:`Report` of how the
+            weights fit, and whether a run is resumed from it. It raises a ConfigError for a file
+            that must not be used.
         **checkpointables: Other objects with a ``state_dict``, such as the optimizer.
 
     Attributes:
@@ -59,12 +66,17 @@ class Checkpointer(DetectionCheckpointer):
         *,
         cfg: CfgNode | None = None,
         save_to_disk: bool | None = None,
+        class_names: Mapping[str, list[str]] | None = None,
+        check_file: Callable[[str, dict[str, Any], Report, bool], None] | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         if cfg is not None:
             require_gn_config(cfg)
         self.cfg = cfg
+        self.class_names = dict(class_names or {})
+        self.check_file = check_file
+        self._resumed = False
         self.report: Report | None = None
         self._converted: Converted | None = None
         self._path = ""
@@ -84,6 +96,7 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
+        data |= self.class_names
         data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info(f"Saving checkpoint to {path}")
@@ -116,6 +129,7 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             WeightsError: There are checkpoints, and none can be used.
+            ConfigError: ``check_file`` refused the one that is whole.
         """
         # all processes load what the first one finds
         candidates = comm.all_gather(resumable(self.save_dir))[0] if resume else []
@@ -125,10 +139,13 @@ class Checkpointer(DetectionCheckpointer):
         for candidate in candidates:
             try:
                 verify_checksums(candidate)
+                self._resumed = True
                 return self.load(candidate)
             except WeightsError as error:
                 refused.append(str(error))
                 logger.warning(f"Not resumed from {error}")
+            finally:
+                self._resumed = False
         raise WeightsError(
             f"{self.save_dir}: none of its {len(candidates)} checkpoints can be resumed:\n"
             + "\n".join(refused)
@@ -183,6 +200,9 @@ class Checkpointer(DetectionCheckpointer):
         converted = self._converted
         assert converted is not None  # _load_file was called before
         checkpoint.pop("model")
+        if self.check_file is not None:
+            report = match(converted, self.model)[2]
+            self.check_file(self._path, checkpoint, report, self._resumed)
         if self.cfg is not None:
             self._check_config(converted)
         found, keys, report = match(converted, self.model)

@@ -48,6 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="check that the image files exist, but do not open them",
     )
     parser.add_argument(
+        "--window",
+        action="store_true",
+        help="images may have more than 8 bits, because the config has an INPUT.WINDOW",
+    )
+    parser.add_argument(
         "--fix", metavar="OUT.json", help="a repaired copy to write; no file is overwritten"
     )
     parser.add_argument(
@@ -89,6 +94,7 @@ def main(args: argparse.Namespace) -> int:
             image_root,
             found.report,
             opened=not args.no_images,
+            window=args.window,
             workers=args.workers,
             progress=progress.update,
         )
@@ -101,11 +107,24 @@ def main(args: argparse.Namespace) -> int:
     show(found)
     if not args.fix:
         return 1 if found.report.of("error") else 0
-    changes = repair(json_file, args.fix, files)
+    done = repair(json_file, args.fix, files, found)
     copy = read(args.fix)
+    # files that were found by another name have not been opened yet
+    renamed = {finding.name for finding in files.values() if finding.name}
+    if renamed and not args.no_images:
+        images = [image for image in copy.images.values() if image.file_name in renamed]
+        check_files(images, image_root, copy.report, workers=args.workers)
     if train:
         compare_classes(copy, train)
-    print(f"\n{args.fix}: {copy.summary()}\n{changes:,} changes, in {changes_file(args.fix)}")
+    print(f"\n{args.fix}: {copy.summary()}\n{done.changes:,} changes, in {changes_file(args.fix)}")
+    removed = [f"{count:,} {section}" for section, count in done.removed.items() if count]
+    if removed:
+        print(f"Removed: {', '.join(removed)}.")
+    if done.masks:
+        print(
+            f"{done.masks:,} annotations lost their mask and kept their box. Training with "
+            "MODEL.MASK_ON needs a mask for each."
+        )
     show(copy)
     return 1 if copy.report.of("error") else 0
 

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
     predictions = os.path.join(folder, "inference", name, "coco_instances_results.json")
     pictures = os.path.join(folder, "predictions.png")
     plot = os.path.join(folder, "training.png")
-    draw_predictions(name, predictions, pictures)
+    draw_predictions(name, predictions, pictures, window=cfg.INPUT.WINDOW)
     plot_metrics(os.path.join(folder, "metrics.json"), plot)
 
     minutes = (time.perf_counter() - start) / 60

@@ -170,7 +170,8 @@ def add_gn_config(cfg: CfgNode) -> None:
     _C.PRETRAIN.COLOR_JITTER = 0.4
 
     # The standard deviation of the noise along the principal components of ImageNet's colours
-    # (Krizhevsky et al. 2012). 0 adds none. Default: 0.1, as there.
+    # (Krizhevsky et al. 2012). 0 adds none, and INPUT.FORMAT L has no colours. Default: 0.1, as
+    # there.
     _C.PRETRAIN.LIGHTING = 0.1
 
     # Whether each evaluation writes the 1st, 20th, 80th and 99th percentile of the output of the
@@ -184,6 +185,19 @@ def add_gn_config(cfg: CfgNode) -> None:
     # are registered with Detectron2 when a command reads the config, or by
     # gn_det.data.register_datasets(cfg). () (default): none.
     _C.DATASETS.REGISTER = ()
+
+    # Images with more than 8 bits a channel (16 or 32 bits, or floats): the values [low, high] of
+    # the file that become 0 and 255. What lies outside becomes 0 or 255, and so does NaN become 0.
+    # An end such as "0.5%" is a percentile of each image by itself: ["0.5%", "99.5%"]. Such images
+    # cannot be read without it, as their values would be cut off at 255. () (default): all images
+    # have 8 bits. Those that have are read as they are in either case.
+    _C.INPUT.WINDOW = ()
+
+    # Whether the names of classes are compared. False (default): weights that hold the names of
+    # their classes are refused in an evaluation or a resumed run whose dataset has other names or
+    # another order, because class number k would be another class. True compares none: class k of
+    # the weights is class k of the dataset. Set it where classes were only renamed.
+    _C.DATASETS.IGNORE_CLASS_NAMES = False
 
     # The data type of mixed precision where SOLVER.AMP.ENABLED is True. "float16" (default, as in
     # Detectron2) has a loss scaler and needs a GPU. "bfloat16" has no scaler; it works on GPUs, and

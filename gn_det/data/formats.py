@@ -11,9 +11,12 @@ Nothing else has to know the format. A dataset without a COCO json is checked an
 
 import os
 from collections.abc import Callable
+from functools import partial
 
-from detectron2.data.datasets import convert_to_coco_json, register_coco_instances
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import convert_to_coco_json
 
+from .coco_files import load_dicts
 from .errors import DatasetError
 
 __all__ = ["DICT_FIELDS", "FORMATS", "write_coco_json"]
@@ -21,6 +24,9 @@ __all__ = ["DICT_FIELDS", "FORMATS", "write_coco_json"]
 
 def register_coco(name: str, annotations: str, image_root: str) -> None:
     """Register a dataset in COCO's format with Detectron2. No file is read before it is used.
+
+    It is what Detectron2's ``register_coco_instances`` does, except that the json is read as UTF-8
+    in every locale.
 
     A format of another kind does three things:
 
@@ -35,7 +41,10 @@ def register_coco(name: str, annotations: str, image_root: str) -> None:
         annotations: The path of the annotations, here a json.
         image_root: The path of the folder of images.
     """
-    register_coco_instances(name, {}, annotations, image_root)
+    DatasetCatalog.register(name, partial(load_dicts, annotations, image_root, name))
+    MetadataCatalog.get(name).set(
+        json_file=annotations, image_root=image_root, evaluator_type="coco"
+    )
 
 
 # The name of a format in DATASETS.REGISTER -> what registers a dataset of it.

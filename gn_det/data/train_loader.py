@@ -1,20 +1,24 @@
 """Builds the training stream of a detector from a config, or from explicit arguments."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import DatasetFromList
 from detectron2.data.build import _train_loader_from_config
 from detectron2.utils import comm
 
 from gn_det.config import images_per_micro_batch
 
+from .mapper import WindowedMapper
 from .seeding import kept_rng, seed_everything
 from .stream import InfiniteSampler, TrainStream
 
 __all__ = ["build_train_stream", "stream_of"]
+
+logger = logging.getLogger(__name__)
 
 
 def build_train_stream(
@@ -28,13 +32,20 @@ def build_train_stream(
     Args:
         cfg: A complete config.
         dicts: Detectron2's dataset dicts.
-        mapper: The function from a dict to an input of the model; None means Detectron2's
-            ``DatasetMapper``.
+        mapper: The function from a dict to an input of the model; None means
+            :class:`gn_det.data.WindowedMapper`.
 
     Raises:
         ConfigError: The batch cannot be divided among the processes.
     """
-    mapper = mapper or DatasetMapper(cfg, is_train=True)
+    if mapper is None:
+        mapper = WindowedMapper(cfg, is_train=True)
+    elif cfg.INPUT.WINDOW and not isinstance(mapper, WindowedMapper):
+        logger.warning(
+            "INPUT.WINDOW is set, but the mapper is one of your own. Let it read images by "
+            "gn_det.data.read_image(file_name, cfg.INPUT.FORMAT, cfg.INPUT.WINDOW): Detectron2's "
+            "read_image cuts values off at 255."
+        )
     return stream_of(
         dicts,
         mapper,

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -15,8 +16,11 @@ from torch import nn
 
 from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
+from gn_det.data import class_names
 from gn_det.engine.hooks.progress import build_writers
 from gn_det.utils import and_more
+
+from .same_classes import refuse_other_classes
 
 __all__ = ["by_dataset", "evaluate_only", "load_to_evaluate", "record_evaluation", "verify"]
 
@@ -31,31 +35,34 @@ def evaluate_only(
     *,
     resume: bool = False,
     key: str = "MODEL.WEIGHTS",
+    datasets: Mapping[str, Mapping[str, list[str]]] | None = None,
 ) -> dict | None:
     """Load a whole model, evaluate it, and record the results in ``OUTPUT_DIR/inference``.
 
     Args:
-        cfg: A finished config. Read are ``OUTPUT_DIR``, ``DATASETS.TEST`` and
-            ``TEST.EXPECTED_RESULTS``; weights that say how they were trained are checked against
-            ``MODEL`` and ``INPUT``.
+        cfg: A finished config. Read are ``OUTPUT_DIR``, ``DATASETS.TEST``,
+            ``DATASETS.IGNORE_CLASS_NAMES`` and ``TEST.EXPECTED_RESULTS``; weights that say how they
+            were trained are checked against ``MODEL`` and ``INPUT``.
         model: The model on its device, with any weights.
         evaluate: A function that evaluates the model in all processes. It returns a nested dict of
             numbers in the main process.
         weights: A path or URL, see :meth:`gn_det.checkpoint.Checkpointer.load`.
         resume: Whether to take the latest checkpoint of ``OUTPUT_DIR``, where there is one.
         key: The config key or option that names ``weights``, for messages.
+        datasets: The names of the classes of each dataset, by the entry of a checkpoint that holds
+            such names; default: those of ``DATASETS.TEST``.
 
     Returns:
         What ``evaluate`` returns.
 
     Raises:
-        ConfigError: There is nothing to load.
+        ConfigError: There is nothing to load, or the weights are of other classes than a dataset.
         FileNotFoundError: There is no such file.
         WeightsError: The file cannot be used, or lacks a part of the model.
         SystemExit: With status 1 where ``TEST.EXPECTED_RESULTS`` is missed.
     """
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
-    checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key)
+    checkpoint = load_to_evaluate(checkpointer, weights, resume=resume, key=key, datasets=datasets)
     results = evaluate(model)
     if results and comm.is_main_process():
         record_evaluation(cfg.OUTPUT_DIR, results, checkpoint)
@@ -66,21 +73,28 @@ def evaluate_only(
 
 
 def load_to_evaluate(
-    checkpointer: Checkpointer, weights: str, *, resume: bool = False, key: str = "MODEL.WEIGHTS"
+    checkpointer: Checkpointer,
+    weights: str,
+    *,
+    resume: bool = False,
+    key: str = "MODEL.WEIGHTS",
+    datasets: Mapping[str, Mapping[str, list[str]]] | None = None,
 ) -> dict[str, Any]:
     """Load the whole model of ``checkpointer``; what would be random is refused.
 
     Args:
-        checkpointer: The checkpointer of the model.
+        checkpointer: The checkpointer of the model. Where it has a config, the classes of the
+            weights are compared, unless ``DATASETS.IGNORE_CLASS_NAMES``.
         weights: A path or URL, see :meth:`gn_det.checkpoint.Checkpointer.load`.
         resume: Whether to take the latest checkpoint of the folder, where there is one.
         key: The config key or option that names ``weights``, for messages.
+        datasets: See :func:`evaluate_only`.
 
     Returns:
         What else the file holds, such as the iteration.
 
     Raises:
-        ConfigError: There is nothing to load.
+        ConfigError: There is nothing to load, or the weights are of other classes than a dataset.
         FileNotFoundError: There is no such file.
         WeightsError: The file cannot be used, or lacks a part of the model.
     """
@@ -90,6 +104,11 @@ def load_to_evaluate(
             f"There is nothing to evaluate: {key} is empty, and no run is named by --resume and "
             "its folder."
         )
+    cfg = checkpointer.cfg
+    if cfg is not None and not cfg.DATASETS.IGNORE_CLASS_NAMES:
+        if datasets is None:
+            datasets = {name: class_names(name) for name in cfg.DATASETS.TEST}
+        checkpointer.check_file = partial(_refuse_other_classes, datasets)
     checkpoint = checkpointer.resume_or_load(weights, resume=resume)
     report = checkpointer.report
     assert report is not None  # a file was loaded
@@ -101,6 +120,12 @@ def load_to_evaluate(
             "be random in the evaluation. Give the weights of a whole model."
         )
     return checkpoint
+
+
+def _refuse_other_classes(
+    datasets: Mapping[str, Mapping[str, list[str]]], path: str, entries: dict[str, Any], *_: object
+) -> None:
+    refuse_other_classes(path, entries, datasets)
 
 
 def record_evaluation(folder: str, results: dict, checkpoint: Mapping[str, object]) -> None:

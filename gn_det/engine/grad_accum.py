@@ -30,9 +30,10 @@ from gn_det.engine.debug.nonfinite import diagnose_nonfinite, diagnose_nonfinite
 from gn_det.engine.debug.out_of_memory import memory_advice
 
 from .ema import ModelEMA
+from .optimizer_state import fitting_state, optimizer_class, parameter_names
 from .precision import autocast, grad_scaler
 
-__all__ = ["GradAccumTrainer", "build_grad_accum_trainer", "check_optimizer_state"]
+__all__ = ["GradAccumTrainer", "build_grad_accum_trainer"]
 
 logger = logging.getLogger(__name__)
 
@@ -262,15 +263,23 @@ class GradAccumTrainer(SimpleTrainer):
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer, the scaler and the EMA, and the seed."""
+        """Return the state of the optimizer, the scaler and the EMA, and the seed.
+
+        The optimizer's class and the names of its parameters, in their order, are beside it.
+        """
         state = super().state_dict()
         state |= {"grad_scaler": self.scaler.state_dict(), "seed": self.seed}
+        state |= {"optimizer_class": optimizer_class(self.optimizer)}
+        state |= {"parameters": parameter_names(self.model, self.optimizer)}
         if self.ema is not None:
             state["average"] = self.ema.state_dict()  # a key of files: it stays
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of a run, which may have had no scaler or EMA.
+
+        The optimizer may have its parameters in other groups. One of another class begins anew,
+        with a warning.
 
         Args:
             state_dict: What :meth:`state_dict` returned.
@@ -279,7 +288,7 @@ class GradAccumTrainer(SimpleTrainer):
             ConfigError: The run was of another network; or it has an EMA, and this one none: then
                 it would train on from the EMA.
         """
-        check_optimizer_state(state_dict["optimizer"], self.optimizer)
+        optimizer_state = fitting_state(state_dict, self.model, self.optimizer)
         ema_state = state_dict.get("average")
         if self.ema is None and ema_state is not None:
             raise ConfigError(
@@ -287,7 +296,7 @@ class GradAccumTrainer(SimpleTrainer):
                 "Set the SOLVER.EMA_DECAY of that run; or start a new run from the average, with "
                 "MODEL.WEIGHTS and another OUTPUT_DIR."
             )
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, "optimizer": optimizer_state})
         if state_dict.get("seed") is not None:
             self.seed = state_dict["seed"]
         if self.scaler.is_enabled() and state_dict.get("grad_scaler"):
@@ -311,37 +320,3 @@ class MicroBatchLoader:
         for batch in self.loader:
             for start in range(0, len(batch), self.size):
                 yield batch[start : start + self.size]
-
-
-def check_optimizer_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Check that a saved state is of as many parameters, of the same shapes in the same order.
-
-    PyTorch checks the number alone, and names no key; a momentum of another shape would fail in
-    the first step.
-
-    Args:
-        saved: The ``state_dict()`` of an optimizer.
-        optimizer: The optimizer that is to load it.
-
-    Raises:
-        ConfigError: The state is of other parameters.
-    """
-    theirs = [i for group in saved["param_groups"] for i in group["params"]]
-    ours = [p for group in optimizer.param_groups for p in group["params"]]
-    if len(theirs) != len(ours):
-        found = f"it trained {len(theirs)} parameters, this config trains {len(ours)}"
-    else:
-        for i, parameter in zip(theirs, ours):
-            # Adam's count of steps has no dimension
-            tensors = (v for v in saved["state"].get(i, {}).values() if isinstance(v, torch.Tensor))
-            shapes = {tensor.shape for tensor in tensors if tensor.dim() > 0}
-            if other := shapes - {parameter.shape}:
-                found = f"it trained a parameter of shape {tuple(*other)}, this config trains one "
-                found += f"of {tuple(parameter.shape)} in its place"
-                break
-        else:
-            return
-    raise ConfigError(
-        f"The run to resume is of another network: {found}. Set the MODEL keys of that run; or "
-        "start a new run from its weights, with MODEL.WEIGHTS and another OUTPUT_DIR."
-    )

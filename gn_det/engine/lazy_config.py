@@ -13,18 +13,27 @@ from typing import Any
 
 from detectron2.config import LazyConfig
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
 from gn_det.config.key_rules import key_problems
 from gn_det.config.values import precision_problems
+from gn_det.data import WindowedMapper
 from gn_det.model_zoo import get_config
 from gn_det.utils import did_you_mean
 
 from .setup import fall_back_to_cpu, is_zoo_name
 
-__all__ = ["is_lazy", "key_paths", "load_lazy_config", "settings_of"]
+__all__ = [
+    "is_lazy",
+    "key_paths",
+    "load_lazy_config",
+    "settings_of",
+    "target_of",
+    "with_lazy_names",
+]
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -41,8 +50,10 @@ NAMES = {
     "SOLVER.BASE_LR": "optimizer.lr",
     "SOLVER.AMP.ENABLED": "train.amp.enabled",
     "SOLVER.AMP.DTYPE": "train.amp.dtype",
+    "INPUT.WINDOW": "dataloader.train.mapper.window",
     "MODEL.DEVICE": "train.device",
     "MODEL.GN.ALLOW_FROZEN_RANDOM": "train.allow_frozen_random",
+    "DATASETS.IGNORE_CLASS_NAMES": "train.ignore_class_names",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "OUTPUT_DIR": "train.output_dir",
     "SEED": "train.seed",
@@ -90,12 +101,13 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
             f"dataloader.test.dataset.names is {list(tests)}: a LazyConfig evaluates one dataset. "
             "Name one."
         )
+    _check_windows(cfg)
     fall_back_to_cpu(settings)
     amp = settings.SOLVER.AMP
     cfg.train.device = settings.MODEL.DEVICE
     cfg.train.amp.enabled, cfg.train.amp.dtype = amp.ENABLED, amp.DTYPE
     for problem in (*key_problems(settings, _values(cfg)), *precision_problems(settings)):
-        raise ConfigError(_with_lazy_names(problem.message))
+        raise ConfigError(with_lazy_names(problem.message))
     return cfg
 
 
@@ -208,6 +220,8 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     """
     values = _values(cfg)
     values["SOLVER.KEEP_CHECKPOINTS"] = values["SOLVER.KEEP_CHECKPOINTS"] or 0  # None keeps all
+    values["INPUT.WINDOW"] = tuple(values.get("INPUT.WINDOW", ()))
+    values.update(_augmentation_keys(cfg))
     batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
     values["SOLVER.IMS_PER_BATCH"] = batch or comm.get_world_size()
     for split in ("train", "test"):
@@ -234,7 +248,51 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     return settings
 
 
-def _with_lazy_names(message: str) -> str:
+def _augmentation_keys(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the keys for the augmentations of the mappers; the sizes are 0 without a resizing."""
+    for split in ("train", "test"):
+        steps = OmegaConf.select(cfg, f"dataloader.{split}.mapper.augmentations") or ()
+        steps = [step for step in steps if isinstance(step, DictConfig)]
+        resize = [step for step in steps if "short_edge_length" in step] or [{}]
+        sides = resize[0].get("short_edge_length", 0)
+        sides = sides if isinstance(sides, int) else tuple(sides)
+        yield f"INPUT.MIN_SIZE_{split.upper()}", sides
+        yield f"INPUT.MAX_SIZE_{split.upper()}", resize[0].get("max_size", 0)
+        if split == "train":
+            yield "INPUT.CROP.ENABLED", any("Crop" in str(step.get("_target_")) for step in steps)
+
+
+def _check_windows(cfg: DictConfig) -> None:
+    """Let the test mapper have the window of the training's, in place, and no other one."""
+    test = OmegaConf.select(cfg, "dataloader.test.mapper")
+    window = OmegaConf.select(cfg, "dataloader.train.mapper.window") or ()
+    target = target_of(test)
+    ours = isinstance(target, type) and issubclass(target, WindowedMapper)
+    if window and ours and test.get("window") is None:
+        test.window = window
+    other = OmegaConf.select(cfg, "dataloader.test.mapper.window") or ()
+    if tuple(other) != tuple(window):
+        raise ConfigError(
+            f"dataloader.train.mapper.window is {list(window)}, but dataloader.test.mapper.window "
+            f"is {list(other)}: the model would be tested on other pixels than it was trained on. "
+            "Set both to the same, with gn_det.data.WindowedMapper as the mapper of both."
+        )
+
+
+def target_of(node: DictConfig | None) -> Any:
+    """Return what a node of a LazyConfig calls; None where it calls nothing.
+
+    Args:
+        node: The node, whose ``_target_`` may be a name.
+    """
+    target = OmegaConf.select(node, "_target_") if node is not None else None
+    return locate(target) if isinstance(target, str) else target
+
+
+def with_lazy_names(message: str) -> str:
+    """Return a message about a YAML's keys with the names that a LazyConfig has for them."""
     for key, name in NAMES.items():
+        for quote in ('"', "'"):  # the options of a command line
+            message = message.replace(f"{key} {quote}", f"{name}={quote}")
         message = message.replace(key, name)
     return message

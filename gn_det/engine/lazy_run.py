@@ -5,7 +5,8 @@ and frozen layers.
 """
 
 import argparse
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,17 +20,17 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gn_det.config import CfgNode, ConfigError, images_per_micro_batch
-from gn_det.data import check_datasets, check_images, needs_bitmasks, stream_of
+from gn_det.config.values import package_problems
+from gn_det.data import DatasetError, check_datasets, check_images, needs_bitmasks, stream_of
 from gn_det.engine.hooks.progress import inference_bar, quiet_inference
 from gn_det.utils import and_more
 
 from .evaluation_run import evaluate_only
-from .lazy_config import key_paths, load_lazy_config, settings_of
+from .lazy_config import key_paths, load_lazy_config, settings_of, target_of, with_lazy_names
 from .precision import autocast
 from .setup import check_output_folder, has_checkpoint, open_output_folder
 from .training_run import TrainingRun
@@ -49,12 +50,17 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
 
     Raises:
         ConfigError, FileNotFoundError: See :func:`gn_det.engine.load_lazy_config`. A ConfigError
-            too where the output folder holds another run, or random layers would stay frozen.
+            too where the output folder holds another run, a package is missing, or random layers
+            would stay frozen.
         gn_det.data.DatasetError: A dataset is unknown, missing, or does not fit the config.
     """
     cfg = load_lazy_config(args.config_file, args.opts)
+    values = OmegaConf.to_container(cfg, resolve=True)
     settings = settings_of(cfg)
-    check_datasets(settings, training=not args.eval_only)
+    with _lazy_names():
+        check_datasets(settings, training=not args.eval_only)
+    for problem in package_problems(settings) if not args.eval_only else ():
+        raise ConfigError(problem.message)
     if not args.eval_only and not args.resume:
         check_output_folder(cfg.train.output_dir, "train.output_dir")
     open_output_folder(cfg, args, cfg.train.output_dir)
@@ -69,7 +75,17 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     cfg.optimizer.params.model = model
     optimizer, scheduler = instantiate(cfg.optimizer), instantiate(cfg.lr_multiplier)
     loader = _train_loader(cfg, settings)
-    run = TrainingRun(settings, model, optimizer, scheduler, loader, evaluate, ddp=cfg.train.ddp)
+    run = TrainingRun(
+        settings,
+        model,
+        optimizer,
+        scheduler,
+        loader,
+        evaluate,
+        ddp=cfg.train.ddp,
+        values=values,
+        length_key="train.max_iter",
+    )
     run.steps.cfg = None  # the settings do not build the model
     run.trainer.register_hooks(run.build_hooks(log_period=cfg.train.log_period))
     run.resume_or_load(weights, resume=args.resume)
@@ -99,9 +115,9 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
     says; Detectron2's own becomes a stream that a resumed run can enter where it stopped.
     """
     node = cfg.dataloader.train
-    if _target(node.get("dataset")) is get_detection_dataset_dicts:
-        node.dataset._target_ = _dicts_with_images
-    if _target(node) is not build_detection_train_loader:
+    if target_of(node.get("dataset")) is get_detection_dataset_dicts:
+        node.dataset._target_ = partial(_dicts_with_images, settings)
+    if target_of(node) is not build_detection_train_loader:
         return instantiate(node)
     dicts = instantiate(node.dataset)
     if "mapper" in node:
@@ -123,7 +139,7 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
 
 def _set_mask_format(mapper: DictConfig, dicts: object) -> None:
     """Let Detectron2's mapper, or one that derives from it, read RLE masks, as with a YAML."""
-    target = _target(mapper)
+    target = target_of(mapper)
     of_detectron2 = isinstance(target, type) and issubclass(target, DatasetMapper)
     if not of_detectron2 or not isinstance(dicts, list):
         return
@@ -133,15 +149,20 @@ def _set_mask_format(mapper: DictConfig, dicts: object) -> None:
         mapper.instance_mask_format = "bitmask"
 
 
-def _target(node: DictConfig | None) -> Any:
-    target = OmegaConf.select(node, "_target_") if node is not None else None
-    return locate(target) if isinstance(target, str) else target
-
-
-def _dicts_with_images(names: str | list[str], **kwargs: Any) -> list[dict]:
+def _dicts_with_images(settings: CfgNode, names: str | list[str], **kwargs: Any) -> list[dict]:
     dicts = get_detection_dataset_dicts(names, **kwargs)
-    check_images(dicts, f"dataloader.train.dataset.names {names}")
+    with _lazy_names():
+        check_images(dicts, f"dataloader.train.dataset.names {names}", settings)
     return dicts
+
+
+@contextlib.contextmanager
+def _lazy_names() -> Iterator[None]:
+    """Let the messages of checks name a LazyConfig's keys."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(with_lazy_names(str(error))) from None
 
 
 def _evaluate(cfg: DictConfig, settings: CfgNode, model: nn.Module) -> dict | None:

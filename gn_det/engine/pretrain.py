@@ -19,8 +19,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from gn_det.checkpoint import PretrainMetadata
-from gn_det.config import ConfigError, config_folder
+from gn_det.config import ConfigError, config_folder, flatten
 from gn_det.data import (
+    LabelledSplit,
     build_eval_loader,
     build_train_loader,
     check_labelled_data,
@@ -65,7 +66,16 @@ def pretrain(args: argparse.Namespace) -> Results:
         return train_classifier(cfg, resume=args.resume)
     evaluate = partial(evaluate_classifier, cfg)
     weights = cfg.MODEL.WEIGHTS
-    return evaluate_only(cfg, build_model(cfg), evaluate, weights, resume=args.resume) or {}
+    datasets = {cfg.PRETRAIN.DATASET: _class_names(labelled_split(cfg, "val"))}
+    results = evaluate_only(
+        cfg, build_model(cfg), evaluate, weights, resume=args.resume, datasets=datasets
+    )
+    return results or {}
+
+
+def _class_names(split: LabelledSplit) -> dict[str, list[str]]:
+    """Return what a checkpoint holds: not as a detector's, whose classes are those of objects."""
+    return {"classes": list(split.classes)} if split.classes else {}
 
 
 def setup_pretraining(args: argparse.Namespace) -> CfgNode:
@@ -120,7 +130,16 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> Results:
     optimizer = build_optimizer(cfg_of_run, model)
     scheduler = build_lr_scheduler(cfg_of_run, optimizer)
     run = TrainingRun(
-        cfg_of_run, model, optimizer, scheduler, loader, evaluate, gn_det=PretrainMetadata(cfg)
+        cfg_of_run,
+        model,
+        optimizer,
+        scheduler,
+        loader,
+        evaluate,
+        class_names=_class_names(images),
+        values=dict(flatten(cfg)),
+        length_key="PRETRAIN.EPOCHS",
+        gn_det=PretrainMetadata(cfg),
     )
     training_error = TrainingError(model, cfg_of_run.TEST.EVAL_PERIOD)
     # before saving: a checkpoint has what was counted

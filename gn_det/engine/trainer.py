@@ -18,7 +18,13 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from gn_det.config import require_gn_config
-from gn_det.data import build_train_stream, check_images, check_masks, needs_bitmasks
+from gn_det.data import (
+    WindowedMapper,
+    build_train_stream,
+    check_images,
+    check_masks,
+    needs_bitmasks,
+)
 from gn_det.engine.hooks.progress import build_writers, inference_bar, quiet_inference
 from gn_det.evaluation import SCORERS, build_evaluator, keep_roi_masks
 
@@ -135,13 +141,15 @@ class Trainer(DefaultTrainer):
         Args:
             cfg: A finished config.
             mapper: A function from a record of the dataset to the input of the model; default:
-                Detectron2's ``DatasetMapper``.
+                :class:`gn_det.data.WindowedMapper`. One of your own reads images with more than 8
+                bits by :func:`gn_det.data.read_image`.
 
         Returns:
             A :class:`gn_det.data.TrainStream`.
 
         Raises:
-            gn_det.data.DatasetError: An image is missing, or a mask where ``MODEL.MASK_ON``.
+            gn_det.data.DatasetError: An image is missing or cannot be used, see
+                :func:`gn_det.data.check_images`; or a mask is missing where ``MODEL.MASK_ON``.
         """
         dicts = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
@@ -154,7 +162,7 @@ class Trainer(DefaultTrainer):
             ),
         )
         where = f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}"
-        check_images(dicts, where)
+        check_images(dicts, where, cfg)
         if cfg.MODEL.MASK_ON and mapper is None:  # a user's mapper may make the masks
             check_masks(dicts, where)
         return build_train_stream(_mask_format_for(cfg, dicts), dicts, mapper)
@@ -163,11 +171,15 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
         """Return Detectron2's loader of a test set, with a progress bar in a terminal.
 
+        It has :class:`gn_det.data.WindowedMapper`.
+
         Args:
             cfg: A finished config.
             dataset_name: The name of the dataset.
         """
-        return inference_bar(build_detection_test_loader(cfg, dataset_name), dataset_name)
+        mapper = WindowedMapper(cfg, is_train=False)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return inference_bar(loader, dataset_name)
 
     @classmethod
     def build_evaluator(

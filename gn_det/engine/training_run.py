@@ -23,11 +23,13 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase, create_ddp_model
 from detectron2.engine.hooks import IterationTimer, LRScheduler, PeriodicWriter
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
-from gn_det.checkpoint import Checkpointer
+from gn_det.checkpoint import Checkpointer, Report
+from gn_det.config import flatten, images_per_micro_batch
 from gn_det.data import choose_seed
 from gn_det.engine.hooks.checkpoints import BestCheckpoint, Checkpoints
 from gn_det.engine.hooks.evaluation import Evaluation
@@ -39,8 +41,11 @@ from gn_det.engine.hooks.progress import (
     writing_period,
 )
 
+from .configured_solver import ConfiguredSolver
 from .evaluation_run import by_dataset, verify
 from .grad_accum import build_grad_accum_trainer
+from .run_record import MICRO_BATCH, RunRecord
+from .same_classes import refuse_other_classes_to_resume, trained_names, warn_of_other_classes
 
 __all__ = ["TrainingRun"]
 
@@ -64,6 +69,11 @@ class TrainingRun:
         trainer: The Detectron2 trainer whose loop, hooks and state the run has; default: the
             :class:`gn_det.engine.GradAccumTrainer` that does the steps.
         ddp: Arguments of ``DistributedDataParallel``; default: no broadcast of buffers.
+        class_names: The names of the classes that checkpoints hold, see
+            :class:`gn_det.checkpoint.Checkpointer`; default: those of ``DATASETS.TRAIN``.
+        values: The keys and values of the user's config that checkpoints record, and that a resumed
+            run compares; default: those of ``cfg``.
+        length_key: The key that sets the length of the run, for messages.
         **checkpointables: Other objects with a ``state_dict`` that are saved and loaded.
 
     Attributes:
@@ -85,6 +95,9 @@ class TrainingRun:
         *,
         trainer: TrainerBase | None = None,
         ddp: Mapping[str, Any] | None = None,
+        class_names: Mapping[str, list[str]] | None = None,
+        values: Mapping[str, Any] | None = None,
+        length_key: str = "SOLVER.MAX_ITER",
         **checkpointables: Any,
     ):
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
@@ -94,11 +107,26 @@ class TrainingRun:
         self.steps.seed = choose_seed(cfg.SEED)
         self.trainer: TrainerBase = trainer or self.steps
         self.trainer.start_iter, self.trainer.max_iter = 0, cfg.SOLVER.MAX_ITER
+        if class_names is None:
+            class_names = trained_names(list(cfg.DATASETS.TRAIN), model)
+        micro_batch = images_per_micro_batch(cfg, comm.get_world_size())
+        values = dict(flatten(cfg)) if values is None else values
+        self._record = RunRecord({**values, MICRO_BATCH: micro_batch})
+        compared = {} if cfg.DATASETS.IGNORE_CLASS_NAMES else class_names
         self.checkpointer = Checkpointer(
-            self.model, cfg.OUTPUT_DIR, cfg=cfg, trainer=self.trainer, **checkpointables
+            self.model,
+            cfg.OUTPUT_DIR,
+            cfg=cfg,
+            class_names=class_names,
+            # not a method of this object: a circle would hold a GPU's memory for longer
+            check_file=partial(_check_file, self._record, model, compared),
+            trainer=self.trainer,
+            config=self._record,
+            **checkpointables,
         )
         self.results: dict | None = None
         self._cfg, self._scheduler, self._evaluate = cfg, scheduler, evaluate
+        self._length_key = length_key
         self._checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer, self.steps)
         self._preemption = PreemptionHook(self.steps, self._checkpoints)
 
@@ -158,6 +186,9 @@ class TrainingRun:
         A run that is resumed ends with the weights that it would have had without a stop: on a CPU
         to the bit. The hooks have to be registered, as a checkpoint has their state.
 
+        Keys of the config that have changed since are named, and obeyed: learning rate and
+        optimizer continue as if they had had their new values from the start.
+
         Args:
             weights: A path or URL for a new run, see :meth:`gn_det.checkpoint.Checkpointer.load`;
                 "" begins with random weights.
@@ -165,13 +196,20 @@ class TrainingRun:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ConfigError: The checkpoint is of another network.
+            ConfigError: The checkpoint is of another network or of other classes, or a key was
+                changed that a run cannot change.
             WeightsError: The weights cannot be used, or no checkpoint is whole.
         """
+        trainer = self.trainer
+        solver = ConfiguredSolver(self.steps.optimizer, self._scheduler)
         self.checkpointer.resume_or_load(weights, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
-            self.trainer.start_iter = self.trainer.iter + 1  # iter is the last one that was done
-        self.steps.seek_data(self.trainer.start_iter)
+            trainer.start_iter = trainer.iter + 1  # iter is the last one that was done
+            trainer.max_iter = max(trainer.max_iter, trainer.start_iter)
+            self._record.report()
+            if self._record.solver_changed() and trainer.start_iter < trainer.max_iter:
+                solver.restore(trainer.start_iter)
+        self.steps.seek_data(trainer.start_iter)
 
     def train(self) -> dict | None:
         """Train to the end.
@@ -185,6 +223,7 @@ class TrainingRun:
                 ``TEST.EXPECTED_RESULTS`` is missed.
         """
         trainer = self.trainer
+        self._say_what_is_left()
         try:
             # not trainer.train(): that of gn_det.engine.Trainer calls this method
             TrainerBase.train(trainer, trainer.start_iter, trainer.max_iter)
@@ -200,3 +239,36 @@ class TrainingRun:
             )
             verify(self._cfg, by_dataset(self._cfg, self.results or {}))
         return self.results
+
+    def _say_what_is_left(self) -> None:
+        """Say that nothing is left to do, or that the warm-up is as long as the run."""
+        if not comm.is_main_process():
+            return
+        solver, done = self._cfg.SOLVER, self.trainer.start_iter
+        if done >= self.trainer.max_iter:
+            logger.warning(
+                f"Nothing is left to train: the run has done {done} iterations, and its length is "
+                f"{solver.MAX_ITER}. A larger {self._length_key} continues it."
+            )
+        elif solver.WARMUP_ITERS >= solver.MAX_ITER and isinstance(self._scheduler, LRMultiplier):
+            logger.warning(
+                f"SOLVER.MAX_ITER is {solver.MAX_ITER} and SOLVER.WARMUP_ITERS "
+                f"{solver.WARMUP_ITERS}: the learning rate rises to the end of the run, and never "
+                f"reaches SOLVER.BASE_LR {solver.BASE_LR:g}. Set a smaller SOLVER.WARMUP_ITERS."
+            )
+
+
+def _check_file(
+    record: RunRecord,
+    model: nn.Module,
+    class_names: Mapping[str, list[str]],
+    path: str,
+    entries: dict[str, Any],
+    report: Report,
+    resumed: bool,
+) -> None:
+    if resumed:
+        refuse_other_classes_to_resume(path, entries, class_names)
+        record.compare(entries, report, model)
+    else:
+        warn_of_other_classes(path, entries, class_names)

@@ -1,6 +1,7 @@
 """Pictures of ground truth and predictions."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,8 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.visualizer import Visualizer
 from pycocotools import mask as mask_util
+
+from gn_det.data import DatasetError, read_image
 
 __all__ = ["draw_predictions"]
 
@@ -22,6 +25,7 @@ def draw_predictions(
     *,
     num_images: int = 6,
     min_score: float = 0.5,
+    window: Sequence[float | str] = (),
 ) -> None:
     """Draw images of a dataset, two in a row, each with ground truth left and predictions right.
 
@@ -31,8 +35,10 @@ def draw_predictions(
         output: The path of the picture. Its folder exists.
         num_images: The number of images, from the beginning of the dataset.
         min_score: The lowest score, in [0, 1], of a detection that is drawn.
+        window: The value of ``INPUT.WINDOW``, for images with more than 8 bits.
 
     Raises:
+        DatasetError: An image has more than 8 bits, and there is no window.
         OSError: An image cannot be read, or the picture cannot be written.
     """
     records = DatasetCatalog.get(dataset_name)[:num_images]
@@ -44,7 +50,7 @@ def draw_predictions(
             detections.setdefault(detection["image_id"], []).append(detection)
     pairs = []
     for record in records:
-        image = _read_rgb(record["file_name"])
+        image = _read_rgb(record["file_name"], window)
         truth = Visualizer(image, metadata, scale=SCALE).draw_dataset_dict(record)
         found = detections.get(record["image_id"], [])
         predicted = Visualizer(image, metadata, scale=SCALE).overlay_instances(
@@ -65,11 +71,13 @@ def draw_predictions(
         raise OSError(f"{output} cannot be written.")
 
 
-def _read_rgb(path: str) -> np.ndarray:
-    image = cv2.imread(path)
-    if image is None:
-        raise OSError(f"{path} is missing, or is not an image.")
-    return image[:, :, ::-1]
+def _read_rgb(path: str, window: Sequence[float | str]) -> np.ndarray:
+    try:
+        return read_image(path, "RGB", window)
+    except DatasetError:
+        raise
+    except Exception as error:  # noqa: BLE001 Pillow's readers raise many kinds of errors
+        raise OSError(f"{path} is missing, or is not an image.") from error
 
 
 def _xyxy(box: list[float]) -> list[float]:

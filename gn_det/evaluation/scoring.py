@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -42,7 +43,8 @@ def score(
         scorer: "fast" (hotcoco) or "pycocotools" (the reference). Their numbers are equal.
 
     Returns:
-        :data:`METRICS`, and ``"AP-NAME"`` for each class; NaN where there is no object to find.
+        :data:`METRICS`, and ``"AP-NAME"`` for each class, or ``"AP-NAME (ID)"`` where several have
+        the name; NaN where there is no object to find.
 
     Raises:
         DatasetError: A detection belongs to an image that the ground truth does not have, or an
@@ -59,7 +61,7 @@ def score(
             "always counts as missed. Number the annotations from 1."
         )
     precision = precision_of(truth, detections, iou_type, scorer)
-    results = _summary(precision, [c["name"] for c in truth.loadCats(sorted(truth.getCatIds()))])
+    results = _summary(precision, _class_labels(truth))
     peak = resident_bytes("VmHWM")
     logger.info(
         f"{iou_type}: {len(detections)} detections on {len(truth.imgs)} images scored in "
@@ -91,6 +93,13 @@ def _summary(precision: np.ndarray, names: list[str]) -> dict[str, float]:
     for k, name in enumerate(names):
         results[f"AP-{name}"] = _percent(precision[:, :, k, 0])
     return results
+
+
+def _class_labels(truth: COCO) -> list[str]:
+    """Return the names of the classes by their ids; of several with one name, with the id."""
+    classes = truth.loadCats(sorted(truth.getCatIds()))
+    counts = Counter(c["name"] for c in classes)
+    return [c["name"] if counts[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in classes]
 
 
 def _percent(precision: np.ndarray) -> float:

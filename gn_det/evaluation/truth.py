@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 
-from gn_det.data import DatasetError, json_of, write_coco_json
+from gn_det.data import DatasetError, json_of, read_coco, write_coco_json
 from gn_det.data.checks.fix_annotation import object_area
 from gn_det.data.checks.records import has_mask, is_area
 
@@ -45,14 +45,7 @@ def load_truth(dataset_name: str, output_dir: str | None = None) -> COCO:
 
 
 def _read(json_file: str) -> COCO:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(json_file)
-    except (AssertionError, LookupError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{json_file} is not a dataset in COCO's format ({type(error).__name__}: {error}). "
-            "gn-det check-dataset shows what is wrong."
-        ) from None
+    truth = read_coco(json_file)
     if "annotations" not in truth.dataset:
         raise DatasetError(f"{json_file} has no annotations, so nothing can be scored against it.")
     return truth

@@ -16,6 +16,7 @@ from gn_det.config.expected_results import expected_problems
 from gn_det.config.key_rules import key_problems
 from gn_det.config.values import (
     data_problems,
+    package_problems,
     pixel_problems,
     precision_problems,
     proposal_problems,
@@ -93,6 +94,7 @@ def find_problems(
         problems += batch_problems(cfg, num_processes, unfrozen)
         problems += data_problems(cfg)
         problems += solver_problems(cfg)
+        problems += package_problems(cfg)
     return problems
 
 

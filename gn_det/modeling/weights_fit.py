@@ -18,6 +18,7 @@ __all__ = ["check_weights", "misfits"]
 # Mean or std of a channel: further apart than this is another preprocessing, closer than that is
 # the same. Between them lie Detectron's two means for one data set (102.98 and 103.53).
 _OTHER, _SAME = 1.0, 0.01
+_GREY = " Leave it as the weights need it: grey images are read as equal channels."
 
 
 def check_weights(
@@ -156,5 +157,5 @@ def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[P
         yield Problem(
             True,
             f"{weights} was trained on {spec.input_format} images, but INPUT.FORMAT is "
-            f"{cfg.INPUT.FORMAT}.",
+            f"{cfg.INPUT.FORMAT}.{_GREY if cfg.INPUT.FORMAT == 'L' else ''}",
         )

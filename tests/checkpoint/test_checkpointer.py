@@ -10,8 +10,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from iopath.common.file_io import HTTPURLHandler
 from omegaconf import OmegaConf
 
-from gn_det.checkpoint import Checkpointer, WeightsError, save_converted
+from gn_det.checkpoint import Checkpointer, WeightsError, load_file, save_converted
 from gn_det.checkpoint.converted_state import Converted
+from gn_det.config import ConfigError
 from gn_det.modeling import PretrainSpec
 
 RGB = PretrainSpec(
@@ -62,6 +63,34 @@ def test_save_and_resume(model, other, tmp_path):
     assert second.resume_or_load("nowhere.pkl", resume=True) == {"iteration": 7}
     assert second.checkpointables["trainer"].value == 5
     assert _same(other, model.state_dict())
+
+
+def test_names_of_classes_are_entries_of_the_file(model, other, tmp_path):
+    names = {"thing_classes": ["ship", "buoy"], "keypoint_names": ["bow"]}
+    Checkpointer(model, str(tmp_path), class_names=names).save("named", iteration=3)
+    path = str(tmp_path / "named.pth")
+    entries = {**names, "iteration": 3}
+    assert Checkpointer(other).load(path) == DetectionCheckpointer(other).load(path) == entries
+    assert {k: v for k, v in load_file(path).items() if k != "model"} == entries
+
+
+def test_a_file_is_checked_before_anything_is_loaded(model, other, tmp_path):
+    seen, before = [], _snapshot(other)
+    Checkpointer(model, str(tmp_path), trainer=_Counter(5)).save("model_0000007", iteration=7)
+
+    def refuse(path, entries, report, resumed):
+        seen.append((path, sorted(entries), len(report.matched), resumed))
+        raise ConfigError("not this one")
+
+    checkpointer = Checkpointer(other, str(tmp_path), check_file=refuse, trainer=_Counter())
+    path = str(tmp_path / "model_0000007.pth")
+    for load in (lambda: checkpointer.load(path), lambda: checkpointer.resume_or_load("")):
+        with pytest.raises(ConfigError, match="^not this one$"):
+            load()
+    number = len(model.state_dict())
+    assert seen == [(path, ["iteration", "trainer"], number, r) for r in (False, True)]
+    assert checkpointer.checkpointables["trainer"].value == 0
+    assert _same(other, before)
 
 
 def test_weights_alone_when_not_resuming(model, other, tmp_path):

@@ -81,6 +81,7 @@ def test_good(tool, content):
 
 
 def test_errors_and_their_repair(tool, content, tmp_path):
+    content["annotations"].append({**content["annotations"][0], "id": 3})
     content["annotations"][0]["bbox"] = [1, 2, float("nan"), 10]
     content["images"][1]["file_name"] = "gone.png"
     shown = tool(content, "my.json", "--fix", "out.json")
@@ -90,8 +91,27 @@ def test_errors_and_their_repair(tool, content, tmp_path):
     assert "gone.png" in shown
     before, after = shown.split("out.json: ")
     assert "2 errors of 2 kinds" in before
-    assert after.startswith("1 images, 0 annotations")
+    assert after.startswith("1 images, 1 annotations")
     assert "out.json.changes.txt" in after
+    assert "Removed: 1 images, 2 annotations." in after
+    assert [a["id"] for a in json.loads((tmp_path / "out.json").read_text())["annotations"]] == [3]
+
+
+def test_an_empty_copy_is_not_written(tool, content, tmp_path):
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [1, 2, float("nan"), 10]
+    message = tool(content, "my.json", "--fix", "out.json", expect=2)
+    assert message.splitlines()[-1] == (
+        "error: my.json: no copy is written, because none of its 2 annotations would be left. "
+        "They would be removed for 2 x box-nan."
+    )
+    (tmp_path / "other").mkdir()
+    message = tool(content, "my.json", "--image-root", "other", "--fix", "out.json", expect=2)
+    assert "none of its 2 images would be left" in message
+    assert "Does --image-root name the right folder?" in message
+    assert not list(tmp_path.glob("out.json*"))
+    content["annotations"] = []  # there is nothing to lose
+    tool(content, "my.json", "--fix", "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["annotations"] == []
 
 
@@ -141,3 +161,29 @@ def test_what_cannot_be_read(tool, text, words):
     assert message.startswith(
         "error: nowhere.json is no file, and there is no dataset of this name"
     )
+
+
+def test_more_than_8_bits(tool, content, tmp_path):
+    ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(ramp + 300).save(tmp_path / name)
+    shown = tool(content, "my.json", expect=1)
+    assert "file-depth                  2  more than 8 bits a channel: set INPUT.WINDOW" in shown
+    assert "a.png and others: mode I;16, values 300 to 1067" in shown
+    assert shown.splitlines()[-1] == "2 errors of 1 kind"
+    line = next(line for line in shown.splitlines() if "INPUT.WINDOW " in line and '"[' in line)
+    assert line.strip() == 'in the config, or after the command: INPUT.WINDOW "[300, 1067]"'
+    assert tool(content, "my.json", "--window").splitlines()[-1] == "nothing is wrong"
+    # the images stay in a fixed copy
+    assert "0 changes" in tool(content, "my.json", "--fix", "out.json", "--window")
+    assert len(json.loads((tmp_path / "out.json").read_text())["images"]) == 2
+
+
+@pytest.mark.parametrize("words", [(), ("--no-images",)])
+def test_narrow_images(tool, content, tmp_path, words):
+    Image.new("L", (6000, 2)).save(tmp_path / "b.png")
+    content["images"][1].update(width=6000, height=2)
+    content["annotations"][1].update(bbox=[0, 0, 8, 2], area=16)
+    shown = tool(content, "my.json", *words, expect=1)
+    assert "image-narrow" in shown
+    assert "b.png: 6000 x 2 becomes 1333 x 0" in shown

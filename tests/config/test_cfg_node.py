@@ -231,6 +231,7 @@ def test_option_after_the_keys(cfg, words):
         ("DATASETS.TRAIN", "my_train", "my_train. Write \"('my_train',)\"."),
         ("DATASETS.TRAIN", "a,b", "a,b. Write \"('a', 'b')\"."),
         ("SOLVER.STEPS", "60000", '60000. Write "(60000,)".'),
+        ("INPUT.WINDOW", "[1%, 99%]", "[1%, 99%]. Write \"('1%', '99%')\"."),
         ("DATASETS.TRAIN", "('a'", "('a'."),
         ("SOLVER.MAX_ITER", "many", "many."),
     ],

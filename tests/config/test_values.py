@@ -2,6 +2,7 @@ import pytest
 
 import gn_det
 from gn_det.config import values
+from gn_det.config.values import package_problems, pixel_problems, window_problem
 
 
 def _all(cfg):
@@ -84,7 +85,7 @@ def test_values_that_cannot_be_together(options, message):
             *("MODEL.LOAD_PROPOSALS", True, "DATASETS.TEST", ("a",)),
             *("DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)),
         ],
-        ["MODEL.PIXEL_MEAN", [100], "MODEL.PIXEL_STD", [50]],
+        ["MODEL.PIXEL_MEAN", [100], "MODEL.PIXEL_STD", [50], "INPUT.FORMAT", "L"],
         ["MODEL.RPN.IOU_THRESHOLDS", [0.5], "MODEL.RPN.IOU_LABELS", [0, 1]],
         ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (640, 800)],
         ["INPUT.CROP.SIZE", [384, 600]],  # it is not read
@@ -106,3 +107,107 @@ def test_a_sampler_whose_key_was_added():
     cfg = _cfg("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler")
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5
     assert _all(cfg) == []
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        (),
+        [],
+        (0, 4095),
+        [-1000, 1000.5],
+        ["0.5%", "99.5%"],
+        [0, "99%"],
+        ["1%", 4095],
+        ["0%", "100%"],
+    ],
+)
+def test_windows(window):
+    assert window_problem(window) is None
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        (1,),
+        (1, 2, 3),
+        (5, 5),
+        (5, 1),
+        ("99%", "1%"),
+        ("1%", "1%"),
+        ("0", "1"),
+        ("-1%", "99%"),
+        ("1%", "101%"),
+        ("a%", "99%"),
+        ("nan%", "99%"),
+        (0, float("nan")),
+        (float("-inf"), 0),
+        (None, 1),
+        (True, 2),
+        ([0], 1),
+        "0, 1",
+        3,
+        None,
+    ],
+)
+def test_what_is_no_window(window):
+    message = window_problem(window)
+    assert message.startswith(f"INPUT.WINDOW is {window!r}: it takes two values [low, high]")
+    assert 'such as [0, 4095], or percentiles of each image, such as ["0.5%", "99.5%"]' in message
+
+
+def test_window_of_a_config():
+    (problem,) = _all(_cfg("INPUT.WINDOW", (3, 1)))
+    assert "INPUT.WINDOW is (3, 1)" in problem.message
+    cfg = gn_det.get_cfg()
+    cfg.merge_from_list(["INPUT.WINDOW", '["0.5%", 4095]'])
+    assert cfg.INPUT.WINDOW == ("0.5%", 4095)
+    assert list(pixel_problems(cfg)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [
+        ("[0.5%, 99.5%]", ("0.5%", "99.5%")),
+        ("[0, 99.5%]", (0, "99.5%")),
+        ("[-1000, 400.5]", (-1000, 400.5)),
+        ("[]", ()),
+    ],
+)
+def test_windows_of_a_file(tmp_path, text, window):
+    path = tmp_path / "my.yaml"
+    path.write_text(f"INPUT: {{WINDOW: {text}}}")
+    cfg = gn_det.get_cfg()
+    cfg.merge_from_file(str(path))
+    assert window == cfg.INPUT.WINDOW
+    assert list(pixel_problems(cfg)) == []
+
+
+def test_channels_of_the_format():
+    cfg = gn_det.get_cfg()
+    for name, channels in (("L", 1), ("RGB", 3), ("YUV-BT.601", 3), ("RGBA", 4), (None, 2)):
+        cfg.INPUT.FORMAT = name
+        cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0] * channels
+        assert list(pixel_problems(cfg)) == []
+    for name, channels in (("RGB", 1), ("BGR", 4), ("RGBA", 3)):
+        cfg.INPUT.FORMAT = name
+        cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0] * channels
+        (problem,) = pixel_problems(cfg)
+        assert problem.fatal
+        assert f"INPUT.FORMAT {name} has" in problem.message
+        assert "channels, but MODEL.PIXEL_MEAN is [1.0" in problem.message
+
+
+def test_package_for_random_crops(monkeypatch):
+    cfg = gn_det.get_cfg()
+    monkeypatch.setattr("gn_det.config.values.find_spec", lambda name: None)
+    assert list(package_problems(cfg)) == []
+    cfg.INPUT.CROP.ENABLED = True
+    assert list(package_problems(cfg)) == []  # boxes are cut without it
+    cfg.MODEL.MASK_ON = True
+    (problem,) = package_problems(cfg)
+    assert problem.fatal
+    assert "INPUT.CROP.ENABLED" in problem.message
+    assert "pip install shapely" in problem.message
+    monkeypatch.setattr("gn_det.config.values.find_spec", lambda name: object())
+    assert list(package_problems(cfg)) == []

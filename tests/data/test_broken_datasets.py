@@ -93,6 +93,7 @@ RECORDS = {
     "image id is null": (image(id=None), "image-id", ("image-unknown",)),
     "image id is a list": (image(id=[1]), "image-id", ("image-unknown",)),
     "image id is true": (image(id=True), "image-id", ()),
+    "image id of 64 bits": (image(id=2**63), "image-id", ("image-unknown",)),
     "image id is huge": (image(id=10**30), "image-id", ("image-unknown",)),
     "image id is text": (image(id="1"), "id-text", ("image-unknown", "id-mixed")),
     "image id is a word": (image(id="one"), "id-mixed", ("image-unknown", "id-text")),
@@ -132,6 +133,8 @@ RECORDS = {
     "image id of annotation is a list": (annotation(image_id=[1]), "reference", ()),
     "category id is null": (annotation(category_id=None), "reference", ()),
     "unknown image": (annotation(image_id=77), "image-unknown", ()),
+    "the name of the image": (annotation(image_id="1.png"), "image-unknown", ("id-text",)),
+    "the name of the class": (annotation(category_id="dog"), "class-unknown", ("id-text",)),
     "unknown class": (annotation(category_id=3), "class-unknown", ()),
     "marked as ignored": (annotation(ignore=1), "ignore", ()),
     "no area": (annotation(area=DEL), "area", ()),
@@ -162,7 +165,29 @@ SHAPES = {
     "box of negative size": (box(28, 28, -20, -20), "box-negative", ()),
     "box of no width": (box(8, 8, 0, 20), "box-zero", ()),
     "box beside the image": (box(70, 8, 20, 20), "box-away", ()),
-    "box over the edge": (box(50, 8, 20, 20), "box-outside", ()),
+    "box over the edge": (
+        annotation(bbox=[50, 8, 20, 20], segmentation=[[50, 8, 64, 8, 64, 28, 50, 28]]),
+        "box-outside",
+        (),
+    ),
+    "box of no size beside the mask": (box(40, 40, 0, 0), "box-zero", ()),
+    "box is a text": (annotation(bbox="8, 8, 20, 20.5"), "box-format", ()),
+    "box of corners": (box(8, 8, 28, 28.5), "box-corners", ()),
+    "box around a centre": (box(18, 18.25, 20, 20.5), "box-centre", ()),
+    "box of parts": (box(8 / 64, 8 / 48, 20 / 64, 20.5 / 48), "box-relative", ()),
+    "box of percents": (box(12.5, 16.7, 31.3, 42.7), "box-relative", ()),
+    "box of y before x": (
+        annotation(bbox=[8, 20, 10, 30], segmentation=[[20, 8, 50, 8, 50, 18, 20, 18]]),
+        "box-swapped",
+        (),
+    ),
+    "box beside the mask": (box(30, 10, 20, 20), "box-mask", ()),
+    "box around much more than the mask": (box(0, 0, 64, 48), "box-loose", ()),
+    "polygon of parts": (
+        polygon(*(v / (64, 48)[i % 2] for i, v in enumerate(GOOD))),
+        "polygon-relative",
+        (),
+    ),
     "mask is a text": (annotation(segmentation="rle"), "mask-format", ("mask-some",)),
     "mask is a number": (annotation(segmentation=3.5), "mask-format", ("mask-some",)),
     "no mask": (annotation(segmentation=DEL), "mask-some", ()),
@@ -192,7 +217,11 @@ SHAPES = {
     ),
     "polygon with a huge number": (polygon(8, 8, 1e300, 8, 28, 28), "polygon-nan", ()),
     "polygon far outside": (polygon(8, 8, 5000, 8, 28, 28), "polygon-away", ()),
-    "polygon over the edge": (polygon(8, 8, 70, 8, 28, 28), "polygon-outside", ()),
+    "polygon over the edge": (
+        annotation(bbox=[8, 8, 56, 20], segmentation=[[8, 8, 70, 8, 28, 28]]),
+        "polygon-outside",
+        (),
+    ),
     "polygon that is a line": (polygon(8, 8, 28, 8, 18, 8), "mask-empty", ()),
     "RLE of another size": (rle([3072], (64, 48)), "rle-size", ()),
     "RLE of a huge size": (rle([10**30], (10**15, 10**15)), "rle-size", ()),
@@ -258,6 +287,26 @@ def bomb(content):
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
+def values(array, name="1.png", **kwargs):
+    return lambda made: Image.fromarray(array).save(made.root / name, **kwargs)
+
+
+def stack(made):
+    pages = [Image.new("L", (64, 48))] * 3
+    pages[0].save(made.root / "1.png", "TIFF", save_all=True, append_images=pages[1:])
+
+
+def narrow(made):
+    """Make the first image one of 2 x 6000 pixels, with one small object."""
+    save("1.png", shape=(2, 6000))(made)
+    image(width=2, height=6000)(made)
+    square = {"bbox": [0, 8, 2, 4], "area": 8, "segmentation": [[0, 8, 2, 8, 2, 12, 0, 12]]}
+    for one in made.content["annotations"]:
+        if one["image_id"] == 1:
+            one.update(square)
+
+
+RAMP = np.arange(64 * 48).reshape(48, 64)
 FILES = {
     "file is missing": (lambda made: (made.root / "1.png").unlink(), "file-missing", ()),
     "file is a folder": (instead_of_file(os.mkdir), "file-unreadable", ()),
@@ -290,8 +339,24 @@ FILES = {
         (),
     ),
     "JPEG is cut off": (cut_jpeg, "file-truncated", ()),
+    "file name with a backslash": (image(file_name="C:\\data\\1.png"), "file-name", ()),
+    "file name in capitals": (image(file_name="./1.PNG"), "file-name", ()),
     "image is larger": (save("1.png", shape=(128, 96)), "file-size", ()),
     "image is upright": (save("1.png", shape=(48, 64)), "file-size", ()),
+    "image of 16 bits": (values(RAMP.astype(np.uint16)), "file-depth", ()),
+    "image of floats": (values(RAMP.astype(np.float32) / 3072, format="TIFF"), "file-depth", ()),
+    "image with negative values": (
+        values(RAMP.astype(np.int32) - 2000, format="TIFF"),
+        "file-depth",
+        (),
+    ),
+    "image of 16 bits, of unknown size": (
+        both(values(RAMP.astype(np.uint16)), image(width=DEL)),
+        "file-depth",
+        ("image-size",),
+    ),
+    "image of several pages": (stack, "file-pages", ()),
+    "image is narrow": (narrow, "image-narrow", ()),
     "image is rotated by EXIF": (exif(6), "file-rotated", ()),
     "image is flipped by EXIF": (exif(3), "file-turned", ()),
 }
@@ -324,7 +389,7 @@ def test_found_and_fixed(made, case):
     assert all(text.isprintable() for text in report.table().splitlines())
 
     out = made.json.with_name("out.json")
-    changes = repair(made.json, out, files)
+    changes = repair(made.json, out, files).changes
     assert made.json.read_bytes() == before
     listed = out.with_name("out.json.changes.txt").read_text().splitlines()
     assert len(listed) == changes
@@ -363,9 +428,19 @@ def read_by_detectron2(json_file, root):
 
 def test_all_kinds_of_records_and_files_are_tried():
     tried = {kind for _, kind, _ in [*RECORDS.values(), *SHAPES.values(), *FILES.values()]}
-    of_whole_file = {"encoding", "section", "no-annotations", "key-twice", "nan-literal"}
+    of_whole_file = {
+        "box-many-out",
+        "box-upper-left",
+        "byte-order-mark",
+        "encoding",
+        "section",
+        "no-annotations",
+        "key-twice",
+        "nan-literal",
+    }
+    of_dicts = {"box-mode"}
     of_two_files = {"class-not-in-train", "class-order", "class-untrained"}
-    assert tried | of_whole_file | of_two_files | {"image-empty"} == set(KINDS)
+    assert tried | of_whole_file | of_dicts | of_two_files | {"image-empty"} == set(KINDS)
     assert len(RECORDS) + len(SHAPES) + len(FILES) > 100
 
 
@@ -452,7 +527,7 @@ def test_what_is_no_file(tmp_path, make):
 
 
 WHOLE = {
-    "byte order mark": (text(lambda t: "\ufeff" + t), "encoding"),
+    "byte order mark": (text(lambda t: "\ufeff" + t), "byte-order-mark"),
     "UTF-16": (lambda made: made.json.read_text().encode("utf-16"), "encoding"),
     "UTF-32": (lambda made: made.json.read_text().encode("utf-32-be"), "encoding"),
     "key twice": (text(lambda t: t.replace('"width": 64', '"width": 3, "width": 64')), "key-twice"),
@@ -481,6 +556,10 @@ def test_whole_file(made, case):
     report, files = find(made, made.json)
     assert report.counts[kind]
     out = made.json.with_name("out.json")
+    if case == "no images":  # then no annotation has one
+        with pytest.raises(DatasetError, match="none of its 7 annotations would be left"):
+            repair(made.json, out, files)
+        return
     repair(made.json, out, files)
     json.loads(out.read_bytes().decode("utf-8"), parse_constant=pytest.fail)
     assert bool(check_json(out).report.counts[kind]) == (KINDS[kind].fix == "")

@@ -3,6 +3,7 @@ import logging
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from gn_det.checkpoint import Checkpointer, WeightsError
@@ -69,6 +70,37 @@ def test_evaluate_only(tmp_path, whole):
     with pytest.raises(ConfigError, match="nothing to evaluate: --weights is empty"):
         evaluate_only(cfg, model, evaluate, "", key="--weights")
     assert len(seen) == 2
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_of_other_classes_are_not_evaluated(tmp_path, resume):
+    """Class by class: the boxes would be right, and every one of another class."""
+    names = ["disc", "square", "triangle"]
+    for name, classes in {
+        "run_same": names,
+        "run_fewer": names[:2],
+        "run_swapped": ["square", "disc", "triangle"],
+        "run_unknown": None,
+    }.items():
+        DatasetCatalog.register(name, list)
+        if classes:
+            MetadataCatalog.get(name).thing_classes = classes
+    saver = Checkpointer(_model(), str(tmp_path), class_names={"thing_classes": names})
+    saver.save("model_final")
+    weights = "" if resume else str(tmp_path / "model_final.pth")
+
+    def evaluate(*datasets, ignore=False):
+        cfg = results_cfg(tmp_path, *datasets)
+        cfg.DATASETS.IGNORE_CLASS_NAMES = ignore
+        return evaluate_only(cfg, _model(), lambda model: RESULTS, weights, resume=resume)
+
+    assert evaluate("run_same", "run_fewer", "run_unknown", "run_nowhere") == RESULTS
+    assert evaluate("run_swapped", ignore=True) == RESULTS
+    before = (tmp_path / "inference" / "metrics.json").read_text()
+    with pytest.raises(ConfigError, match="than run_swapped has: class 0 is 'disc' in the weights"):
+        evaluate("run_same", "run_swapped")
+    assert (tmp_path / "inference" / "metrics.json").read_text() == before
 
 
 def test_an_evaluation_without_results_is_not_recorded(tmp_path, whole):

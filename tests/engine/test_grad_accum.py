@@ -8,7 +8,7 @@ from gn_det.config import ConfigError, get_cfg
 from gn_det.data import TrainStream
 from gn_det.data.worker_watch import WorkerDied
 from gn_det.engine import GradAccumTrainer
-from gn_det.engine.grad_accum import build_grad_accum_trainer, check_optimizer_state
+from gn_det.engine.grad_accum import build_grad_accum_trainer
 
 
 class Quadratic(nn.Module):
@@ -289,38 +289,3 @@ def test_the_error_of_a_worker_that_dies_in_forward_names_the_image():
     model.said = "the shapes do not fit"
     with EventStorage(0), pytest.raises(RuntimeError, match="the shapes do not fit"):
         trainer.run_step()
-
-
-def _trained(*shapes, kind=torch.optim.SGD, **kwargs):
-    """Return an optimizer after a step, one group a parameter as Detectron2 has it."""
-    parameters = [nn.Parameter(torch.ones(shape)) for shape in shapes]
-    optimizer = kind([{"params": [p]} for p in parameters], lr=0.1, **kwargs)
-    sum(p.sum() for p in parameters).backward()
-    optimizer.step()
-    return optimizer
-
-
-@pytest.mark.parametrize(
-    "kwargs",
-    [{}, {"momentum": 0.9}, {"kind": torch.optim.Adam}],
-    ids=["SGD", "SGD with momentum", "Adam"],
-)
-def test_state_of_the_same_parameters(kwargs):
-    check_optimizer_state(_trained((2, 3), (4,), **kwargs).state_dict(), _trained((2, 3), (4,)))
-
-
-def test_state_before_the_first_step():
-    fresh = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
-    check_optimizer_state(fresh.state_dict(), fresh)
-
-
-def test_state_of_another_number_of_parameters():
-    with pytest.raises(ConfigError, match=r"trained 2 parameters, this config trains 1\. .*MODEL"):
-        check_optimizer_state(_trained((2,), (3,)).state_dict(), _trained((2,)))
-
-
-@pytest.mark.parametrize("kwargs", [{"momentum": 0.9}, {"kind": torch.optim.Adam}])
-def test_state_of_another_shape(kwargs):
-    saved = _trained((4,), (2, 3), **kwargs).state_dict()
-    with pytest.raises(ConfigError, match=r"shape \(2, 3\), .* one of \(2, 5\)"):
-        check_optimizer_state(saved, _trained((4,), (2, 5)))

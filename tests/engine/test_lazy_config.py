@@ -1,10 +1,11 @@
 import pytest
-from detectron2.config import LazyConfig
+from detectron2.config import LazyCall, LazyConfig, instantiate
+from detectron2.data.transforms import RandomCrop
 
 from gn_det import model_zoo
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.engine import is_lazy, load_lazy_config
-from gn_det.engine.lazy_config import settings_of
+from gn_det.engine.lazy_config import settings_of, with_lazy_names
 
 ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
 
@@ -153,6 +154,45 @@ def test_the_settings_are_those_of_the_yaml(name):
     }
     ours, theirs = dict(settings.SOLVER), dict(cfg.SOLVER)
     assert {k for k in theirs if ours[k] != theirs[k]} <= schedule
+
+
+def test_window():
+    key = "+dataloader.train.mapper.window"
+    cfg = load_lazy_config(ZOO, [f"{key}=[0,4095]"])
+    assert settings_of(cfg).INPUT.WINDOW == (0, 4095)
+    for split in ("train", "test"):  # the test mapper gets that of the training
+        assert instantiate(cfg.dataloader[split].mapper).window == (0, 4095)
+    assert settings_of(load_lazy_config(ZOO, [])).INPUT.WINDOW == ()
+    other = "+dataloader.test.mapper.window=[0,255]"
+    with pytest.raises(
+        ConfigError, match=r"train\.mapper\.window is \[0, 4095\], but .*\[0, 255\]"
+    ):
+        load_lazy_config(ZOO, [f"{key}=[0,4095]", other])
+    stock = "dataloader.test.mapper._target_=detectron2.data.DatasetMapper"
+    with pytest.raises(ConfigError, match=r"is \[\]: the model would be tested on other pixels"):
+        load_lazy_config(ZOO, [f"{key}=[0,4095]", stock])
+    load_lazy_config(ZOO, [stock])
+
+
+def test_augmentations_as_keys():
+    cfg = load_lazy_config(ZOO, [])
+    settings = settings_of(cfg).INPUT
+    assert (settings.MIN_SIZE_TRAIN, settings.MAX_SIZE_TRAIN) == ((192,), 256)
+    assert (settings.MIN_SIZE_TEST, settings.MAX_SIZE_TEST) == (192, 256)
+    assert settings.CROP.ENABLED is False
+    crop = LazyCall(RandomCrop)(crop_type="relative", crop_size=(0.5, 0.5))
+    cfg.dataloader.train.mapper.augmentations = [crop]
+    settings = settings_of(cfg).INPUT
+    assert settings.CROP.ENABLED is True
+    assert settings.MIN_SIZE_TRAIN == 0  # nothing is resized
+
+
+def test_names_in_messages():
+    text = with_lazy_names(
+        """INPUT.WINDOW is not set: INPUT.WINDOW "[0, 9]" or INPUT.WINDOW '["1%"]'"""
+    )
+    name = "dataloader.train.mapper.window"
+    assert text == f"""{name} is not set: {name}="[0, 9]" or {name}='["1%"]'"""
 
 
 def test_what_the_datasets_must_have():

@@ -1,10 +1,14 @@
 import argparse
+import copy
 import json
+import math
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks
 
 from gn_det.checkpoint import Checkpointer, WeightsError
@@ -73,6 +77,59 @@ def test_trains_evaluates_and_resumes(words, tmp_path):
         load_lazy_config(ZOO, ["train.max_iter=2", "--resume"])
 
 
+OWN = """
+import torch
+from detectron2.config import LazyCall as L
+from gn_det import model_zoo
+
+cfg = model_zoo.get_config("photo_digits_mask_rcnn_R18_gn_all.py")
+dataloader, model, optimizer = cfg.dataloader, cfg.model, cfg.optimizer
+lr_multiplier, train = cfg.lr_multiplier, cfg.train
+del dataloader.evaluator
+"""
+ADAM = "optimizer = L(torch.optim.AdamW)(params=optimizer.params, lr=0.002)"
+
+
+def test_a_resumed_run_obeys_changed_keys(words, tmp_path, caplog):
+    """Of the optimizer too; the learning rate is that of the new values at this iteration."""
+    config, folder = tmp_path / "own.py", tmp_path / "run"
+    config.write_text(OWN)
+
+    def run(*own, resume=True):
+        caplog.clear()
+        opts = [*words, "lr_multiplier.warmup_length=0.5", *own]
+        run_lazy(_args(opts, folder, config=str(config), resume=resume))
+        return torch.load(folder / "model_final.pth", weights_only=True)
+
+    state = run("train.max_iter=1", resume=False)
+    assert state["config"]["optimizer.lr"] == 0.03
+    assert state["config"]["optimizer._target_"] == "torch.optim.sgd.SGD"
+    run("train.max_iter=1")
+    assert "Nothing is left to train: the run has done 1 iterations" in caplog.text
+    assert "A larger train.max_iter continues it." in caplog.text
+
+    keys = ["optimizer.lr=0.5", "optimizer.weight_decay=0.2", "train.clip_global_norm=3.0"]
+    state = run("train.max_iter=4", *keys)
+    for line in ("optimizer.lr 0.03 -> 0.5", "optimizer.weight_decay 0.0001 -> 0.2",
+                 "train.clip_global_norm 10.0 -> 3.0", "train.max_iter 1 -> 4"):  # fmt: skip
+        assert f"\n  {line}" in caplog.text
+    groups = state["trainer"]["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.2}
+    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    cosine = 0.5 * (1 + math.cos(math.pi * 3 / 4))
+    assert (rows[-1]["iteration"], rows[-1]["lr"]) == (3, pytest.approx(0.5 * cosine))
+
+    config.write_text(OWN + ADAM)
+    state = run("train.max_iter=5")
+    assert "optimizer._target_ torch.optim.sgd.SGD -> torch.optim.adamw.AdamW" in caplog.text
+    assert "The optimizer is AdamW, no longer SGD" in caplog.text
+    assert "exp_avg" in state["trainer"]["optimizer"]["state"][0]
+    with pytest.raises(ConfigError, match=r"^train\.seed 1 -> 2: .* Set train\.seed -1"):
+        run("train.max_iter=6", "train.seed=2")
+    with pytest.raises(ConfigError, match=r"^model\.pixel_std.* compute something else"):
+        run("train.max_iter=6", "model.pixel_std=[1.0,1.0,1.0]")
+
+
 def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):
     monkeypatch.setattr("gn_det.engine.lazy_run._evaluate", lambda cfg, facts, model: send())
     with pytest.raises(SystemExit, match="75"):
@@ -139,6 +196,33 @@ def test_missing_image_stops_before_training(words, target, tmp_path):
             run_lazy(_args(opts, tmp_path / "run"))
     finally:
         DatasetCatalog.remove("gone")
+
+
+def test_images_of_16_bits(words, digits, tmp_path):
+    deep = copy.deepcopy(DatasetCatalog.get(digits[0])[:2])
+    for index, record in enumerate(deep):
+        image = cv2.imread(record["file_name"]).astype(np.uint16) * 257
+        record["file_name"] = str(tmp_path / f"{index}.png")
+        cv2.imwrite(record["file_name"], image)
+    DatasetCatalog.register("deep_lazy", lambda: deep)
+    MetadataCatalog.get("deep_lazy").thing_classes = MetadataCatalog.get(digits[0]).thing_classes
+    opts = [*words, "dataloader.train.dataset.names=[deep_lazy]"]
+    try:
+        message = r'more than 8 bits[\s\S]* dataloader\.train\.mapper\.window="\[\d+, 65535\]"'
+        with pytest.raises(DatasetError, match=message):
+            run_lazy(_args(opts, tmp_path / "run"))
+    finally:
+        DatasetCatalog.remove("deep_lazy")
+        MetadataCatalog.pop("deep_lazy")
+
+
+def test_random_crops_need_a_package(words, tmp_path, monkeypatch):
+    monkeypatch.setattr("gn_det.config.values.find_spec", lambda name: None)
+    step = "dataloader.train.mapper.augmentations.0"
+    crop = "detectron2.data.transforms.FixedSizeCrop"
+    with pytest.raises(ConfigError, match="pip install shapely"):
+        run_lazy(_args([*words, f"{step}._target_={crop}"], tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 OWN_DATA = """

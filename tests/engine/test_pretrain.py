@@ -94,6 +94,40 @@ def test_evaluates_alone(root, trained, tmp_path):
     assert row == {"iteration": 1, **{f"classification/{k}": v for k, v in again.items()}}
 
 
+def test_classes_of_other_folders(root, trained, make_image_folder, tmp_path):
+    """They are numbered by their names: a folder that was renamed changes the order."""
+    weights = ["MODEL.WEIGHTS", str(trained[0] / "model_final.pth")]
+    state = torch.load(weights[1], weights_only=True)
+    assert state["classes"] == ["blue", "green", "red"]
+    assert "thing_classes" not in state  # a detector's objects are other things
+    other = make_image_folder(tmp_path / "other")
+    for split in ("train", "val"):
+        (other / split / "blue").rename(other / split / "sea")
+    with pytest.raises(ConfigError, match="class 0 is 'blue' in the weights and 'green' in image_"):
+        _run(other, tmp_path / "eval", *weights, eval_only=True)
+    _run(other, tmp_path / "eval", *weights, "DATASETS.IGNORE_CLASS_NAMES", "True", eval_only=True)
+    shutil.copytree(trained[0], tmp_path / "run")
+    with pytest.raises(ConfigError, match="resumed with other classes: class 0 is 'blue'"):
+        _run(other, tmp_path / "run", "PRETRAIN.EPOCHS", "2", resume=True)
+
+
+def test_a_longer_recipe_continues_a_run(root, trained, tmp_path, caplog):
+    """The schedule is in epochs; the keys of the recipe are named."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    _run(root, folder, resume=True)
+    assert "Nothing is left to train: the run has done 2 iterations" in caplog.text
+    assert "A larger PRETRAIN.EPOCHS continues it." in caplog.text
+    caplog.clear()
+    _run(root, folder, "PRETRAIN.EPOCHS", "2", "SOLVER.BASE_LR", "0.4", resume=True)
+    for line in ("PRETRAIN.EPOCHS 1 -> 2", "SOLVER.BASE_LR 0.1 -> 0.4"):
+        assert f"\n  {line}" in caplog.text
+    assert "SOLVER.MAX_ITER" not in caplog.text
+    row = [row for row in _rows(folder) if "lr" in row][-1]
+    # 2 steps an epoch; the step of the schedule is behind the first epoch
+    assert (row["iteration"], row["lr"]) == (3, pytest.approx(0.4 * 3 / 12 * 0.1))
+
+
 def test_a_random_network_is_not_evaluated(root, trained, tmp_path):
     with pytest.raises(ConfigError, match=r"nothing to evaluate: MODEL\.WEIGHTS is empty"):
         _run(root, tmp_path, eval_only=True)

@@ -1,12 +1,16 @@
 import json
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BitMasks
 
-from gn_det.checkpoint import Checkpointer
-from gn_det.data import DatasetError
+from gn_det.checkpoint import Checkpointer, WeightsError
+from gn_det.data import DatasetError, seed_everything
 from gn_det.engine import Trainer, load_runnable_config
 
 
@@ -112,6 +116,57 @@ def test_rle_masks_need_no_key(make_cfg, tmp_path):
     images = next(iter(Trainer.build_train_loader(cfg)))
     assert all(isinstance(image["instances"].gt_masks, BitMasks) for image in images)
     assert cfg.INPUT.MASK_FORMAT == "polygon"
+
+
+@pytest.fixture(scope="module")
+def deep_digits(digits, tmp_path_factory):
+    """The digits' pictures in 16 bits, as a training and a test set."""
+    root = tmp_path_factory.mktemp("deep")
+    for name in digits:
+        known = MetadataCatalog.get(name)
+        folder = root / name
+        folder.mkdir()
+        for path in Path(known.image_root).glob("*.png"):
+            image = cv2.imread(str(path)).astype(np.uint16) * 257
+            cv2.imwrite(str(folder / path.name), image)
+        register_coco_instances(f"{name}_deep", {}, known.json_file, str(folder))
+    return [f"{name}_deep" for name in digits]
+
+
+def run(cfg):
+    seed_everything(1)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    return trainer.train(), trainer.model.state_dict()
+
+
+def test_16_bits_train_and_score_as_8_bits(make_cfg, deep_digits, tmp_path):
+    train, test = deep_digits
+    deep = ["DATASETS.TRAIN", (train,), "DATASETS.TEST", (test,)]
+    with pytest.raises(DatasetError, match=r'more than 8 bits[\s\S]*INPUT.WINDOW "\[0, 65535\]"'):
+        Trainer(make_cfg(tmp_path / "refused", *deep))
+    results, state = run(make_cfg(tmp_path / "deep", *deep, "INPUT.WINDOW", "(0, 65535)"))
+    expected, expected_state = run(make_cfg(tmp_path / "plain"))
+    assert str(results) == str(expected)
+    for key, value in expected_state.items():
+        assert torch.equal(state[key], value), key
+
+
+def test_one_channel(make_cfg, deep_digits, trained, tmp_path):
+    """Training, evaluation and the pictures of training; three channels do not fit into one."""
+    train, test = deep_digits
+    grey = [
+        *("DATASETS.TRAIN", (train,), "DATASETS.TEST", (test,), "INPUT.WINDOW", ("1%", "99%")),
+        *("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [110.0], "MODEL.PIXEL_STD", [57.0]),
+    ]
+    results, state = run(make_cfg(tmp_path / "grey", *grey, "VIS_PERIOD", 1, "SOLVER.MAX_ITER", 1))
+    assert state["backbone.bottom_up.stem.conv1.weight"].shape[1] == 1
+    assert set(results) == {"bbox", "segm"}
+    weights = str(trained[-1] / "model_final.pth")
+    trainer = Trainer(make_cfg(tmp_path / "other", *grey, "MODEL.WEIGHTS", weights))
+    message = r"stem\.conv1\.weight has the shape \(64, 3, 7, 7\) in the file and \(64, 1, 7, 7\)"
+    with pytest.raises(WeightsError, match=message):
+        trainer.resume_or_load(resume=False)
 
 
 def test_evaluation_is_in_the_configs_precision(trained):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from gn_det.data import DatasetError
 from gn_det.evaluation import draw_predictions
 
 
@@ -49,3 +50,21 @@ def test_an_image_that_is_not_there(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("gn_det.evaluation.pictures.DatasetCatalog.get", lambda name: records)
     with pytest.raises(OSError, match=r"nowhere\.png is missing, or is not an image"):
         draw_predictions(digits[1], tmp_path / "results.json", tmp_path / "p.png")
+
+
+def test_images_of_16_bits(digits, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text("[]")
+    (record, *_) = DatasetCatalog.get(digits[1])
+    deep = cv2.imread(record["file_name"]).astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+
+    def draw(file_name, window=()):
+        records = [{**record, "file_name": str(file_name)}]
+        monkeypatch.setattr("gn_det.evaluation.pictures.DatasetCatalog.get", lambda name: records)
+        np.random.seed(0)  # the colours of the objects
+        draw_predictions(digits[1], tmp_path / "results.json", tmp_path / "p.png", window=window)
+        return (tmp_path / "p.png").read_bytes()
+
+    with pytest.raises(DatasetError, match=r"deep\.png has more than 8 bits"):
+        draw(tmp_path / "deep.png")
+    assert draw(tmp_path / "deep.png", (0, 65535)) == draw(record["file_name"])

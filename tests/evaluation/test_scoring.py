@@ -68,6 +68,16 @@ def test_perfect_detections(truth, task, scorer):
     assert set(results) == {*METRICS, "AP-a", "AP-b", "AP-c"}
 
 
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_classes_of_one_name_are_all_there(truth, task):
+    for category in truth.dataset["categories"][:2]:
+        category["name"] = "same"
+    truth.createIndex()
+    results = score(truth, [detection(2, 2, [20, 20, 50, 50])], task)
+    assert set(results) == {*METRICS, "AP-same (1)", "AP-same (2)", "AP-c"}
+    assert (results["AP-same (1)"], results["AP-same (2)"]) == (0, pytest.approx(100))
+
+
 def test_hand_worked_overlap(truth):
     # 40x40 against 40x32 in the same corner: IoU 0.8, so 7 of the 10 thresholds 0.5 ... 0.95 hold
     found = [detection(1, 1, [10, 10, 40, 32]), detection(2, 2, [20, 20, 50, 50])]

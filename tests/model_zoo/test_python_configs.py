@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from gn_det import model_zoo
 from gn_det.config import config_folder
+from gn_det.data import WindowedMapper
 from gn_det.evaluation import build_evaluator
 
 NAMES = sorted(path.stem for path in config_folder().glob("*.py"))
@@ -160,7 +161,7 @@ def test_same_data(name):
         "output_dir": f"{cfg.OUTPUT_DIR}/inference/{dataset}",
     }
     for mapper, is_train in ((train.mapper, True), (test.mapper, False)):
-        ours, theirs = (vars(m) for m in (instantiate(mapper), DatasetMapper(cfg, is_train)))
+        ours, theirs = (vars(m) for m in (instantiate(mapper), WindowedMapper(cfg, is_train)))
         if not is_train:  # no masks are read for an evaluation
             for of_masks in ("use_instance_mask", "instance_mask_format"):
                 del ours[of_masks], theirs[of_masks]
@@ -216,6 +217,7 @@ def test_same_run(name):
         "best_metric": solver.BEST_METRIC,
         "on_save_error": solver.ON_SAVE_ERROR,
         "allow_frozen_random": cfg.MODEL.GN.ALLOW_FROZEN_RANDOM,
+        "ignore_class_names": cfg.DATASETS.IGNORE_CLASS_NAMES,
     }
     assert set(lazy) == {"model", "dataloader", "optimizer", "lr_multiplier", "train"}
 

@@ -48,6 +48,14 @@ def test_another_network(changes, words):
         assert word in message
 
 
+def test_grey_images():
+    (message,) = _messages(R50_GN, "INPUT.FORMAT", "L")
+    assert message.endswith(
+        "was trained on BGR images, but INPUT.FORMAT is L. Leave it as the weights need it: grey "
+        "images are read as equal channels."
+    )
+
+
 @pytest.mark.parametrize("mean", [[], [103.53]])
 def test_other_channels(mean):
     (message,) = _messages(R50_GN, "MODEL.PIXEL_MEAN", mean)

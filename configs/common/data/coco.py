@@ -2,19 +2,19 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.data import transforms as T
 
+from gn_det.data import WindowedMapper
 from gn_det.evaluation import build_evaluator
 
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names=["coco_2017_train"], filter_empty=True),
-        mapper=L(DatasetMapper)(
+        mapper=L(WindowedMapper)(
             is_train=True,
             augmentations=[
                 L(T.ResizeShortestEdge)(
@@ -32,7 +32,7 @@ dataloader = dict(
     ),
     test=L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names=["coco_2017_val"], filter_empty=False),
-        mapper=L(DatasetMapper)(
+        mapper=L(WindowedMapper)(
             is_train=False,
             augmentations=[
                 L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333, sample_style="choice")

@@ -7,15 +7,17 @@ numbers for each record.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .box_evidence import BoxEvidence
+from .dict_records import DictRecords
 from .json_reader import CocoJson, Record
-from .records import annotation_problems, has_mask, id_problem, image_problems
+from .records import annotation_problems, box_problem, has_mask, id_problem, image_problems
 from .report import MAX_EXAMPLES, Report
 
-__all__ = ["CheckedJson", "ImageRecord", "check_json", "compare_classes"]
+__all__ = ["CheckedJson", "ImageRecord", "check_json", "check_train_dicts", "compare_classes"]
 
 
 class ImageRecord(NamedTuple):
@@ -41,7 +43,9 @@ class CheckedJson:
         classes: The names of the classes by id.
         objects: The number of annotations by class id, crowds included.
         usable: The number of annotations that training and evaluation can use: those of a known
-            image, without crowds.
+            image with a box that has an area, without crowds.
+        classes_named: Whether the names of the classes are known; if not, they are numbers.
+        unmeant_boxes: Whether the boxes without a mask, all together, cannot be meant as they are.
     """
 
     path: str
@@ -50,6 +54,8 @@ class CheckedJson:
     classes: dict[Any, str] = field(default_factory=dict)
     objects: Counter[Any] = field(default_factory=Counter)
     usable: int = 0
+    unmeant_boxes: bool = False
+    classes_named: bool = True
 
     @property
     def class_names(self) -> list[str]:
@@ -80,19 +86,41 @@ def check_json(
     Raises:
         DatasetError: The file cannot be read, or is not JSON.
     """
-    return _Check(path, progress).run()
+    return _Check(CocoJson(path, progress), os.fspath(path)).run()
+
+
+def check_train_dicts(dicts: Sequence[dict], classes: Sequence[str] | None) -> CheckedJson | None:
+    """Check the dicts of a training set as a json is checked.
+
+    Args:
+        dicts: Detectron2's dataset dicts.
+        classes: The names of the classes, the ``thing_classes`` of the metadata; None where it has
+            none.
+
+    Returns:
+        The result. None where the dicts have no ``annotations``, which a mapper of one's own may
+        find elsewhere, or have rotated boxes, which have other rules.
+    """
+    annotations = [a for record in dicts for a in record.get("annotations") or ()]
+    rotated = any(len(box) == 5 for a in annotations if (box := a.get("bbox")) is not None)
+    if rotated or not any("annotations" in record for record in dicts):
+        return None
+    check = _Check(DictRecords(dicts, classes), "its list of dicts")
+    check.found.classes_named = classes is not None
+    return check.run()
 
 
 class _Check:
     """One run of the checks."""
 
-    def __init__(self, path: str | os.PathLike, progress: Callable[[int], Any] | None):
-        self.json = CocoJson(path, progress)
-        self.found = CheckedJson(os.fspath(path))
+    def __init__(self, records: CocoJson | DictRecords, path: str):
+        self.json = records
+        self.found = CheckedJson(path)
         self.report = self.found.report
         self.file_names: set[str] = set()
         self.annotation_ids: set[Any] = set()
         self.annotated: set[Any] = set()  # ids of images that have annotations
+        self.boxes = BoxEvidence()
         self.masks: Counter[bool] = Counter()  # the number of annotations with and without a mask
         self.first_without_mask = ""
         self.examples: dict[Any, list[str]] = defaultdict(list)  # some annotations of a class id
@@ -128,8 +156,11 @@ class _Check:
     def image(self, image: dict, index: int) -> None:
         problems = image_problems(image)
         where = f"images[{index}]"
+        # a training on dicts takes the size of the file
+        no_size = isinstance(self.json, DictRecords) and not image.keys() & {"width", "height"}
         for kind, value in problems:
-            self.report.add(kind, where, value)
+            if not (no_size and kind == "image-size"):
+                self.report.add(kind, where, value)
         kinds = {kind for kind, _ in problems}
         if "image-id" in kinds:
             return
@@ -194,20 +225,29 @@ class _Check:
             self.found.objects[class_id] += 1
             if len(self.examples[class_id]) < MAX_EXAMPLES:
                 self.examples[class_id].append(where())
-        if image is not None and not annotation.get("iscrowd"):
-            self.found.usable += 1
         masked = has_mask(annotation)
         self.masks[masked] += 1
         if not masked and self.masks[False] == 1:
             self.first_without_mask = where()
-        for kind, value in annotation_problems(annotation, image.size if image else None):
+        size = image.size if image else None
+        problems_of_shape = annotation_problems(annotation, size)
+        for kind, value in problems_of_shape:
             report.add(kind, where(), value)
+        if image is None or annotation.get("iscrowd"):
+            return
+        box: Any = annotation.get("bbox")
+        usable = (None, "box-outside", "box-away")
+        self.found.usable += "box-zero" not in {kind for kind, _ in problems_of_shape}
+        if size and not masked and box_problem(box, size) in usable:
+            self.boxes.add(box, size, where)
 
     def whole_file(self) -> None:
         found, report, counts = self.found, self.report, self.json.counts
-        if self.json.encoding != "utf-8":
+        if self.json.encoding == "utf-8-sig":
+            report.add("byte-order-mark")
+        elif self.json.encoding != "utf-8":
             report.add("encoding", value=self.json.encoding)
-        for section in ("images", "categories"):
+        for section in ("images", "categories") if found.classes_named else ("images",):
             if not counts.get(section):
                 state = "an empty list" if section in counts else "missing, or not a list"
                 report.add("section", f"{section}: {state}")
@@ -223,6 +263,10 @@ class _Check:
         for class_id, name in found.classes.items():
             if counts.get("annotations") and not found.objects[class_id]:
                 report.add("class-empty", name, class_id)
+        if seen := self.boxes.suspicion(0 if self.masks[True] else len(self.annotated)):
+            text = f"{seen.boxes:,} of {seen.total:,} boxes, such as {seen.example}"
+            report.add(seen.kind, text, count=seen.boxes)
+            found.unmeant_boxes = seen.kind in report.of("error")
         if self.masks[True] and self.masks[False]:
             report.add("mask-some", self.first_without_mask, count=self.masks[False])
         for image_id, image in found.images.items():
@@ -240,6 +284,8 @@ def compare_classes(found: CheckedJson, train: CheckedJson) -> None:
         found: The dataset whose report gets the problems.
         train: The training data.
     """
+    if not (found.classes_named and train.classes_named):
+        return
     names, known = found.class_names, train.class_names
     trained = {train.classes[i] for i in train.objects if i in train.classes}
     for place, name in enumerate(names):

@@ -1,12 +1,12 @@
 """Checks of the datasets that a config names, at the start of a run.
 
 A dataset whose metadata have a ``json_file`` is checked as a COCO json. Another one is a list of
-dicts; for an evaluation, it is converted to COCO's format and checked in that form.
+dicts, which gets the same checks; for an evaluation, it is converted to COCO's format first.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from tempfile import TemporaryDirectory
 
@@ -16,13 +16,17 @@ from detectron2.utils import comm
 
 from gn_det.config import flatten
 from gn_det.data.catalog import json_of, layout_hint
+from gn_det.data.class_names import class_names, differing_classes
+from gn_det.data.coco_files import locale_problem
 from gn_det.data.errors import DatasetError
 from gn_det.data.formats import DICT_FIELDS, write_coco_json
 from gn_det.utils import and_more
 
-from .coco_json import CheckedJson, check_json, compare_classes
+from .coco_json import CheckedJson, check_json, check_train_dicts, compare_classes
+from .depth import depth_problem, window_warning
 from .images import check_images_of, missing_files
 from .kinds import KINDS
+from .resized_size import narrow_problem
 
 __all__ = ["check_datasets", "check_dicts", "check_images", "check_masks", "on_one_process"]
 
@@ -86,7 +90,7 @@ def check_dicts(name: str, dicts: list[dict]) -> CheckedJson:
     return found
 
 
-def check_images(dicts: list[dict], where: str) -> None:
+def check_images(dicts: list[dict], where: str, cfg: CfgNode | None = None) -> None:
     """Check that every image file exists, and read some of them as a training does.
 
     Each folder is listed once, and at most :data:`SAMPLE` images are read.
@@ -95,12 +99,15 @@ def check_images(dicts: list[dict], where: str) -> None:
     Args:
         dicts: Detectron2's dataset dicts.
         where: The config key and the names of the datasets, for the message.
+        cfg: The config with ``INPUT.WINDOW`` and the sizes of ``INPUT`` in training; default:
+            the images need no window, and are not resized.
 
     Raises:
-        DatasetError: Files are missing, cannot be read, or have another size than their dict says.
-            The message has their number and the first ones.
+        DatasetError: Files are missing, cannot be read, have another size than their dict says,
+            have more than 8 bits without ``INPUT.WINDOW``, or are too narrow to be resized. The
+            message has their number and the first ones.
     """
-    if problem := _image_problem(dicts):
+    if problem := _image_problem(dicts, cfg, training=True):
         raise DatasetError(f"{where}: {problem}")
 
 
@@ -118,20 +125,36 @@ def check_masks(dicts: list[dict], where: str) -> None:
         raise DatasetError(f"{where}: {problem}")
 
 
-def _image_problem(dicts: list[dict]) -> str | None:
+def _image_problem(dicts: list[dict], cfg: CfgNode | None, *, training: bool) -> str | None:
     missing = list(missing_files(record["file_name"] for record in dicts))
     if missing:
         return f"{len(missing)} of {len(dicts)} images are missing, the first:{_listed(missing)}"
     sample = dicts[:: -(-len(dicts) // SAMPLE)] if dicts else []
     files = [(d["file_name"], (d["width"], d["height"]) if "width" in d else None) for d in sample]
+    found = dict(check_images_of(files, workers=min(8, os.cpu_count() or 1)))
     bad = [
         f"{path}: {KINDS[finding.kind].description}: {finding.detail}"
-        for path, finding in check_images_of(files, workers=min(8, os.cpu_count() or 1))
-        if KINDS[finding.kind].severity == "error" and finding.kind != "image-size"
+        for path, finding in found.items()
+        if KINDS[finding.kind].severity == "error"
+        and finding.kind not in ("image-size", "file-depth")
     ]
-    if not bad:
-        return None
-    return f"of {len(files)} images that were read, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+    if bad:
+        return (
+            f"of {len(files)} images that were read, {len(bad)} are wrong:{_listed(bad)}\n{_ADVICE}"
+        )
+    stacks = [path for path, finding in found.items() if finding.pages > 1]
+    if stacks:
+        logger.warning(
+            f"{len(stacks)} of {len(files)} images that were read are TIFFs with several pages, "
+            f"such as {stacks[0]}: only the first page is used."
+        )
+    deep = {path: finding.values for path, finding in found.items() if finding.values}
+    window = () if cfg is None else cfg.INPUT.WINDOW
+    if window and (warning := window_warning(list(deep.values()), window)):
+        logger.warning(warning)
+    if not window and (problem := depth_problem(deep, len(files))):
+        return problem
+    return None if cfg is None else narrow_problem(dicts, cfg, training=training)
 
 
 def _mask_problem(dicts: list[dict], crowds: bool) -> str | None:
@@ -203,8 +226,8 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
     for key, name in named:
         tested = key == "DATASETS.TEST"
         try:
-            if checked.get(name) is None:
-                checked[name] = _check_annotations(name, load if tested else None)
+            if checked.get(name) is None or (tested and not json_of(name)):
+                checked[name] = _check_annotations(name, load, tested)
         except DatasetError as error:
             yield f"{key} {name}: {str(error).removeprefix(f'{name}: ')}"
             return
@@ -226,32 +249,89 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
             yield from (f"{key} {name}: {problem}" for problem in problems)
         for line in found.report.lines("warning"):
             logger.warning(f"{name}: {line}")
+    yield from _problems_of_several(cfg, checked)
     every_one = trained and len(trained) == len(cfg.DATASETS.TRAIN)
     useless = not any(train.usable or train.report.of("error") for train in trained)
     if every_one and useless and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         yield f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: there is nothing to learn: {_NO_OBJECT}"
 
 
+def _problems_of_several(cfg: CfgNode, checked: Mapping[str, CheckedJson | None]) -> Iterator[str]:
+    """Yield which training sets have other classes than the first one.
+
+    Test sets are compared here too where one of both has no json.
+    """
+    tests = [name for name in cfg.DATASETS.TEST if name in checked]
+    trains = [name for name in cfg.DATASETS.TRAIN if name in checked]
+    if not trains or len({*trains, *tests}) == 1:
+        return
+    names = {
+        # a list of dicts may have them only once it is loaded
+        name: _known_names(name, checked[name]) or class_names(name).get("thing_classes", [])
+        for name in {*trains, *tests}
+    }
+    first, known = trains[0], names[trains[0]]
+    for name in dict.fromkeys(trains[1:]):
+        if not (names[name] and known):
+            unknown = name if known else first
+            logger.warning(
+                f"DATASETS.TRAIN {unknown}: the names of its classes are not known (the metadata "
+                f"thing_classes); class numbers are taken to mean the same in {first} and {name}."
+            )
+        elif found := differing_classes(known, names[name], f"in {first}", f"in {name}"):
+            yield (
+                f"DATASETS.TRAIN {name}: its classes are not those of {first}: {found}. Several "
+                "training sets need the same classes in the same order of their ids. Give their "
+                "jsons the same categories."
+            )
+    for name in tests:
+        if not (checked[first] and checked[name]) and names[name] and known:
+            # it may lack the last ones
+            shown = known[: len(names[name])]
+            if found := differing_classes(shown, names[name], f"in {first}", f"in {name}"):
+                yield f"DATASETS.TEST {name}: its classes are not those of {first}: {found}."
+
+
+def _known_names(name: str, found: CheckedJson | None) -> list[str]:
+    """Return the names of the classes of a dataset; [] where it has numbers alone."""
+    return _class_names(name, found if found and found.classes_named else None)
+
+
+def _class_names(name: str, found: CheckedJson | None) -> list[str]:
+    """Return the names of the classes of a dataset; [] where they are not known."""
+    known = MetadataCatalog.get(name).get("thing_classes")
+    if known is None and found is not None:
+        # register_coco_instances learns the classes only when the dataset is loaded
+        known = found.class_names
+    return list(known or ())
+
+
 _NO_OBJECT = "no image has an annotation that is not a crowd. Is this the right json?"
 
 
-def _check_annotations(name: str, load: Callable[[str], list[dict]] | None) -> CheckedJson | None:
+def _check_annotations(
+    name: str, load: Callable[[str], list[dict]], tested: bool
+) -> CheckedJson | None:
     """Check the annotations of a dataset.
 
     Args:
         name: The name of the dataset.
-        load: For a test set, the function that returns the dicts of a name. None for a training
-            set: without a json it is not checked, because it need not fit COCO's format.
+        load: The function that returns the dicts of a name.
+        tested: Whether it is a test set, which has to fit COCO's format.
 
     Returns:
         The result; None where the dataset was not checked.
     """
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type", "coco" if load else None) != "coco":
+    if metadata.get("evaluator_type", "coco") != "coco":
         return None
     if json_file := metadata.get("json_file"):
+        if problem := locale_problem(name, json_file):
+            raise DatasetError(problem)
         return check_json(json_file)
-    return check_dicts(name, load(name)) if load else None
+    if tested:
+        return check_dicts(name, load(name))
+    return check_train_dicts(load(name), metadata.get("thing_classes"))
 
 
 def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Iterator[str]:
@@ -259,15 +339,12 @@ def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Itera
         yield f"there is nothing to score: {_NO_OBJECT}"
     elif cfg.MODEL.MASK_ON and (problem := _mask_problem(dicts, crowds=True)):
         yield problem
-    if problem := _image_problem(dicts):
+    if problem := _image_problem(dicts, cfg, training=False):
         yield problem
 
 
 def _class_problems(cfg: CfgNode, name: str, found: CheckedJson | None) -> Iterator[str]:
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is None and found is not None:
-        # register_coco_instances learns the classes only when the dataset is loaded
-        classes = found.class_names
+    classes = _class_names(name, found)
     if not classes:
         return
     key = {

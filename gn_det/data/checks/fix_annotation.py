@@ -1,52 +1,88 @@
 """What ``--fix`` does to one annotation: a fix for each kind of problem, until none is left."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pycocotools import mask as mask_tools
 
+from .plain_shapes import encoded_rle, read_box, read_mask
 from .records import (
-    NUMBERS,
     annotation_problems,
+    box_problem,
     has_mask,
+    mask_extent,
     mask_problems,
-    polygon_problem,
 )
+from .report import shown
 
-__all__ = ["fix_annotation", "object_area"]
+__all__ = ["Fix", "fix_annotation", "object_area"]
 
 Size = tuple[int, int]
 _ROUNDS = 8  # a fix may uncover the next problem: no box, then a box outside the image
+# the kinds whose fix has a meaning only where boxes are x, y, width, height in pixels
+_OF_PLAIN_BOXES = {"box-negative", "box-zero", "box-away", "box-outside"}
+
+
+class Fix(NamedTuple):
+    """One change.
+
+    Attributes:
+        kind: The kind of problem, a key of ``KINDS``.
+        change: What was done, with the value before and after.
+    """
+
+    kind: str
+    change: str
 
 
 class _NotFixable(Exception):
     """The annotation has to be removed."""
 
 
-def fix_annotation(annotation: dict, size: Size) -> tuple[dict | None, list[str]]:
+def fix_annotation(
+    annotation: dict, size: Size, *, unmeant_boxes: bool = False
+) -> tuple[dict | None, list[Fix]]:
     """Fix box, mask, area and ``iscrowd`` of an annotation, in place.
 
     Args:
         annotation: The record. Its ids are good.
         size: The size (width, height) of its image in pixels.
+        unmeant_boxes: Whether the boxes of the file that have no mask are of another form. They
+            stay as they are, because nobody knows what they mean.
 
     Returns:
-        The annotation, or None where it has to be removed; and the kinds of the problems that were
-        fixed. Of a removed annotation, the last kind is the reason.
+        The annotation, or None where it has to be removed; and what was fixed. Of a removed
+        annotation, the last kind is the reason.
     """
-    fixed: list[str] = []
+    fixed: list[Fix] = []
     for _ in range(_ROUNDS):
         kinds = {kind for kind, _ in annotation_problems(annotation, size)} & _FIXES.keys()
+        if unmeant_boxes and not has_mask(annotation):
+            kinds -= _OF_PLAIN_BOXES
         if not kinds:
             return annotation, fixed
         # in the order of _FIXES: masks come before boxes, which are computed from them
         kind = next(kind for kind in _FIXES if kind in kinds)
-        fixed.append(kind)
+        before = dict(annotation)
         try:
             _FIXES[kind](annotation, size)
         except _NotFixable:
-            return None, fixed
-    return None, fixed
+            return None, [*fixed, Fix(kind, "removed")]
+        fixed.append(Fix(kind, _changes(before, annotation)))
+    return None, [*fixed, Fix(fixed[-1].kind, "removed")]
+
+
+def _changes(before: dict, after: dict) -> str:
+    """Return "bbox [1, 2, 3, 4] is now [1, 2, 2, 2]" for each key that was changed."""
+    texts = []
+    for key in ("segmentation", "bbox", "iscrowd", "ignore", "area"):
+        old, new = before.get(key), after.get(key)
+        if key == "segmentation" and old and not new:
+            texts.append(f"the mask {shown(old, 50)} is removed, the box is kept")
+        elif (key in before) != (key in after) or repr(old) != repr(new):
+            was = shown(old, 50) if key in before else "missing"
+            texts.append(f"{key} {was} is now {shown(new, 50) if key in after else 'left out'}")
+    return ", ".join(texts)
 
 
 def object_area(annotation: dict, size: Size) -> float:
@@ -63,7 +99,7 @@ def object_area(annotation: dict, size: Size) -> float:
         return annotation["bbox"][2] * annotation["bbox"][3]
     mask = annotation["segmentation"]
     if isinstance(mask, dict):
-        return int(mask_tools.area(_encoded(mask)))
+        return int(mask_tools.area(encoded_rle(mask)))
     return int(mask_tools.area(mask_tools.merge(mask_tools.frPyObjects(mask, size[1], size[0]))))
 
 
@@ -71,24 +107,42 @@ def _remove(annotation: dict, size: Size) -> None:
     raise _NotFixable
 
 
+def _fix_mask(annotation: dict, size: Size) -> None:
+    box = annotation.get("bbox")
+    sound = None if box_problem(box, size) else box
+    mask = read_mask(annotation["segmentation"], size, sound)
+    if mask is None:
+        del annotation["segmentation"]
+    else:
+        annotation["segmentation"] = mask
+    annotation.pop("area", None)  # it was the area of the old mask
+
+
 def _box_of_mask(annotation: dict, size: Size) -> None:
     mask = annotation["segmentation"] if has_mask(annotation) else []
     if not mask or mask_problems(mask, size):
         raise _NotFixable
-    if isinstance(mask, dict):
-        annotation["bbox"] = [float(v) for v in mask_tools.toBbox(_encoded(mask))]
-    else:
-        xs, ys = [x for p in mask for x in p[::2]], [y for p in mask for y in p[1::2]]
-        annotation["bbox"] = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    left, top, right, bottom = mask_extent(mask)
+    annotation["bbox"] = [left, top, right - left, bottom - top]
 
 
-def _box_as_numbers(annotation: dict, size: Size) -> None:
-    box = annotation["bbox"]
-    numbers = _as_numbers(box) if isinstance(box, list) and len(box) == 4 else None
-    if numbers is None:
+def _fix_box_format(annotation: dict, size: Size) -> None:
+    box = read_box(annotation["bbox"])
+    if box is None:
         _box_of_mask(annotation, size)
     else:
-        annotation["bbox"] = numbers
+        annotation["bbox"] = box
+
+
+def _fix_negative(annotation: dict, size: Size) -> None:
+    if has_mask(annotation):
+        _box_of_mask(annotation, size)
+        return
+    x, y, w, h = annotation["bbox"]  # from its lower right corner to the upper left one
+    box = [min(x, x + w), min(y, y + h), abs(w), abs(h)]
+    if box_problem(box, size):
+        raise _NotFixable
+    annotation["bbox"] = box
 
 
 def _clip_box(annotation: dict, size: Size) -> None:
@@ -98,37 +152,28 @@ def _clip_box(annotation: dict, size: Size) -> None:
     annotation["bbox"] = [left, top, right - left, bottom - top]
 
 
-def _polygons_as_list(annotation: dict, size: Size) -> None:
-    annotation["segmentation"] = [annotation["segmentation"]]
+_FLAGS = {
+    **dict.fromkeys(("0", "0.0", "false", "no", "none", "null", ""), 0),
+    **dict.fromkeys(("1", "1.0", "true", "yes"), 1),
+}
 
 
-def _fix_polygons(annotation: dict, size: Size) -> None:
-    mask = annotation["segmentation"]
-    if isinstance(mask, dict):  # an RLE that covers nothing
+def _flag(value: Any) -> int | None:
+    """Return the 0 or 1 that a value means."""
+    return _FLAGS.get(str(value).strip().lower()) if not isinstance(value, list | dict) else None
+
+
+def _fix_crowd(annotation: dict, size: Size) -> None:
+    meant = _flag(annotation["iscrowd"])
+    if meant is None:
         raise _NotFixable
-    polygons = []
-    for polygon in mask:
-        if polygon_problem(polygon, size) == "polygon-values" and isinstance(polygon, list):
-            polygon = _as_numbers(polygon)
-        if polygon_problem(polygon, size) == "polygon-outside":
-            polygon = [min(max(v, 0), size[i % 2]) for i, v in enumerate(polygon)]
-        if polygon_problem(polygon, size) is None:
-            polygons.append(polygon)
-    if not polygons:
+    annotation["iscrowd"] = meant
+
+
+def _fix_ignore(annotation: dict, size: Size) -> None:
+    if _flag(annotation["ignore"]) != 0:
         raise _NotFixable
-    annotation["segmentation"] = polygons
-    annotation.pop("area", None)  # it was the area of the old polygons
-
-
-def _drop_mask(annotation: dict, size: Size) -> None:
-    del annotation["segmentation"]
-
-
-def _plain_crowd(annotation: dict, size: Size) -> None:
-    meant = {"0": 0, "1": 1, "false": 0, "true": 1}.get(str(annotation["iscrowd"]).strip().lower())
-    if meant is None and annotation["iscrowd"] is not None:
-        raise _NotFixable
-    annotation["iscrowd"] = meant or 0
+    del annotation["ignore"]
 
 
 def _no_crowd(annotation: dict, size: Size) -> None:
@@ -139,45 +184,27 @@ def _area(annotation: dict, size: Size) -> None:
     annotation["area"] = object_area(annotation, size)
 
 
-def _encoded(rle: dict) -> dict:
-    if isinstance(rle["counts"], list):
-        return mask_tools.frPyObjects(rle, *rle["size"])
-    return rle
-
-
-def _as_numbers(values: list) -> list | None:
-    """Return the values as numbers, texts such as "1.5" included; None where one is no number."""
-    numbers: list[Any] = []
-    for value in values:
-        if isinstance(value, str) and len(value) < 40:
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-        if type(value) not in NUMBERS:
-            return None
-        numbers.append(value)
-    return numbers
-
-
 _FIXES: dict[str, Callable[[dict, Size], None]] = {
-    "ignore": _remove,
-    "rle-size": _remove,
-    "rle-counts": _remove,
-    "mask-format": _drop_mask,
-    "polygon-flat": _polygons_as_list,
+    "ignore": _fix_ignore,
     **dict.fromkeys(
         (
-            *("polygon-values", "polygon-odd", "polygon-points", "polygon-nan"),
+            *("rle-size", "rle-counts", "mask-format", "polygon-flat", "polygon-values"),
+            *("polygon-odd", "polygon-points", "polygon-nan", "polygon-relative"),
             *("polygon-away", "polygon-outside", "mask-empty"),
         ),
-        _fix_polygons,
+        _fix_mask,
     ),
-    "box-format": _box_as_numbers,
-    **dict.fromkeys(("box-missing", "box-nan", "box-negative", "box-away"), _box_of_mask),
+    "box-format": _fix_box_format,
+    "box-negative": _fix_negative,
+    **dict.fromkeys(
+        (
+            *("box-missing", "box-nan", "box-zero", "box-away", "box-mask"),
+            *("box-corners", "box-centre", "box-swapped", "box-relative"),
+        ),
+        _box_of_mask,
+    ),
     "box-outside": _clip_box,
-    "box-zero": _remove,
-    "crowd-value": _plain_crowd,
+    "crowd-value": _fix_crowd,
     "crowd-missing": _no_crowd,
     "area": _area,
 }

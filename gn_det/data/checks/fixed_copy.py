@@ -3,21 +3,38 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from gn_det.data.errors import DatasetError
 
+from .coco_json import CheckedJson, check_json
 from .fix_annotation import fix_annotation
 from .images import ImageFinding
 from .json_reader import CocoJson, Record
-from .records import id_problem, image_problems, whole
+from .records import MAX_ID, has_mask, id_problem, image_problems, whole
 from .report import shown
 
-__all__ = ["changes_file", "refuse_existing", "repair"]
+__all__ = ["Repaired", "changes_file", "refuse_existing", "repair"]
 
 _REMOVED = object()
+_KINDS_SHOWN = 3  # reasons for which nothing would be left
+
+
+class Repaired(NamedTuple):
+    """What a fixed copy has that its input has not.
+
+    Attributes:
+        changes: The number of changes.
+        removed: The number of records that were removed, by the section.
+        masks: The number of masks that were removed, and their boxes kept.
+    """
+
+    changes: int
+    removed: dict[str, int]
+    masks: int
 
 
 def changes_file(out: str | os.PathLike) -> str:
@@ -50,7 +67,8 @@ def repair(
     path: str | os.PathLike,
     out: str | os.PathLike,
     files: Mapping[str, ImageFinding] | None = None,
-) -> int:
+    found: CheckedJson | None = None,
+) -> Repaired:
     """Write a fixed copy to ``out``, and a list of the changes to ``out``.changes.txt.
 
     Args:
@@ -58,21 +76,23 @@ def repair(
         out: The path of the copy. Neither the copy nor the list may exist.
         files: The problems of the image files by their ``file_name``, from
             :func:`gn_det.data.check_files`.
+        found: The result of :func:`gn_det.data.check_json`; None means that it is called here.
 
     Returns:
-        The number of changes.
+        What was changed and removed.
 
     Raises:
-        DatasetError: The input is not JSON, or the output exists or cannot be written. No file is
-            left then.
+        DatasetError: The input is not JSON, the output exists or cannot be written, or no image or
+            no annotation would be left in it. No file is left then.
     """
     refuse_existing(out)
+    found = found or check_json(path)
     try:
         with (
             open(changes_file(out), "x", encoding="utf-8", errors="backslashreplace") as changes,
             open(out, "x", encoding="utf-8") as file,
         ):
-            return _FixedCopy(CocoJson(path), files or {}, changes).write(file)
+            return _FixedCopy(CocoJson(path), files or {}, found, changes).write(file)
     except BaseException as error:
         for written in (out, changes_file(out)):
             with suppress(OSError):
@@ -90,12 +110,21 @@ class _FixedCopy:
     Args:
         source: The json.
         files: The problems of the image files by their ``file_name``.
+        found: What the check of the json has found.
         changes: The file that gets one line for each change.
     """
 
-    def __init__(self, source: CocoJson, files: Mapping[str, ImageFinding], changes: TextIO):
-        self.json, self.files, self.changes = source, files, changes
-        self.count = 0
+    def __init__(
+        self,
+        source: CocoJson,
+        files: Mapping[str, ImageFinding],
+        found: CheckedJson,
+        changes: TextIO,
+    ):
+        self.json, self.files, self.found, self.changes = source, files, found, changes
+        self.count = self.masks = 0
+        self.left: Counter[str] = Counter()  # records in the copy by section
+        self.reasons: Counter[str] = Counter()  # of what was removed
         self.images: dict[int, dict] = {}  # by place in the list; without the removed ones
         self.categories: dict[int, dict] = {}
         self.annotation_ids: set[Any] = set()
@@ -103,9 +132,10 @@ class _FixedCopy:
     def change(self, where: str, kind: str, change: str) -> None:
         """Add a line to the list of changes."""
         self.count += 1
+        self.reasons[kind] += change.startswith("removed")
         self.changes.write(f"{shown(where, 160)}: {kind}: {shown(change, 160)}\n")
 
-    def write(self, file: TextIO) -> int:
+    def write(self, file: TextIO) -> Repaired:
         largest = 0
         for record in self.json:
             if not isinstance(record.value, dict) or record.place is None:
@@ -116,15 +146,38 @@ class _FixedCopy:
                 self.category(record.value, record.place)
             elif record.section == "annotations":
                 number = whole(record.value.get("id"))
-                largest = max(largest, number) if type(number) is int else largest
+                if type(number) is int and number < MAX_ID // 2:  # there are free ones above
+                    largest = max(largest, number)
         self.next_id = largest + 1
         images = self.without_duplicates("image", self.images, "file_name")
         self.sizes = {i: (image["width"], image["height"]) for i, image in images.items()}
-        self.class_ids = set(self.without_duplicates("class", self.categories, "name"))
+        classes = self.without_duplicates("class", self.categories, "name")
+        self.class_ids = set(classes)
+        # annotations may name what they mean
+        self.image_names = _by_name(images, "file_name")
+        self.class_names = _by_name(classes, "name")
         if self.json.encoding != "utf-8":
-            self.change("the file", "encoding", f"written as UTF-8, it was {self.json.encoding}")
+            kind = "byte-order-mark" if self.json.encoding == "utf-8-sig" else "encoding"
+            self.change("the file", kind, f"written as UTF-8, it was {self.json.encoding}")
         self.copy(file)
-        return self.count
+        counts = self.json.counts
+        for section in ("images", "annotations"):
+            if counts.get(section) and not self.left[section]:
+                raise DatasetError(self.nothing_left(section))
+        removed = {section: counts[section] - self.left[section] for section in counts}
+        return Repaired(self.count, removed, self.masks)
+
+    def nothing_left(self, section: str) -> str:
+        """Return why a copy is not written."""
+        count = self.json.counts[section]
+        reasons = ", ".join(
+            f"{number:,} x {kind}" for kind, number in (+self.reasons).most_common(_KINDS_SHOWN)
+        )
+        hint = " Does --image-root name the right folder?" if self.reasons["file-missing"] else ""
+        return (
+            f"{self.json.path}: no copy is written, because none of its {count:,} {section} would "
+            f"be left. They would be removed for {reasons}.{hint}"
+        )
 
     # -- images and classes --------------------------------------------------------------------
 
@@ -133,9 +186,19 @@ class _FixedCopy:
         where = f"images[{index}] {name if isinstance(name, str) else ''}".rstrip()
         self.plain_id(image, "id", where)
         finding = self.files.get(name) if isinstance(name, str) else None
-        if finding and finding.size and finding.kind in ("file-size", "image-size"):
-            image["width"], image["height"] = finding.size
-            self.change(where, finding.kind, f"the size is now the file's, {finding.size}")
+        if finding and finding.name:
+            image["file_name"] = finding.name
+            self.change(where, finding.kind, f"file_name is now {finding.name}")
+            finding = None
+        for side in ("width", "height"):
+            if type(image.get(side)) is str and type(whole(image[side])) is int:
+                self.change(where, "image-size", f"{side} {image[side]!r} is now a number")
+                image[side] = whole(image[side])
+        real = finding.size if finding and finding.kind != "file-rotated" else None
+        if finding and real and real != (image.get("width"), image.get("height")):
+            image["width"], image["height"] = real
+            kind = "file-size" if finding.kind == "file-size" else "image-size"
+            self.change(where, kind, f"the size is now the file's, {real}")
         for kind, _ in image_problems(image):
             if kind == "image-number":
                 image["width"], image["height"] = int(image["width"]), int(image["height"])
@@ -143,7 +206,7 @@ class _FixedCopy:
             elif kind != "id-text":
                 self.change(where, kind, "removed, with its annotations")
                 return
-        if finding and finding.kind not in ("file-size", "image-size", "file-turned"):
+        if finding and real is None:
             self.change(where, finding.kind, "removed, with its annotations")
             return
         self.images[index] = image
@@ -213,6 +276,7 @@ class _FixedCopy:
             value = self.fixed(record)
             if value is _REMOVED:
                 continue
+            self.left[record.section] += 1
             text = json.dumps(_finite(value), allow_nan=False)
             file.write(text if record.place is None or first else f",\n{text}")
             first = False
@@ -241,6 +305,14 @@ class _FixedCopy:
         """Return a fixed annotation, or _REMOVED."""
         for key in ("id", "image_id", "category_id"):
             self.plain_id(annotation, key, where)
+        for key, known, names, kind in (
+            ("image_id", self.sizes, self.image_names, "image-unknown"),
+            ("category_id", self.class_ids, self.class_names, "class-unknown"),
+        ):
+            name = annotation.get(key)
+            if isinstance(name, str) and name not in known and name in names:
+                annotation[key] = names[name]
+                self.change(where, kind, f"{key} {name} is now {names[name]}, which has this name")
         image_id, class_id = annotation.get("image_id"), annotation.get("category_id")
         if "missing" in (id_problem(image_id), id_problem(class_id)):
             self.change(where, "reference", "removed")
@@ -251,12 +323,15 @@ class _FixedCopy:
         if class_id not in self.class_ids:
             self.change(where, "class-unknown", f"removed: there is no class {class_id}")
             return _REMOVED
-        fixed, kinds = fix_annotation(annotation, self.sizes[image_id])
-        for kind in kinds:
-            done = "fixed" if fixed is not None or kind != kinds[-1] else "removed"
-            self.change(where, kind, done)
+        masked = has_mask(annotation)
+        fixed, fixes = fix_annotation(
+            annotation, self.sizes[image_id], unmeant_boxes=self.found.unmeant_boxes
+        )
+        for fix in fixes:
+            self.change(where, *fix)
         if fixed is None:
             return _REMOVED
+        self.masks += masked and not has_mask(fixed)
         self.unique_id(fixed, where)
         return fixed
 
@@ -276,6 +351,12 @@ class _FixedCopy:
         self.annotation_ids.add(self.next_id)
         self.change(where, kind, f"the id is now {self.next_id}")
         self.next_id += 1
+
+
+def _by_name(records: Mapping[Any, dict], key: str) -> dict[str, Any]:
+    """Return the ids of records by their name, without names that several have."""
+    uses = Counter(record[key] for record in records.values())
+    return {record[key]: i for i, record in records.items() if uses[record[key]] == 1}
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Checks of image files: they exist, the whole file can be read, and the size is the json's."""
+"""Checks of image files: they exist, can be read in full, and have the json's size and 8 bits."""
 
 import os
 import warnings
@@ -10,15 +10,19 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from gn_det.data.errors import DatasetError
+from gn_det.data.read_image import orientation_of, pixel_type
 from gn_det.utils import identify_content, open_regular
 
 from .coco_json import ImageRecord
+from .depth import PixelRange, pixel_range, report_depth
+from .image_names import find_other_names
 from .report import Report
+from .resized_size import vanishing_size
 
 __all__ = ["ImageFinding", "check_files", "check_image", "check_images_of", "missing_files"]
 
 _BATCH = 512  # files that wait for a thread at one time
-_ORIENTATION = 274  # the EXIF tag
 _SWAPS_SIDES = (5, 6, 7, 8)  # the orientations by 90 degrees
 
 
@@ -28,14 +32,20 @@ class ImageFinding:
 
     Attributes:
         kind: A key of ``KINDS``: "file-...", or "image-size" where the file is good and has the
-            size that the json lacks.
+            size that the json lacks. Of several problems, the one that is worst.
         detail: More about the problem, for a person.
-        size: The size (width, height) in pixels as Detectron2 reads it; None where it cannot.
+        size: The size (width, height) in pixels as a training reads it; None where it cannot.
+        values: The values of the pixels, where 8 bits a channel cannot hold them; else None.
+        pages: The number of pages of a TIFF, of which a training reads the first.
+        name: For "file-name", the path of the file below the folder of images; else "".
     """
 
     kind: str
     detail: str = ""
     size: tuple[int, int] | None = None
+    values: PixelRange | None = None
+    pages: int = 1
+    name: str = ""
 
 
 def missing_files(paths: Iterable[str]) -> Iterator[str]:
@@ -57,7 +67,7 @@ def missing_files(paths: Iterable[str]) -> Iterator[str]:
 
 
 def check_image(path: str, size: tuple[int, int] | None) -> ImageFinding | None:
-    """Read a whole image like Detectron2's ``read_image``, with the EXIF rotation.
+    """Read a whole image like :func:`gn_det.data.read_image`, with the EXIF rotation.
 
     Args:
         path: The path of the file.
@@ -88,37 +98,48 @@ def _check(file: BinaryIO, size: tuple[int, int] | None) -> ImageFinding | None:
         detail = identify_content(head) or (
             f"no format that Pillow knows, it starts with {head[:8]!r}"
         )
+        if head[:4] in (b"II*\0", b"MM\0*"):
+            detail = (
+                "a TIFF of a kind that Pillow does not read, such as 16 or 64-bit floats, floats "
+                "in colour, or 2 channels. Write it as 16 bits, or grey as 32-bit floats"
+            )
         return ImageFinding("file-unreadable", detail)
     except Exception as error:  # noqa: BLE001
         return ImageFinding("file-unreadable", f"{type(error).__name__}: {error}")
-    stored = image.size
     try:
+        mode = pixel_type(image)
         if image.format == "PNG":
             # getexif() would load it, and Detectron2 ignores the error and the missing rows
             image.load()
-        orientation = _orientation(image)  # before load(): Pillow itself rotates a TIFF there
+        orientation = orientation_of(image)
+        pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+        values = pixel_range(mode, image, file) if mode else None
         image.load()
-        if image.mode != "RGB":
+        if not mode and image.mode != "RGB":
             image.convert("RGB")
+    except DatasetError as error:
+        return ImageFinding("file-unreadable", str(error))
     except Exception as error:  # noqa: BLE001
         return ImageFinding("file-truncated", f"{error or type(error).__name__}")
-    real = stored[::-1] if orientation in _SWAPS_SIDES else stored
-    if size is None:
-        return ImageFinding("image-size", size=real)
-    if real == size:
-        turned = isinstance(orientation, int) and 2 <= orientation <= 8
-        return ImageFinding("file-turned", size=real) if turned else None
-    if stored == size:
-        detail = f"{_sides(real)} by EXIF orientation {orientation}, the json says {_sides(size)}"
-        return ImageFinding("file-rotated", detail, real)
-    return ImageFinding("file-size", f"it is {_sides(real)}, the json says {_sides(size)}", real)
-
-
-def _orientation(image: Image.Image) -> Any:
-    try:
-        return image.getexif().get(_ORIENTATION)
-    except Exception:  # noqa: BLE001 like Detectron2, which ignores unreadable EXIF data
-        return None
+    # load() has turned a TIFF, and has taken its orientation away
+    real = image.size[::-1] if orientation_of(image) in _SWAPS_SIDES else image.size
+    stored = real[::-1] if orientation in _SWAPS_SIDES else real
+    kind, detail = "", ""
+    if size is not None and real != size:
+        if stored == size:
+            kind, detail = "file-rotated", f"{_sides(real)} by EXIF orientation {orientation}"
+        else:
+            kind, detail = "file-size", f"it is {_sides(real)}"
+        detail = f"{detail}, the json says {_sides(size)}"
+    elif values is not None:
+        kind, detail = "file-depth", str(values)
+    elif pages > 1:
+        kind, detail = "file-pages", f"{pages} pages"
+    elif size is None:
+        kind = "image-size"
+    elif isinstance(orientation, int) and 2 <= orientation <= 8:
+        kind = "file-turned"
+    return ImageFinding(kind, detail, real, values=values, pages=pages) if kind else None
 
 
 def _sides(size: tuple[int, int]) -> str:
@@ -131,6 +152,7 @@ def check_files(
     report: Report,
     *,
     opened: bool = True,
+    window: bool = False,
     workers: int = 4,
     progress: Callable[[int], Any] | None = None,
 ) -> dict[str, ImageFinding]:
@@ -141,6 +163,7 @@ def check_files(
         root: The folder below which the files are.
         report: The report that gets the problems.
         opened: Whether to read the images. If not, only their existence is checked.
+        window: Whether the config has an ``INPUT.WINDOW``, for images of more than 8 bits.
         workers: The number of threads that read.
         progress: The function that gets 1 after each image that was read.
 
@@ -149,12 +172,27 @@ def check_files(
     """
     by_path = {os.path.join(root, image.file_name): image for image in images if image.file_name}
     found = {path: ImageFinding("file-missing") for path in missing_files(by_path)}
+    names = [by_path[path].file_name for path in found]
+    taken = (image.file_name for path, image in by_path.items() if path not in found)
+    for name, other in find_other_names(names, root, taken).items():
+        found[os.path.join(root, name)] = ImageFinding("file-name", f"it is {other}", name=other)
     if opened:
         present = ((path, image.size) for path, image in by_path.items() if path not in found)
         found.update(check_images_of(present, workers, progress))
     for path, finding in found.items():
-        if finding.kind != "image-size":  # which the check of the json has reported
-            report.add(finding.kind, by_path[path].file_name, finding.detail or None)
+        name = by_path[path].file_name
+        # the check of the json has reported the missing size
+        if finding.kind not in ("image-size", "file-depth", "file-pages"):
+            report.add(finding.kind, name, finding.detail or None)
+        if finding.pages > 1:
+            report.add("file-pages", name, f"{finding.pages} pages")
+    if not window:
+        deep = {by_path[path].file_name: f.values for path, f in found.items() if f.values}
+        report_depth(deep, report)
+    for path, image in by_path.items():
+        size = (found[path].size if path in found else None) or image.size
+        if size and (resized := vanishing_size(size)):
+            report.add("image-narrow", image.file_name, f"{_sides(size)} becomes {_sides(resized)}")
     return {by_path[path].file_name: finding for path, finding in found.items()}
 
 

@@ -36,13 +36,19 @@ class Kind:
 
 _REMOVED = "the annotation is removed"
 _OF_MASK = "taken from the mask; without a mask, the annotation is removed"
-_POLYGON = "the polygon is removed; if none is left, the annotation is removed"
+_MASK = "the mask is removed, the box is kept"
+_POLYGON = f"the polygon is removed; if none is left, {_MASK}"
+_PROVEN = f"if the box shows that it is; otherwise {_MASK}"
+_READ = f"read if clear (b'...', bytes); otherwise {_MASK}"
+_BY_MASK = "taken from the mask; without a mask, nothing"
 _CLASS = "the class is removed"
+_BY_NAME = "found by its name; otherwise "
 _IMAGE = "the image and its annotations are removed"
 
 _KINDS = [
     # the file as a whole
-    ("encoding", "error", "a byte order mark, or UTF-16 or 32", "written as UTF-8"),
+    ("encoding", "error", "UTF-16 or 32, which JSON is not written in", "written as UTF-8"),
+    ("byte-order-mark", "warning", "three bytes before the JSON", "written without"),
     ("section", "error", "images or categories are missing, empty or not a list"),
     ("no-annotations", "warning", "there is no annotation: nothing can be learned or scored"),
     ("record", "error", "an image, annotation or class is not a {...} record", "removed"),
@@ -51,7 +57,7 @@ _KINDS = [
     ("id-text", "warning", "an id is text, or written as 3.0", "a whole number if it is one"),
     ("id-mixed", "error", "some ids are text and some are numbers: they have no order"),
     # images in the json
-    ("image-id", "error", "the image's id is missing or not a whole number", _IMAGE),
+    ("image-id", "error", "the image's id is missing or no whole number (64 bits)", _IMAGE),
     ("image-twice", "error", "two images have the same id", "one is kept if the file is the same"),
     ("image-name", "error", "file_name is missing or cannot be a file's name", _IMAGE),
     ("image-size", "error", "width or height is missing or impossible", "the file's, or removed"),
@@ -60,6 +66,7 @@ _KINDS = [
     ("image-empty", "note", "an image has no annotation"),
     # image files
     ("file-missing", "error", "the image's file does not exist", _IMAGE),
+    ("file-name", "error", "the file's name is written in another way", "the file's name"),
     ("file-unreadable", "error", "the file is not an image that can be read", _IMAGE),
     ("file-truncated", "error", "the image's data are cut off or damaged", _IMAGE),
     ("file-size", "error", "the image and the json differ in size", "the file's size"),
@@ -69,9 +76,16 @@ _KINDS = [
         "the size is right before the EXIF rotation, which Detectron2 applies",
         f"{_IMAGE}; to keep them, remove the orientation from the file instead",
     ),
+    (
+        "file-depth",
+        "error",
+        "more than 8 bits a channel: set INPUT.WINDOW (and --window here)",
+    ),
+    ("file-pages", "warning", "a TIFF with several pages: only the first one is read"),
+    ("image-narrow", "error", "a side is 0 pixels after the resizing to at most 1333 pixels"),
     ("file-turned", "note", "an image is stored rotated; its size is right"),
     # classes
-    ("class-id", "error", "the class's id is missing or not a whole number", _CLASS),
+    ("class-id", "error", "the class's id is missing or no whole number (64 bits)", _CLASS),
     ("class-twice", "error", "two classes have the same id", "one is kept if the name is the same"),
     ("class-name", "error", "the class's name is missing or not text", "named class_ID"),
     ("class-name-twice", "warning", "two classes have the same name"),
@@ -80,27 +94,62 @@ _KINDS = [
     ("class-order", "error", "the class has another place in the training data"),
     ("class-untrained", "warning", "the class has no annotation in the training data"),
     # annotations
-    ("annotation-id", "error", "the annotation's id is missing or not a whole number", "a new id"),
+    (
+        "annotation-id",
+        "error",
+        "the annotation has no id that is a whole number",
+        "a new id",
+    ),
     ("annotation-twice", "error", "two annotations have the same id", "a new id for the later one"),
     ("annotation-zero", "warning", "the id is 0, which pycocotools counts as missed", "a new id"),
-    ("reference", "error", "image_id or category_id is missing or not a whole number", _REMOVED),
-    ("image-unknown", "warning", "the annotation's image does not exist", _REMOVED),
-    ("class-unknown", "error", "the annotation's class does not exist", _REMOVED),
-    ("ignore", "error", "Detectron2 stops at 'ignore': 1", _REMOVED),
+    (
+        "reference",
+        "error",
+        "image_id or category_id is missing or no whole number",
+        _REMOVED,
+    ),
+    ("image-unknown", "warning", "the annotation's image does not exist", f"{_BY_NAME}{_REMOVED}"),
+    ("class-unknown", "error", "the annotation's class does not exist", f"{_BY_NAME}{_REMOVED}"),
+    (
+        "ignore",
+        "error",
+        "Detectron2 stops at 'ignore': 1",
+        f"0 if it means 0; or {_REMOVED}",
+    ),
     ("area", "warning", "area is missing or wrong: that of mask or box is used", "computed"),
     ("crowd", "note", "iscrowd: left out in training, not counted in evaluation"),
     ("crowd-missing", "warning", "iscrowd is missing: it counts as 0", "0"),
     ("crowd-value", "error", "iscrowd is neither 0 nor 1", "0 or 1 if clear; otherwise removed"),
     # boxes
     ("box-missing", "error", "there is no box", _OF_MASK),
-    ("box-format", "error", "the box is not four numbers", f"read as numbers, or {_OF_MASK}"),
+    ("box-mode", "error", "bbox_mode of a dict is neither XYWH_ABS nor XYXY_ABS"),
+    ("box-format", "error", "the box is not a list of 4 numbers", f"read if clear; or {_OF_MASK}"),
     ("box-nan", "error", "the box has NaN, inf or a number that is too large", _OF_MASK),
-    ("box-negative", "error", "the box has a negative size", _OF_MASK),
-    ("box-zero", "warning", "the box has no area", _REMOVED),
+    (
+        "box-negative",
+        "error",
+        "the box has a negative size",
+        "taken from the mask; or drawn the other way, if it fits into the image; or removed",
+    ),
+    ("box-zero", "warning", "the box has no area", _OF_MASK),
     ("box-away", "error", "the whole box is outside the image", _OF_MASK),
     ("box-outside", "warning", "the box is more than one pixel outside the image", "clipped"),
+    # what the boxes look like in place of x, y, width, height in pixels
+    ("box-corners", "error", "boxes look like x1, y1, x2, y2", _BY_MASK),
+    ("box-centre", "error", "boxes look like centre x, centre y, width, height", _BY_MASK),
+    ("box-swapped", "error", "boxes look like y before x", _BY_MASK),
+    (
+        "box-relative",
+        "error",
+        "boxes look like parts (0 to 1, percent) of the image",
+        _BY_MASK,
+    ),
+    ("box-many-out", "error", "many boxes stick out: of larger images, or in another form"),
+    ("box-upper-left", "warning", "all boxes are in the upper left: those of smaller images?"),
+    ("box-mask", "error", "the box and its mask contradict each other", _BY_MASK),
+    ("box-loose", "warning", "the box is another than that around its mask"),
     # masks
-    ("mask-format", "error", "the mask is neither polygons nor RLE", "the mask is removed"),
+    ("mask-format", "error", "the mask is neither polygons nor RLE", f"read if clear; or {_MASK}"),
     ("mask-some", "warning", "there is no mask, but other annotations have one"),
     ("mask-empty", "warning", "a mask or polygon covers nothing", _POLYGON),
     ("polygon-flat", "error", "a list of numbers, not a list of polygons", "put into a list"),
@@ -108,15 +157,26 @@ _KINDS = [
         "polygon-values",
         "error",
         "a polygon is not a list of numbers",
-        f"read as numbers, or {_POLYGON}",
+        f"read if clear (points, texts); otherwise {_POLYGON}",
     ),
     ("polygon-odd", "error", "a polygon has an odd number of coordinates", _POLYGON),
-    ("polygon-points", "error", "a polygon has fewer than 3 points", _POLYGON),
+    (
+        "polygon-points",
+        "error",
+        "a polygon has fewer than 3 points",
+        f"a rectangle, if they are corners of the box; otherwise {_POLYGON}",
+    ),
+    (
+        "polygon-relative",
+        "error",
+        "a polygon is in parts (0 to 1) of the image",
+        "in pixels",
+    ),
     ("polygon-nan", "error", "a polygon has NaN, inf or a number that is too large", _POLYGON),
     ("polygon-away", "error", "a polygon is outside the image, or far out of it", _POLYGON),
     ("polygon-outside", "warning", "a polygon is more than one pixel outside", "clipped"),
-    ("rle-size", "error", "the RLE and the image differ in size", _REMOVED),
-    ("rle-counts", "error", "the counts of the RLE are malformed or do not fill it", _REMOVED),
+    ("rle-size", "error", "the RLE and the image differ in size", f"swapped, {_PROVEN}"),
+    ("rle-counts", "error", "the counts of the RLE are malformed or do not fill it", _READ),
 ]
 KINDS = {kind[0]: Kind(*kind) for kind in _KINDS}
 

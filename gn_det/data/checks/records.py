@@ -9,9 +9,11 @@ from numbers import Real
 from operator import ne
 from typing import Any, TypeGuard
 
-from .rle import run_lengths
+from .box_evidence import box_and_mask_problem, is_fraction
+from .rle import rle_extent, run_lengths
 
 __all__ = [
+    "MAX_ID",
     "NUMBERS",
     "annotation_problems",
     "box_problem",
@@ -19,6 +21,7 @@ __all__ = [
     "id_problem",
     "image_problems",
     "is_area",
+    "mask_extent",
     "mask_problems",
     "polygon_problem",
     "rle_problem",
@@ -30,7 +33,10 @@ MAX_SIDE = 1_000_000  # pixels of an image
 MAX_COORDINATE = 1e7  # pixels; no image is that long
 SLACK = 1.0  # pixels that a box or polygon may reach out of the image: annotation tools round
 _THIN = 1e-5  # Detectron2 drops boxes that are thinner
-_MAX_ID = 2**53  # pycocotools stores ids as float64
+MAX_ID = 2**63  # numbers of 64 bits
+_MAX_EXACT = 2**53  # a larger float may have been another id
+_NO_FORM = {"box-outside": {"box-loose"}, "box-away": {"box-loose", "box-mask"}}
+_WHOLE = re.compile(r"(-?[0-9]{1,19})(\.0*)?")
 # in no file's name; a surrogate is half a character
 _NO_NAME = re.compile("[\0\ud800-\udfff]")
 
@@ -47,19 +53,19 @@ def id_problem(value: Any) -> str | None:
         "missing" for what cannot be an id, "id-text" for text or 3.0, None for a good one.
     """
     if type(value) is int:
-        return None if -_MAX_ID < value < _MAX_ID else "missing"
+        return None if -MAX_ID <= value < MAX_ID else "missing"
     text = type(value) is str and value
     return "id-text" if text or type(whole(value)) is int else "missing"
 
 
 def whole(value: Any) -> Any:
-    """Return the whole number that "12" or 12.0 means; anything else as it is."""
-    if type(value) is float and value.is_integer() and abs(value) < _MAX_ID:
+    """Return the whole number that "12", "12.0" or 12.0 means; anything else as it is."""
+    if type(value) is float and value.is_integer() and abs(value) < _MAX_EXACT:
         return int(value)
-    if type(value) is str and len(value) < 20:
-        digits = value.strip()  # int() would take 1_000 as well
-        if digits.removeprefix("-").isdecimal() and digits.isascii() and abs(int(digits)) < _MAX_ID:
-            return int(digits)
+    # int() would take 1_000 as well
+    if type(value) is str and len(value) < 50 and (digits := _WHOLE.fullmatch(value.strip())):
+        number = int(digits[1])
+        return number if -MAX_ID <= number < MAX_ID else value
     return value
 
 
@@ -87,11 +93,25 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
         size: The size of its image.
     """
     problems: list[tuple[str, Any]] = []
-    box = annotation.get("bbox")
-    if kind := box_problem(box, size):
-        problems.append((kind, box))
+    box: Any = annotation.get("bbox")
+    of_box, found = box_problem(box, size), box
     if has_mask(annotation):
-        problems += mask_problems(annotation["segmentation"], size)
+        mask = annotation["segmentation"]
+        wrong = mask_problems(mask, size)
+        problems += wrong
+        sound = {kind for kind, _ in wrong} <= {"polygon-outside"}
+        sound = {kind for kind, _ in wrong} <= {"polygon-outside"}
+        comparable = of_box in (None, *_NO_FORM) and not annotation.get("iscrowd")
+        if sound and comparable:
+            extent = mask_extent(mask)
+            by_mask = box_and_mask_problem(box, extent, size)
+            # what is outside is wrong anyway, if the mask does not show why
+            if by_mask and (of_box is None or by_mask not in _NO_FORM[of_box]):
+                left, top, right, bottom = extent
+                spans = [round(v, 2) for v in (left, top, right - left, bottom - top)]
+                of_box, found = by_mask, f"{box}, but the mask spans {spans}"
+    if of_box:
+        problems.insert(0, (of_box, found))
     area = annotation.get("area")
     if not is_area(area):
         problems.append(("area", area))
@@ -146,6 +166,18 @@ def box_problem(box: Any, size: Size) -> str | None:
     return None
 
 
+def mask_extent(mask: list[list[float]] | dict) -> tuple[float, float, float, float]:
+    """Return the left, top, right and bottom of a mask that has no problem, in pixels.
+
+    Args:
+        mask: A list of polygons, or an RLE.
+    """
+    if isinstance(mask, dict):
+        return rle_extent(mask)
+    xs, ys = [x for p in mask for x in p[::2]], [y for p in mask for y in p[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
 def mask_problems(mask: Any, size: Size) -> list[tuple[str, Any]]:
     """Return (kind, value) for a mask; for each polygon where it has several.
 
@@ -184,9 +216,14 @@ def polygon_problem(polygon: Any, size: Size) -> str | None:
         return "polygon-nan"
     if left == right or top == bottom:
         return "mask-empty"
+    # most have three points at their start: a set of all takes three times as long
+    if len(set(zip(xs[:3], ys[:3]))) < 3 and len(set(zip(xs, ys))) < 3:
+        return "polygon-points"
     if size is None:
         return None
     width, height = size
+    if right <= 1 and bottom <= 1 and left >= 0 and top >= 0 and is_fraction(polygon, size):
+        return "polygon-relative"
     if left >= width or top >= height or right <= 0 or bottom <= 0:
         return "polygon-away"
     if left < -SLACK or top < -SLACK or right > width + SLACK or bottom > height + SLACK:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["run_lengths"]
+__all__ = ["rle_extent", "run_lengths"]
 
 _MAX_DIGITS = 7  # of 5 bits each: 2 ** 34 pixels
 
@@ -26,6 +26,24 @@ def run_lengths(counts: Any) -> np.ndarray | None:
     else:
         return None
     return runs if runs is not None and (runs >= 0).all() else None
+
+
+def rle_extent(rle: dict) -> tuple[float, float, float, float]:
+    """Return the left, top, right and bottom of the foreground in pixels.
+
+    Args:
+        rle: {"size": [height, width], "counts": ...}, whose runs fill it and have a foreground.
+    """
+    runs, height = run_lengths(rle["counts"]), rle["size"][0]
+    assert runs is not None
+    ends = np.cumsum(runs)
+    starts, ends = (ends - runs)[1::2], ends[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts] - 1  # the last pixel of each run
+    left, right = starts[0] // height, ends[-1] // height + 1
+    if (starts // height != ends // height).any():  # a run goes on in the next column
+        return float(left), 0.0, float(right), float(height)
+    top, bottom = (starts % height).min(), (ends % height).max() + 1
+    return float(left), float(top), float(right), float(bottom)
 
 
 def _decompress(text: str) -> np.ndarray | None:

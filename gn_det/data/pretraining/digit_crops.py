@@ -44,7 +44,7 @@ def photo_digit_crops(cfg: CfgNode, split: str) -> LabelledSplit:
     images, labels = _cut_out(name, folder, round(side * CONTEXT[1] / CONTEXT[0]))
     bgr = cfg.INPUT.FORMAT == "BGR"
     mapper = partial(_map, side=side, augment=split == "train", bgr=bgr)
-    return LabelledSplit(InMemory(images, labels), mapper, len(CLASSES))
+    return LabelledSplit(InMemory(images, labels), mapper, len(CLASSES), CLASSES)
 
 
 def _map(record: dict[str, Any], side: int, augment: bool, bgr: bool) -> dict[str, Any]:

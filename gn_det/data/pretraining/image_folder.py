@@ -1,24 +1,29 @@
 """Images in one folder per class: ImageNet's layout, train/CLASS/IMAGE and val/CLASS/IMAGE."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
+from gn_det.data.checks.depth import depth_problem, window_warning
 from gn_det.data.checks.images import check_image, check_images_of
 from gn_det.data.errors import DatasetError
+from gn_det.data.read_image import read_image
 from gn_det.utils import and_more
 
 from .labelled_data import LabelledSplit, root_places
 from .transforms import eval_transform, resize_to, train_transform
 
 __all__ = ["check_image_folders", "find_image_folder", "image_folder"]
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 256  # images that are read at the start of a run, spread evenly over the classes
 
@@ -75,7 +80,7 @@ def check_image_folders(cfg: CfgNode, *, training: bool = True) -> None:
         )
     for split in ("train", "val") if training else ("val",):
         folder = os.path.join(root, split)
-        _check_sample(folder, _images_by_class(folder, sorted(val)))
+        _check_sample(folder, _images_by_class(folder, sorted(val)), cfg.INPUT.WINDOW)
 
 
 def _classes(folder: str) -> set[str]:
@@ -112,31 +117,23 @@ def _images(folder: str) -> list[str]:
     ]
 
 
-def _check_sample(folder: str, images: dict[str, list[str]]) -> None:
+def _check_sample(folder: str, images: dict[str, list[str]], window: Sequence) -> None:
     paths = [path for of_class in images.values() for path in of_class]
     sample = paths[:: -(-len(paths) // SAMPLE)]
-    found = check_images_of(((path, None) for path in sample), workers=min(8, os.cpu_count() or 1))
-    bad = [(path, finding) for path, finding in found if finding.size is None]
+    workers = min(8, os.cpu_count() or 1)
+    found = dict(check_images_of(((path, None) for path in sample), workers))
+    bad = [(path, finding) for path, finding in found.items() if finding.size is None]
     if bad:
         path, finding = bad[0]
         raise DatasetError(
             f"{folder}: of {len(sample)} images that were tried, {len(bad)} cannot be read, such "
             f"as {path}: {finding.detail}."
         )
-    for path in sample:
-        with Image.open(path) as image:
-            if problem := _depth_problem(image):
-                raise DatasetError(f"{path} is {problem}.")
-
-
-def _depth_problem(image: Image.Image) -> str | None:
-    """Return the problem of more than 8 bits a channel: Pillow would make most pixels white."""
-    if not image.mode.startswith(("I", "F")):
-        return None
-    return (
-        f"of mode {image.mode}, and values above 255 would be cut off. Convert such images to 8 "
-        "bits a channel"
-    )
+    deep = {path: finding.values for path, finding in found.items() if finding.values}
+    if window and (warning := window_warning(list(deep.values()), window)):
+        logger.warning(f"{folder}: {warning}")
+    if not window and (problem := depth_problem(deep, len(sample))):
+        raise DatasetError(f"{folder}: {' '.join(problem.split())}")
 
 
 def _some(names: set[str]) -> str:
@@ -162,22 +159,19 @@ def image_folder(cfg: CfgNode, split: str) -> LabelledSplit:
     records = DatasetFromList(
         [{"file_name": path, "label": label} for path, label in found.samples], copy=False
     )
-    return LabelledSplit(records, partial(_read, transform=make(cfg)), len(found.classes))
+    mode = "L" if cfg.INPUT.FORMAT == "L" else "RGB"
+    mapper = partial(_read, transform=make(cfg), mode=mode, window=tuple(cfg.INPUT.WINDOW))
+    return LabelledSplit(records, mapper, len(found.classes), tuple(found.classes))
 
 
-def _open(path: str) -> Image.Image:
-    """Return an image in RGB with its EXIF rotation applied, like Detectron2's ``read_image``."""
-    with open(path, "rb") as file:
-        image = ImageOps.exif_transpose(Image.open(file))
-        if problem := _depth_problem(image):
-            raise ValueError(f"it is {problem}")
-        return image.convert("RGB")
-
-
-def _read(record: dict[str, Any], transform: Callable) -> dict[str, Any]:
+def _read(
+    record: dict[str, Any], transform: Callable, mode: str, window: Sequence[float | str]
+) -> dict[str, Any]:
     path = record["file_name"]
     try:
-        image = _open(path)
+        image = Image.fromarray(read_image(path, "RGB", window)).convert(mode)
+    except DatasetError:
+        raise
     except Exception as error:  # noqa: BLE001 Pillow's readers raise many kinds of errors
         finding = check_image(path, None)
         detail = finding.detail if finding and finding.detail else error

@@ -23,11 +23,13 @@ class LabelledSplit:
             (3, CROP, CROP) and a clip (3, T, CROP, CROP), in [0, 255], with the channels in the
             order of INPUT.FORMAT. The function takes its random numbers from the global generators.
         num_classes: The number of classes. Labels are in 0 to ``num_classes - 1``.
+        classes: The names of the classes in the order of the labels; () where they have none.
     """
 
     records: Records
     mapper: Callable[[Any], dict[str, Any]]
     num_classes: int
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -64,7 +64,7 @@ def train_transform(cfg: CfgNode) -> T.Compose:
     if p.COLOR_JITTER:
         steps.append(T.ColorJitter(p.COLOR_JITTER, p.COLOR_JITTER, p.COLOR_JITTER))
     steps.append(T.PILToTensor())
-    if p.LIGHTING:
+    if p.LIGHTING and cfg.INPUT.FORMAT != "L":
         steps.append(Lighting(p.LIGHTING))
     return T.Compose([*steps, *_order(cfg)])
 

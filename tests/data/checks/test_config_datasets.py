@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("forget")
 def coco(tmp_path):
     """Return a function that registers a dataset of one image with an object of each class."""
 
-    def make(name="checks_coco", classes=3, json_there=True, folder_there=True):
+    def make(name="checks_coco", classes=3, json_there=True, folder_there=True, names=()):
+        names = names or [f"c{i}" for i in range(classes)]
         json_file, folder = tmp_path / f"{name}.json", tmp_path / "images"
         if json_there:
             box = {"image_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
@@ -33,9 +35,9 @@ def coco(tmp_path):
                 json.dumps(
                     {
                         "images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 8}],
-                        "categories": [{"id": i, "name": f"c{i}"} for i in range(classes)],
+                        "categories": [{"id": i, "name": n} for i, n in enumerate(names)],
                         "annotations": [
-                            {**box, "id": i + 1, "category_id": i} for i in range(classes)
+                            {**box, "id": i + 1, "category_id": i} for i in range(len(names))
                         ],
                     }
                 )
@@ -167,6 +169,74 @@ def test_images_are_opened(made):
     assert "gn-det check-dataset" in message
 
 
+def deep_dicts(made, dtype=np.uint16):
+    """Give the images of a dataset values from 0 to 3071, and return their dicts."""
+    ramp = np.arange(48 * 64).reshape(48, 64).astype(dtype)
+    for image in made.content["images"]:
+        image["file_name"] = image["file_name"].replace(".png", ".tif")
+        Image.fromarray(ramp).save(made.root / image["file_name"])
+    made.write()
+    return [
+        {**image, "file_name": str(made.root / image["file_name"])}
+        for image in made.content["images"]
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_more_than_8_bits(made, dtype, caplog):
+    dicts, cfg = deep_dicts(made, dtype), cfg_for()
+    for given in (None, cfg):
+        with pytest.raises(DatasetError) as error:
+            check_images(dicts, "DATASETS.TRAIN x", given)
+        message = str(error.value)
+        assert message.startswith("DATASETS.TRAIN x: 4 of 4 images that were read have more than 8")
+        assert "1.tif (mode" in message
+        assert "values 0 to 3071, 98% of the pixels 30.71 to 3040.29" in message
+        assert '    INPUT.WINDOW "[0, 3071]"' in message
+    for window in ((0, 3071), ("1%", "99%")):
+        cfg.INPUT.WINDOW = window
+        check_images(dicts, "DATASETS.TRAIN x", cfg)
+    assert ours(caplog) == []
+    cfg.INPUT.WINDOW = (0, 10)
+    check_images(dicts, "DATASETS.TRAIN x", cfg)
+    (warning,) = ours(caplog)
+    assert "INPUT.WINDOW [0, 10] makes nearly all pixels 255 to 255" in warning
+
+
+def test_more_than_8_bits_in_a_test_set(made, registered):
+    deep_dicts(made)
+    cfg = to_score(registered)
+    lines = messages(cfg)
+    assert lines[0].startswith("DATASETS.TEST checks_made: 4 of 4 images")
+    assert lines[1] == '    INPUT.WINDOW "[0, 3071]"'
+    cfg.INPUT.WINDOW = (0, 3071)
+    check_datasets(cfg, training=False)
+
+
+def test_pages_of_a_tiff(made, caplog):
+    pages = [Image.new("L", (64, 48))] * 3
+    pages[0].save(made.root / "1.tif", save_all=True, append_images=pages[1:])
+    record = {"file_name": str(made.root / "1.tif"), "width": 64, "height": 48}
+    check_images([record], "DATASETS.TRAIN x")
+    (warning,) = ours(caplog)
+    assert warning.startswith("1 of 1 images that were read are TIFFs with several pages, such as")
+
+
+def test_narrow_images(made, registered):
+    Image.new("RGB", (1, 5000)).save(made.root / "1.png")
+    record = {"file_name": str(made.root / "1.png"), "width": 1, "height": 5000}
+    check_images([record], "DATASETS.TRAIN x")
+    message = "DATASETS.TRAIN x: 1 image is too narrow .*1.png: 1 x 5000 pixels become 0 x 1333"
+    with pytest.raises(DatasetError, match=message):
+        check_images([record], "DATASETS.TRAIN x", cfg_for())
+    made.content["images"][0].update(width=1, height=5000)
+    for annotation in made.content["annotations"]:
+        annotation.update(bbox=[0, 8, 1, 4], area=4, segmentation=[[0, 8, 1, 8, 1, 12, 0, 12]])
+    made.write()
+    (line,) = messages(to_score(registered))
+    assert "become 0 x 1333 at INPUT.MAX_SIZE_TEST 1333" in line
+
+
 @pytest.mark.parametrize("count", [SAMPLE, SAMPLE + 1, 5 * SAMPLE + 3])
 def test_only_some_of_many_images_are_opened(made, monkeypatch, count):
     opened = []
@@ -207,7 +277,7 @@ def test_what_is_wrong_in_the_json(made, registered, training):
 
 
 def test_what_detectron2_bears_is_warned_of(made, registered, caplog):
-    made.first["bbox"] = [50, 8, 20, 20]
+    made.first.update(bbox=[50, 8, 20, 20], segmentation=[[50, 8, 64, 8, 64, 28, 50, 28]])
     made.write()
     check_datasets(cfg_for(registered))
     assert (
@@ -227,6 +297,84 @@ def test_classes_of_test_that_train_lacks(made, registered, coco):
     cfg.DATASETS.TEST = (coco(classes=2),)
     with pytest.raises(DatasetError, match=r"2 x class-not-in-train: .* \(c0\)"):
         check_datasets(cfg)
+
+
+SAME = ["cat", "dog", "cow"]
+
+
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        (
+            ["dog", "cat", "cow"],
+            "class 0 is 'cat' in checks_made and 'dog' in other, class 1 'dog'",
+        ),
+        (["cat", "dog", "ox"], "class 2 is 'cow' in checks_made and 'ox' in other. Several"),
+        ([*SAME, "pig"], "class 3 is missing in checks_made and 'pig' in other (3 classes"),
+        (SAME[:2], "class 2 is 'cow' in checks_made and missing in other (3 classes"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "dicts", "dicts that are not loaded"])
+def test_training_sets_of_other_classes(registered, coco, names, difference, kind, caplog):
+    """One line as for a test set: Detectron2 stops with a traceback once all is loaded."""
+
+    def load():
+        MetadataCatalog.get("other").set(thing_classes=names)
+        return []
+
+    def check(*trains):
+        return messages(cfg_for(*trains, num_classes=4), training=True)
+
+    if kind == "json":
+        coco("other", names=names)
+    else:
+        DatasetCatalog.register("other", load)
+        if kind == "dicts":
+            load()
+    coco("same", names=SAME)
+    for trains in ([registered, "other"], [registered, "same", "other"]):
+        (line,) = check(*trains)
+        assert line.startswith("DATASETS.TRAIN other: its classes are not those of checks_made: ")
+        assert difference in line
+    assert len(check("other", registered, "same")) == 2
+    check_datasets(cfg_for(registered, "same", registered, num_classes=4))
+
+
+def test_training_sets_whose_ids_differ_and_whose_names_do_not(registered, coco, caplog, tmp_path):
+    coco("ids", names=SAME)
+    path = tmp_path / "ids.json"
+    content = json.loads(path.read_text())
+    for record, key in (*((c, "id") for c in content["categories"]),
+                        *((a, "category_id") for a in content["annotations"])):  # fmt: skip
+        record[key] = 10 * record[key] + 7
+    path.write_text(json.dumps(content))
+    check_datasets(cfg_for(registered, "ids"))
+    assert ours(caplog) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_training_set_whose_names_are_not_known(registered, first, caplog):
+    DatasetCatalog.register("checks_list", list)
+    names = ["checks_list", registered] if first else [registered, "checks_list"]
+    check_datasets(cfg_for(*names))
+    (line,) = ours(caplog)
+    assert line.startswith("DATASETS.TRAIN checks_list: the names of its classes are not known")
+
+
+@pytest.mark.parametrize("names", [["dog", "cat", "cow"], SAME, SAME[:2]])
+def test_a_test_set_beside_a_training_set_of_dicts(registered, names):
+    """With two jsons the report of the test set says it, see class-order."""
+    DatasetCatalog.register("checks_list", list)
+    MetadataCatalog.get("checks_list").set(thing_classes=names)
+    cfg = cfg_for("checks_list")
+    cfg.DATASETS.TEST = (registered,)
+    cfg.MODEL.MASK_ON = False
+    if names == SAME:
+        check_datasets(cfg)
+        return
+    line = messages(cfg, training=True)[-1]
+    assert line.startswith("DATASETS.TEST checks_made: its classes are not those of checks_list: ")
+    assert "class 0 is 'dog' in checks_list" in line or "class 2 is missing in checks" in line
 
 
 def test_a_training_set_without_a_json_is_taken_as_it_is():
@@ -322,7 +470,7 @@ def test_nothing_to_learn_and_nothing_to_score(made, registered, coco, kind):
     assert line.startswith("DATASETS.TRAIN ('checks_made',): there is nothing to learn: no image")
     (line,) = messages(to_score(registered))
     assert line.startswith("DATASETS.TEST checks_made: there is nothing to score: no image")
-    cfg = cfg_for(registered, coco())
+    cfg = cfg_for(registered, coco(names=["cat", "dog", "cow"]))
     check_datasets(cfg)  # enough that one of them has objects
     cfg = cfg_for(registered)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
@@ -343,10 +491,11 @@ def as_dicts(made):
                     "bbox": a["bbox"],
                     "bbox_mode": BoxMode.XYWH_ABS,
                     "category_id": (2, 5, 7).index(a["category_id"]),
-                    "segmentation": [[8, 8, 28, 8, 28, 28.5]],
+                    "segmentation": [[x, y, x + w, y, x + w, y + h]],
                 }
                 for a in made.content["annotations"]
                 if a["image_id"] == image["id"]
+                for x, y, w, h in [a["bbox"]]
             ],
         }
         for image in made.content["images"]
@@ -371,6 +520,30 @@ def test_dicts_are_checked_as_a_json_is(made, as_dicts, caplog):
     lines = messages(cfg)
     assert "1 of 5 annotations have no mask" in lines[0]
     assert "1 of 4 images are missing" in lines[1]
+
+
+def test_dicts_of_a_training_set_are_checked_too(made, as_dicts, caplog):
+    cfg = cfg_for("checks_dicts")
+    cfg.DATASETS.TEST = ("checks_dicts",)
+    check_datasets(cfg)
+    assert ours(caplog) == []
+    box = as_dicts[1]["annotations"][0]["bbox"]
+    as_dicts[1]["annotations"][0]["bbox"] = [box[0], box[1], -4, 4]
+    as_dicts[2]["annotations"][0]["category_id"] = 7
+    cfg.DATASETS.TEST = ()
+    lines = messages(cfg, training=True)
+    assert lines[0] == "DATASETS.TRAIN checks_dicts: its list of dicts has"
+    assert "1 x class-unknown: the annotation's class does not exist" in lines[1]
+    assert "1 x box-negative: the box has a negative size" in lines[2]
+    MetadataCatalog.get("checks_dicts").evaluator_type = "mine"
+    check_datasets(cfg)
+    MetadataCatalog.pop("checks_dicts")  # the names of the classes as well
+    lines = messages(cfg, training=True)
+    assert "it has 8 classes (0, 1, 2, 3, 4 and 3 more), but" in lines[0]
+    for record in as_dicts:
+        record["annotations"] = []
+    (line,) = messages(cfg, training=True)
+    assert line.startswith("DATASETS.TRAIN ('checks_dicts',): there is nothing to learn: no image")
 
 
 @pytest.mark.parametrize("lacking", ["image_id", "height", "thing_classes", "bbox_mode"])

@@ -8,9 +8,12 @@ SIZE = (64, 48)
 SQUARE = [[10, 10, 30, 10, 30, 20, 10, 20]]
 GOOD = {"bbox": [10, 10, 20, 10], "segmentation": SQUARE, "area": 200, "iscrowd": 0}
 
+NO_MASK = {"segmentation": []}
+
 
 def fixed(**changes):
-    return fix_annotation({**GOOD, **changes}, SIZE)
+    annotation, fixes = fix_annotation({**GOOD, **changes}, SIZE)
+    return annotation, [fix.kind for fix in fixes]
 
 
 def test_good_one_is_left():
@@ -22,14 +25,21 @@ def test_good_one_is_left():
     [
         ({"bbox": [10, 10, -5, 5]}, "bbox", [10, 10, 20, 10], ["box-negative"]),
         ({"bbox": None}, "bbox", [10, 10, 20, 10], ["box-missing"]),
-        ({"bbox": ["1", "2", "3.5", "4"]}, "bbox", [1, 2, 3.5, 4], ["box-format"]),
+        ({"bbox": ["10", "9", "20.5", "11"]}, "bbox", [10, 9, 20.5, 11], ["box-format"]),
         ({"bbox": [1, 2, 3]}, "bbox", [10, 10, 20, 10], ["box-format"]),
-        ({"bbox": [-4, 30, 20, 30]}, "bbox", [0, 30, 16, 18], ["box-outside"]),
-        ({"bbox": ["-4", 30, 20, 30]}, "bbox", [0, 30, 16, 18], ["box-format", "box-outside"]),
+        ({"bbox": [-4, 30, 20, 30], **NO_MASK}, "bbox", [0, 30, 16, 18], ["box-outside"]),
+        (
+            {"bbox": ["-4", 30, 20, 30], **NO_MASK},
+            "bbox",
+            [0, 30, 16, 18],
+            ["box-format", "box-outside"],
+        ),
+        ({"bbox": [5, 5, 0, 5]}, "bbox", [10, 10, 20, 10], ["box-zero"]),
+        ({"bbox": [30, 20, -20, -10], **NO_MASK}, "bbox", [10, 10, 20, 10], ["box-negative"]),
         ({"segmentation": SQUARE[0]}, "segmentation", SQUARE, ["polygon-flat"]),
         ({"segmentation": [*SQUARE, [1, 1]]}, "segmentation", SQUARE, ["polygon-points"]),
         (
-            {"segmentation": [[-5, 10, 30, 10, 70, 60]]},
+            {"bbox": [0, 10, 64, 38], "segmentation": [[-5, 10, 30, 10, 70, 60]]},
             "segmentation",
             [[0, 10, 30, 10, 64, 48]],
             ["polygon-outside"],
@@ -52,10 +62,9 @@ def test_fixed(changes, key, value, kinds):
     [
         ({"bbox": None, "segmentation": []}, "box-missing"),
         ({"bbox": [70, 70, 5, 5], "segmentation": []}, "box-away"),
-        ({"bbox": [5, 5, 0, 5]}, "box-zero"),
-        ({"segmentation": [[1, 2, 3]]}, "polygon-odd"),
-        ({"segmentation": {"size": [48, 64], "counts": [3072]}}, "mask-empty"),
-        ({"segmentation": {"size": [48, 64], "counts": "x"}}, "rle-counts"),
+        ({"bbox": [5, 5, 0, 5], **NO_MASK}, "box-zero"),
+        ({"bbox": [5, 5, -20, 5], **NO_MASK}, "box-negative"),
+        ({"bbox": None, "segmentation": [[1, 2, 3]]}, "box-missing"),
         ({"ignore": 1}, "ignore"),
         ({"iscrowd": "maybe"}, "crowd-value"),
     ],
@@ -66,11 +75,30 @@ def test_removed(changes, kind):
     assert kinds[-1] == kind
 
 
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [
+        ([[1, 2, 3]], "polygon-odd"),
+        ({"size": [48, 64], "counts": [3072]}, "mask-empty"),
+        ({"size": [48, 64], "counts": "x"}, "rle-counts"),
+        ({"size": [7, 7], "counts": [9, 20, 20]}, "rle-size"),
+        ("rle", "mask-format"),
+        ([[500, 500, 600, 500, 600, 600]], "polygon-away"),
+        ([[10, 10, 30, 10]], "polygon-points"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_is_dropped_and_its_box_kept(mask, kind):
+    annotation, fixes = fix_annotation({**GOOD, "segmentation": mask}, SIZE)
+    assert annotation == {"bbox": [10, 10, 20, 10], "area": 200, "iscrowd": 0}
+    assert fixes[0].kind == kind
+    assert "is removed, the box is kept" in fixes[0].change
+
+
 @pytest.mark.parametrize("key", ["bbox", "area"])
 def test_box_and_area_of_an_rle(key):
     # columns 2 and 3, rows 3 to 7
     runs = [2 * 48 + 3, 5, 43, 5]
     rle = {"size": [48, 64], "counts": [*runs, 48 * 64 - sum(runs)]}
-    annotation, kinds = fixed(segmentation=rle, **{key: None})
+    annotation, kinds = fixed(**{"segmentation": rle, "bbox": [2, 3, 2, 5], key: None})
     assert annotation[key] == {"bbox": [2, 3, 2, 5], "area": 10}[key]
     assert len(kinds) == 1

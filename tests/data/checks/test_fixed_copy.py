@@ -22,12 +22,12 @@ def test_nothing_to_fix(made):
 
 
 def test_list_of_changes(made):
-    made.first["bbox"] = [50, 8, 20, 20]
+    made.first.update(bbox=[50, 8, 20, 20], segmentation=[])
     made.content["annotations"][1]["image_id"] = 99
     content, changes = fixed(made, {"3.png": ImageFinding("file-missing")})
     assert changes == [
         "images[2] 3.png: file-missing: removed, with its annotations",
-        "annotations[0] (id 1): box-outside: fixed",
+        "annotations[0] (id 1): box-outside: bbox [50, 8, 20, 20] is now [50, 8, 14, 20]",
         "annotations[1] (id 2): image-unknown: removed: there is no image 99",
         "annotations[2] (id 3): image-unknown: removed: there is no image 3",
         "annotations[6] (id 7): image-unknown: removed: there is no image 3",
@@ -74,6 +74,81 @@ def test_new_ids_are_free(made):
         made.content["annotations"][i]["id"] = number
     content, _ = fixed(made)
     assert [a["id"] for a in content["annotations"]] == [5, 101, 102, 103, 100, 104, 7]
+
+
+@pytest.mark.parametrize("base", [2**53, 2**62, 2**63 - 10, -(2**63)])
+def test_ids_of_64_bits(made, base):
+    for image in made.content["images"]:
+        image["id"] += base
+    for annotation in made.content["annotations"]:
+        annotation["image_id"] += base
+        annotation["id"] += base
+    assert not check_json(made.write()).report.counts
+    content, changes = fixed(made)
+    assert content == made.content
+    assert changes == []
+
+
+def test_new_ids_stay_below_64_bits(made):
+    for annotation, number in zip(made.content["annotations"], [2**63 - 1, 2**63 - 1, 2**63, 5]):
+        annotation["id"] = number
+    content, _ = fixed(made)
+    assert [a["id"] for a in content["annotations"]] == [2**63 - 1, 8, 9, 5, 10, 6, 7]
+
+
+def test_ids_are_found_by_names(made):
+    made.first.update(image_id="3.png", category_id="cow")
+    content, changes = fixed(made)
+    assert (content["annotations"][0]["image_id"], content["annotations"][0]["category_id"]) == (
+        3,
+        7,
+    )
+    assert changes == [
+        "annotations[0] (id 1): image-unknown: image_id 3.png is now 3, which has this name",
+        "annotations[0] (id 1): class-unknown: category_id cow is now 7, which has this name",
+    ]
+    made.content["categories"][1]["name"] = "cow"  # two classes of this name
+    made.first.update(image_id=3, category_id="cow")
+    content, changes = fixed_again(made)
+    assert len(content["annotations"]) == 6
+    assert changes == ["annotations[0] (id 1): class-unknown: removed: there is no class cow"]
+
+
+def fixed_again(made):
+    for name in ("out.json", "out.json.changes.txt"):
+        made.json.with_name(name).unlink()
+    return fixed(made)
+
+
+def test_what_was_removed_is_counted(made):
+    made.first["segmentation"] = [[1, 2, 3]]
+    made.content["annotations"][1]["image_id"] = 99
+    made.content["images"].append({"id": None})
+    out = made.json.with_name("out.json")
+    done = repair(made.write(), out)
+    assert done.removed == {"images": 1, "annotations": 1, "categories": 0, "licenses": 0}
+    assert (done.masks, done.changes) == (1, 4)
+
+
+@pytest.mark.parametrize("section", ["images", "annotations"])
+def test_an_empty_copy_is_not_written(made, section):
+    for record in made.content[section]:
+        record["id" if section == "images" else "category_id"] = None
+    reason = "image-id" if section == "images" else "reference"
+    words = rf"none of its \d {section} would be left. They would be removed for .*\d x {reason}"
+    with pytest.raises(DatasetError, match=words):
+        repair(made.write(), made.json.with_name("out.json"))
+    assert len(list(made.json.parent.iterdir())) == 2
+    made.content["annotations"] = []  # a dataset of images without objects stays one
+    if section == "annotations":
+        assert fixed(made)[0]["annotations"] == []
+
+
+def test_sizes_that_are_texts(made):
+    made.content["images"][0].update(width="64", height="48.0")
+    content, changes = fixed(made)
+    assert content["images"][0] == {"id": 1, "file_name": "1.png", "width": 64, "height": 48}
+    assert len(changes) == 2
 
 
 def test_nan_elsewhere_is_null(made):

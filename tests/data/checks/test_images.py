@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from gn_det.data import check_json
+from gn_det.data import check_json, read_image
 from gn_det.data.checks.images import check_files, check_image, check_images_of, missing_files
 from gn_det.data.checks.report import Report
 
@@ -19,7 +18,7 @@ def picture(path, shape=(64, 48), orientation=None, mode="RGB"):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", [None, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
-def test_exif_as_detectron2_applies_it(tmp_path, orientation, suffix):
+def test_exif_as_a_training_applies_it(tmp_path, orientation, suffix):
     path = picture(tmp_path / f"a.{suffix}", orientation=orientation)
     height, width = read_image(path, "RGB").shape[:2]
     turned = orientation in range(2, 9)

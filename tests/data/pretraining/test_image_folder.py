@@ -155,13 +155,35 @@ def test_an_image_is_turned_as_in_detection(root):
     assert torch.equal(data.mapper(record)["image"], eval_transform(cfg)(turned))
 
 
-def test_more_than_8_bits_are_refused(root):
-    _save(root, Image.fromarray(np.full((40, 40), 40000, dtype=np.uint16)))
-    assert "0.png is of mode I;16, and values above 255" in _message(_cfg(root))
+def test_more_than_8_bits(root, caplog):
+    values = np.full((40, 40), 40000, dtype=np.uint16)
+    values[:, ::8] = 51000
+    _save(root, Image.fromarray(values))
+    message = _message(_cfg(root))
+    assert "0.png (mode I;16, values 40000 to 51000" in message
+    assert 'INPUT.WINDOW "[40000, 51000]"' in message
     data = image_folder(_cfg(root), "val")
     (record,) = [r for r in data.records if r["file_name"].endswith("red/0.png")]
-    with pytest.raises(DatasetError, match="cannot be read as an image: it is of mode I;16"):
+    with pytest.raises(DatasetError, match=r"0\.png has more than 8 bits a channel \(mode I;16\)"):
         data.mapper(record)
+    cfg = _cfg(root, "INPUT.WINDOW", [0, 51000])
+    check_image_folders(cfg)
+    assert "INPUT.WINDOW" not in caplog.text
+    eight = Image.fromarray((values / 200).astype(np.uint8)).convert("RGB")
+    assert torch.equal(image_folder(cfg, "val").mapper(record)["image"], eval_transform(cfg)(eight))
+    check_image_folders(_cfg(root, "INPUT.WINDOW", [0, 255]))
+    assert "INPUT.WINDOW [0, 255] makes nearly all pixels 255 to 255" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_one_channel(root, split):
+    data = image_folder(_cfg(root, "INPUT.FORMAT", "L"), split)
+    for record in data.records:
+        assert data.mapper(record)["image"].shape == (1, 16, 16)
+    grey = Image.open(record["file_name"]).convert("L")
+    if split == "val":
+        item = data.mapper(record)["image"]
+        assert torch.equal(item, eval_transform(_cfg(root, "INPUT.FORMAT", "L"))(grey))
 
 
 def test_a_crop_larger_than_the_image(root):
