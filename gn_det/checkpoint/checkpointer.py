@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
+from gn_det.config import require_gn_config
 from gn_det.utils.atomic_write import atomic_write
 
 from .convert import convert
@@ -70,6 +71,8 @@ class Checkpointer(DetectionCheckpointer):
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        if cfg is not None:
+            require_gn_config(cfg)
         self.cfg = cfg
         self.class_names = dict(class_names or {})
         self.check_file = check_file

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
+from .defaults import require_gn_config
 from .errors import ConfigError, Problem
 
 __all__ = ["batch_problems", "images_per_micro_batch"]
@@ -22,8 +23,9 @@ def images_per_micro_batch(cfg: CfgNode, num_processes: int) -> int:
         num_processes: The number of processes that share ``SOLVER.IMS_PER_BATCH``.
 
     Raises:
-        ConfigError: The batch cannot be split so.
+        ConfigError: The batch cannot be split so, or the config lacks gn_det's keys.
     """
+    require_gn_config(cfg)
     for problem in _batch_that_does_not_split(cfg, num_processes):
         raise ConfigError(problem.message)
     return cfg.SOLVER.IMS_PER_STEP or cfg.SOLVER.IMS_PER_BATCH // num_processes

@@ -1,54 +1,23 @@
 """A config whose errors name the key that was probably meant, and that runs no code from a YAML."""
 
 import os
-import re
-from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import detectron2.config
-
-from gn_det.utils import closest, shorten
+from detectron2.config import get_cfg as get_detectron2_cfg
+from yacs.config import CfgNode as Node
 
 from .defaults import add_gn_config
-from .errors import ConfigError, UnknownKeyError
+from .errors import ConfigError
 from .inheritance import load_with_bases
+from .merge import as_type_of, assignments, flatten, unknown_key
 from .paths import expand_home, is_handled, resolve
 
-__all__ = ["CfgNode", "flatten", "get_cfg"]
+__all__ = ["CfgNode", "get_cfg", "given_keys"]
 
-# the errors of yacs, fvcore and Detectron2 for wrong values
-_MERGE_ERRORS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
-_MISMATCH = re.compile(
-    r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) "
-    r"with values \((.*) vs\. (.*)\) for config key: (.+)",
-    re.DOTALL,
-)
-# my_train, my_train,my_val or [0.5%, 99.5%], where a list is needed
-_PLAIN_WORDS = re.compile(r"\[?[\w./:%-]+(, *[\w./:%-]+)*\]?")
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number with a point",
-    "str": "text",
-    "bool": "True or False",
-    "list": "a list",
-    "tuple": "a list",
-    "dict": "a mapping",
-    "CfgNode": "keys below it",
-}
-
-
-def flatten(cfg: detectron2.config.CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the name and value of each key, such as ``("MODEL.GN.NUM_GROUPS", 32)``.
-
-    Args:
-        cfg: The config.
-        prefix: The first part of each name.
-    """
-    for key, value in cfg.items():
-        if isinstance(value, detectron2.config.CfgNode):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+GIVEN = "__given__"  # beside yacs' own entries of a node's __dict__
 
 
 class CfgNode(detectron2.config.CfgNode):
@@ -70,9 +39,12 @@ class CfgNode(detectron2.config.CfgNode):
             raise ConfigError(f"{filename}: gn_det reads YAML with the safe loader only.")
         loaded = load_with_bases(filename)
         version = loaded.tree.get("VERSION", 2)
-        if not isinstance(version, int):
+        if not isinstance(version, int) or version < 0:
             where = loaded.find("VERSION")
             raise ConfigError(f"{where}: VERSION takes a whole number, but {version!r} was given.")
+        for group in ("MODEL", "TEST"):  # below which Detectron2 looks for keys of old versions
+            if not isinstance(loaded.tree.get(group, {}), dict):
+                raise ConfigError(f"{loaded.find(group)}: {group} takes keys below it.")
         return loaded.tree
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
@@ -88,7 +60,8 @@ class CfgNode(detectron2.config.CfgNode):
             FileNotFoundError: The file or a base does not exist.
             ConfigError: The file is not YAML or has a tag that is not plain data, a key is given
                 twice, bases form a circle, or a value has another type than the key.
-            UnknownKeyError: A key does not exist. Nothing is merged then.
+            UnknownKeyError: A key does not exist, or was renamed. Nothing is merged then, nor where
+                a value has another type.
         """
         filename = os.fspath(cfg_filename)
         if filename.endswith(".py"):
@@ -101,35 +74,37 @@ class CfgNode(detectron2.config.CfgNode):
         try:
             # Detectron2's method calls load_yaml_with_base and upgrades old versions
             super().merge_from_file(path, allow_unsafe=allow_unsafe)
-        except UnknownKeyError as error:
+        except ConfigError as error:
+            if not error.key:
+                raise  # from the loader, whose message has the line
             where = load_with_bases(path).find(error.key) or path
-            raise UnknownKeyError(f"{where}: {error}", error.key) from None
-        except ConfigError:
-            raise  # from the loader, whose message has the line
-        except _MERGE_ERRORS as error:
-            key, message = _describe(error)
-            where = load_with_bases(path).find(key) or path
-            raise ConfigError(f"{where}: {message}") from error
+            raise type(error)(f"{where}: {error}", error.key) from None
+        except (AssertionError, AttributeError, LookupError) as error:
+            # Detectron2 compares and converts versions
+            where = load_with_bases(path).find("VERSION") or path
+            raise ConfigError(f"{where}: VERSION: it cannot be merged: {error}") from error
+        where_from, real = load_with_bases(path).where, str(resolve(path))
+        own = [".".join(key) for key, at in where_from.items() if at.rpartition(":")[0] == real]
+        self.__dict__[GIVEN] = {*given_keys(self), *own}
 
     @classmethod
     def _decode_cfg_value(cls, value: Any) -> Any:
         # yacs asks this for each value of a file or a command line
         return expand_home(super()._decode_cfg_value(value))
 
-    def merge_from_other_cfg(self, cfg_other: detectron2.config.CfgNode) -> None:
+    def merge_from_other_cfg(self, cfg_other: Node) -> None:
         """Merge another config.
 
         Args:
-            cfg_other: The other config. Its values override those of this one.
+            cfg_other: The other config, of any class of CfgNode, or a dict. Its values override
+                those of this one.
 
         Raises:
-            UnknownKeyError: A key does not exist, and new ones are not allowed. Nothing is merged
-                then.
-            ValueError: A value has another type than the key.
+            UnknownKeyError: A key does not exist, and new ones are not allowed.
+            ConfigError: A value has another type than the key. Nothing is merged then.
         """
-        for name in _new_keys(self, cfg_other):
-            raise _unknown(name, dict(flatten(self)))
-        super().merge_from_other_cfg(cfg_other)
+        for node, key, value in list(assignments(cfg_other, self, self)):
+            node[key] = value
 
     def merge_from_list(self, cfg_list: list) -> None:
         """Merge ``[KEY, VALUE, KEY, VALUE, ...]``, as typed on a command line.
@@ -140,7 +115,8 @@ class CfgNode(detectron2.config.CfgNode):
         Raises:
             ConfigError: The number of entries is odd, an option such as ``--resume`` stands among
                 the keys, or a value has another type than the key.
-            UnknownKeyError: A key does not exist.
+            UnknownKeyError: A key does not exist, or was renamed. Nothing is merged then, nor where
+                a value has another type.
         """
         for name in cfg_list[0::2]:
             if str(name).startswith("--"):
@@ -152,72 +128,33 @@ class CfgNode(detectron2.config.CfgNode):
                 f"Options come in pairs 'KEY VALUE', but {len(cfg_list)} words were given: "
                 f"{' '.join(map(str, cfg_list))}"
             )
-        known = dict(flatten(self))
-        for name in cfg_list[0::2]:
+        known, new = dict(flatten(self)), {}
+        for name, given in zip(cfg_list[0::2], cfg_list[1::2]):
+            if self.key_is_deprecated(name):
+                continue
             if name not in known:
-                raise _unknown(name, known)
-        try:
-            super().merge_from_list(cfg_list)
-        except ConfigError as error:
-            raise ConfigError(f"Command line: {error}") from None
-        except _MERGE_ERRORS as error:
-            raise ConfigError(f"Command line: {_describe(error)[1]}") from error
+                raise unknown_key(name, self)
+            try:
+                new[name] = as_type_of(known[name], self._decode_cfg_value(given), name)
+            except ConfigError as error:
+                raise ConfigError(f"Command line: {error}", name) from None
+        for name, value in new.items():
+            *groups, key = name.split(".")
+            reduce(getitem, groups, self)[key] = value
+        self.__dict__[GIVEN] = {*given_keys(self), *new}
 
 
-def _new_keys(
-    mine: detectron2.config.CfgNode, other: detectron2.config.CfgNode, prefix: str = ""
-) -> Iterator[str]:
-    """Yield the keys of ``other`` that ``mine`` lacks and does not allow."""
-    for key, value in other.items():
-        name = f"{prefix}{key}"
-        group = isinstance(value, detectron2.config.CfgNode)
-        if group and isinstance(mine.get(key), detectron2.config.CfgNode):
-            yield from _new_keys(mine[key], value, f"{name}.")
-        elif key not in mine and not mine.is_new_allowed():
-            # the name of a leaf says more than that of its group
-            yield next((leaf for leaf, _ in flatten(value, f"{name}.")), name) if group else name
+def given_keys(cfg: Node) -> set[str]:
+    """Return the keys that a command line or a file sets, without those of its ``_BASE_`` files.
 
-
-def _unknown(name: str, known: dict[str, Any]) -> UnknownKeyError:
-    if name in known:  # "MODEL.GN.EPS: 1e-3" in a file
-        nested = f"{name.replace('.', ': {')}: ...{'}' * name.count('.')}"
-        return UnknownKeyError(f"{name} is written with dots; in a file, write {nested}", name)
-    close = closest(name, known)
-    if not close:
-        # the right name in the wrong place, such as MODEL.NUM_CLASSES
-        close = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]][:3]
-    meant = f" Was {' or '.join(close)} meant?" if close else ""
-    return UnknownKeyError(f"There is no config key {name}.{meant}", name)
-
-
-def _describe(error: Exception) -> tuple[str, str]:
-    """Return the key that an error of yacs or Detectron2 is about, and a message for a person.
-
-    The message of yacs is "Type mismatch (<class 'int'> vs. <class 'str'>) with values (40000 vs.
-    many) for config key: SOLVER.MAX_ITER".
+    Args:
+        cfg: A config. One that is not of :func:`get_cfg` knows none.
     """
-    found = _MISMATCH.search(str(error))
-    if found is None:
-        # Detectron2 compares versions before it merges
-        return "VERSION", f"it cannot be merged: {error}"
-    wanted, given, old, new, key = found.groups()
-    plain = wanted in ("bool", "int", "float", "str") and old
-    example = f", such as {old} (its value now)" if plain else ""
-    shown = shorten(new, 57)
-    text = f"{key} takes {_kind(wanted)}{example}, but {_kind(given)} was given: {shown}."
-    if wanted in ("list", "tuple") and _PLAIN_WORDS.fullmatch(new):
-        items = tuple(re.split(", *", new.strip("[]"))) if given == "str" else f"({new},)"
-        text += f' Write "{items}".'
-    return key, text
-
-
-def _kind(class_path: str) -> str:
-    name = class_path.rpartition(".")[2]
-    return _KINDS.get(name, f"a {name}")
+    return set(cfg.__dict__.get(GIVEN, ()))
 
 
 def get_cfg() -> CfgNode:
     """Return a new config with Detectron2's and gn_det's keys and defaults."""
-    cfg = CfgNode(detectron2.config.get_cfg())
+    cfg = CfgNode(get_detectron2_cfg())
     add_gn_config(cfg)
     return cfg

@@ -5,7 +5,26 @@ The comment of a key says what it means, which values it takes, its default, and
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_gn_config"]
+from .errors import ConfigError
+
+__all__ = ["add_gn_config", "require_gn_config"]
+
+
+def require_gn_config(cfg: CfgNode) -> None:
+    """Refuse a config without gn_det's keys, before a function of ours reads them.
+
+    Args:
+        cfg: Any config.
+
+    Raises:
+        ConfigError: It is Detectron2's alone.
+    """
+    if "GN" not in cfg.get("MODEL", ()):
+        raise ConfigError(
+            "The config has no MODEL.GN: it lacks gn_det's keys. Start from gn_det.get_cfg(), or "
+            "call gn_det.add_gn_config(cfg) before files are merged into it.",
+            "MODEL.GN",
+        )
 
 
 def add_gn_config(cfg: CfgNode) -> None:

@@ -19,25 +19,25 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """A config cannot work, or would silently do something else than it says."""
-
-
-class UnknownKeyError(ConfigError, KeyError):
-    """A key does not exist. This is a KeyError too, because Detectron2 raises one.
+    """A config cannot work, or would silently do something else than it says.
 
     Args:
         message: The message for a person.
-        key: The name of the key, such as ``"SOLVER.BASE_RL"``.
+        key: The name of the key that the error is about, such as ``"SOLVER.BASE_LR"``; "" where
+            there is none.
+
+    Attributes:
+        key: See above.
     """
 
     def __init__(self, message: str, key: str = ""):
-        super().__init__(message, key)
-
-    @property
-    def key(self) -> str:
-        """The key that does not exist."""
-        return self.args[1]
+        super().__init__(message)
+        self.key = key
 
     def __str__(self) -> str:
         """Return the plain message. KeyError would show its repr, in quotes on one line."""
         return str(self.args[0])
+
+
+class UnknownKeyError(ConfigError, KeyError):
+    """A key does not exist. This is a KeyError too, because Detectron2 raises one."""

@@ -23,6 +23,7 @@ from .embedded.registration import ensure_dataset, register_photo_digits
 from .errors import DatasetError
 from .formats import FORMATS, write_coco_json
 from .mapper import WindowedMapper
+from .mask_format import needs_bitmasks
 from .pretraining.labelled_data import LabelledSplit
 from .pretraining.loaders import build_eval_loader, build_train_loader
 from .pretraining.sources import check_labelled_data, labelled_split
@@ -62,6 +63,7 @@ __all__ = [
     "kept_rng",
     "labelled_split",
     "locate_dataset",
+    "needs_bitmasks",
     "plain_json",
     "read_coco",
     "read_image",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from gn_det.config import ConfigError
+from gn_det.config import ConfigError, require_gn_config
 from gn_det.utils import did_you_mean
 
 from .embedded.registration import ensure_dataset
@@ -47,8 +47,10 @@ def register_datasets(cfg: CfgNode) -> None:
         cfg: A config with gn_det's keys.
 
     Raises:
-        ConfigError: An entry has another form, or the name of another dataset.
+        ConfigError: An entry has another form, or the name of another dataset; or the config lacks
+            gn_det's keys.
     """
+    require_gn_config(cfg)
     for entry in cfg.DATASETS.REGISTER:
         texts = isinstance(entry, list | tuple) and all(isinstance(x, str) and x for x in entry)
         if not texts or len(entry) not in (3, 4):

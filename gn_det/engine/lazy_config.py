@@ -18,8 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gn_det.config import CfgNode, ConfigError, UnknownKeyError, get_cfg
+from gn_det.config.key_rules import key_problems
 from gn_det.config.paths import expand_home, is_handled, resolve
-from gn_det.config.values import precision_problems, solver_problems
+from gn_det.config.values import precision_problems
 from gn_det.data import WindowedMapper
 from gn_det.model_zoo import get_config
 from gn_det.utils import did_you_mean
@@ -47,6 +48,7 @@ NAMES = {
     "SOLVER.ON_SAVE_ERROR": "train.on_save_error",
     "SOLVER.BEST_METRIC": "train.best_metric",
     "SOLVER.MAX_ITER": "train.max_iter",
+    "SOLVER.BASE_LR": "optimizer.lr",
     "SOLVER.AMP.ENABLED": "train.amp.enabled",
     "SOLVER.AMP.DTYPE": "train.amp.dtype",
     "INPUT.WINDOW": "dataloader.train.mapper.window",
@@ -57,6 +59,9 @@ NAMES = {
     "TEST.EVAL_PERIOD": "train.eval_period",
     "OUTPUT_DIR": "train.output_dir",
     "SEED": "train.seed",
+    "INPUT.FORMAT": "model.input_format",
+    "INPUT.MASK_FORMAT": "dataloader.train.mapper.instance_mask_format",
+    "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",
 }
 
 
@@ -104,7 +109,7 @@ def load_lazy_config(config_file: str, opts: list[str]) -> DictConfig:
     amp = settings.SOLVER.AMP
     cfg.train.device = settings.MODEL.DEVICE
     cfg.train.amp.enabled, cfg.train.amp.dtype = amp.ENABLED, amp.DTYPE
-    for problem in (*precision_problems(settings), *solver_problems(settings)):
+    for problem in (*key_problems(settings, _values(cfg)), *precision_problems(settings)):
         raise ConfigError(with_lazy_names(problem.message))
     return cfg
 
@@ -181,6 +186,9 @@ def _override(cfg: DictConfig, option: str) -> None:
             raise
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"Command line: {option!r} cannot be read: {reason}") from None
+    if type(before) is int and type(after) is float and after.is_integer():
+        after = int(after)  # train.max_iter=9e4
+        OmegaConf.update(cfg, key, after)
     if _is_other_type(before, after):
         raise ConfigError(
             f"Command line: {key} is {before!r} in the config; {after!r} is of another type."
@@ -209,6 +217,13 @@ def _is_other_type(before: object, after: object) -> bool:
     return type(before) is not type(after) and (type(before), type(after)) != (float, int)
 
 
+def _values(cfg: DictConfig) -> dict[str, Any]:
+    """Return the value of each of ``NAMES``. What parts of a user's own lack is left out."""
+    values = {key: OmegaConf.select(cfg, name) for key, name in NAMES.items()}
+    in_train = {key for key, name in NAMES.items() if name.startswith("train.")}
+    return {k: value for k, value in values.items() if value is not None or k in in_train}
+
+
 def settings_of(cfg: DictConfig) -> CfgNode:
     """Return what a LazyConfig says of solver, run, data and pixels, under the keys of a YAML.
 
@@ -218,7 +233,7 @@ def settings_of(cfg: DictConfig) -> CfgNode:
     Args:
         cfg: A LazyConfig, as :func:`load_lazy_config` returns it.
     """
-    values = {key: OmegaConf.select(cfg, name) for key, name in NAMES.items()}
+    values = _values(cfg)
     values["SOLVER.KEEP_CHECKPOINTS"] = values["SOLVER.KEEP_CHECKPOINTS"] or 0  # None keeps all
     values["INPUT.WINDOW"] = tuple(values.get("INPUT.WINDOW", ()))
     values.update(_augmentation_keys(cfg))
@@ -285,7 +300,7 @@ def _check_windows(cfg: DictConfig) -> None:
         )
 
 
-def target_of(node: DictConfig | None) -> object:
+def target_of(node: DictConfig | None) -> Any:
     """Return what a node of a LazyConfig calls; None where it calls nothing.
 
     Args:

@@ -11,7 +11,11 @@ from functools import partial
 from typing import Any
 
 from detectron2.config import instantiate
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.samplers import TrainingSampler
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.layers import FrozenBatchNorm2d
@@ -22,7 +26,7 @@ from torch import nn
 from gn_det.checkpoint import check_weights_file
 from gn_det.config import CfgNode, ConfigError, images_per_micro_batch, max_detections
 from gn_det.config.values import package_problems
-from gn_det.data import DatasetError, check_datasets, check_images, stream_of
+from gn_det.data import DatasetError, check_datasets, check_images, needs_bitmasks, stream_of
 from gn_det.engine.hooks.progress import inference_bar
 from gn_det.evaluation import build_evaluator, scores_of
 from gn_det.utils import and_more
@@ -119,10 +123,15 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
     node = cfg.dataloader.train
     if target_of(node.get("dataset")) is get_detection_dataset_dicts:
         node.dataset._target_ = partial(_dicts_with_images, settings)
-    plain = {"_target_", "dataset", "mapper", "total_batch_size", "aspect_ratio_grouping"}
-    if target_of(node) is not build_detection_train_loader or set(node) - plain - {"num_workers"}:
+    if target_of(node) is not build_detection_train_loader:
         return instantiate(node)
     dicts = instantiate(node.dataset)
+    if "mapper" in node:
+        _set_mask_format(node.mapper, dicts)
+    plain = {"_target_", "dataset", "mapper", "total_batch_size", "aspect_ratio_grouping"}
+    if set(node) - plain - {"num_workers"}:
+        others = {k: instantiate(v) for k, v in node.items() if k not in ("_target_", "dataset")}
+        return build_detection_train_loader(dicts, **others)
     return stream_of(
         dicts,
         instantiate(node.mapper),
@@ -132,6 +141,18 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
         aspect_ratio_grouping=node.get("aspect_ratio_grouping", True),
         num_workers=node.get("num_workers", 0),
     )
+
+
+def _set_mask_format(mapper: DictConfig, dicts: object) -> None:
+    """Let Detectron2's mapper, or one that derives from it, read RLE masks, as with a YAML."""
+    target = target_of(mapper)
+    of_detectron2 = isinstance(target, type) and issubclass(target, DatasetMapper)
+    if not of_detectron2 or not isinstance(dicts, list):
+        return
+    polygons = mapper.get("instance_mask_format", "polygon") == "polygon"
+    key = "dataloader.train.mapper.instance_mask_format"
+    if mapper.get("use_instance_mask") and polygons and needs_bitmasks(dicts, key):
+        mapper.instance_mask_format = "bitmask"
 
 
 def _dicts_with_images(settings: CfgNode, names: str | list[str], **kwargs: Any) -> list[dict]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+from gn_det.config import require_gn_config
+
 __all__ = ["autocast", "cpu_has_bfloat16", "grad_scaler"]
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ def autocast(cfg: CfgNode) -> AbstractContextManager:
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return nullcontext()
+    require_gn_config(cfg)
     dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE)
     device = torch.device(cfg.MODEL.DEVICE).type
     if device == "cpu" and dtype == torch.bfloat16 and cpu_has_bfloat16() is False:

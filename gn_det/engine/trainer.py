@@ -17,8 +17,14 @@ from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from gn_det.config import max_detections
-from gn_det.data import WindowedMapper, build_train_stream, check_images, check_masks
+from gn_det.config import max_detections, require_gn_config
+from gn_det.data import (
+    WindowedMapper,
+    build_train_stream,
+    check_images,
+    check_masks,
+    needs_bitmasks,
+)
 from gn_det.engine.hooks.progress import build_writers, inference_bar
 from gn_det.evaluation import (
     SCORERS,
@@ -47,6 +53,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's own __init__ ties mixed precision and DistributedDataParallel to GPUs
         TrainerBase.__init__(self)
+        require_gn_config(cfg)
         self._check_evaluation(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
@@ -268,10 +275,8 @@ def _with_aug(cfg: CfgNode, enabled: bool, output_dir: str) -> CfgNode:
 def _mask_format_for(cfg: CfgNode, dicts: list[dict]) -> CfgNode:
     if not cfg.MODEL.MASK_ON or cfg.INPUT.MASK_FORMAT != "polygon":
         return cfg
-    masks = (a.get("segmentation") for record in dicts for a in record.get("annotations", []))
-    if not any(isinstance(mask, dict) for mask in masks):
+    if not needs_bitmasks(dicts, "INPUT.MASK_FORMAT"):
         return cfg
-    logger.info("The dataset has masks as RLE: INPUT.MASK_FORMAT is bitmask.")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.MASK_FORMAT = "bitmask"

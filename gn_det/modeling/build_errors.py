@@ -110,7 +110,7 @@ def _explain(error: BuildError) -> Problem | None:
         _feature_that_is_not_made,
         _anchors_of_other_levels,
         _names_a_key,
-        _assertion_of_detectron2,
+        _error_of_detectron2,
         _value_that_gn_det_refuses,
         _value_without_entry,
     )
@@ -123,7 +123,7 @@ def _unexplained(error: BuildError) -> Problem:
     if _place(cause).startswith("gn_det."):
         raise cause  # a mistake of ours
     # not refused: another machine, or a process group, may be all that building needs
-    text = str(cause) or traceback.extract_tb(cause.__traceback__)[-1].line
+    text = str(cause) or _line(cause)
     last = ", ".join(list(error.read)[-3:])
     return Problem(
         False,
@@ -218,13 +218,14 @@ def _names_a_key(error: BuildError) -> str | None:
     return f"{text.rstrip('.')}. {', '.join(values)}." if values else None
 
 
-def _assertion_of_detectron2(error: BuildError) -> str | None:
-    text, read = str(error.cause).strip(), list(error.read.items())
-    if not isinstance(error.cause, AssertionError) or not text or not read:
+def _error_of_detectron2(error: BuildError) -> str | None:
+    cause, read = error.cause, list(error.read.items())
+    by_values = isinstance(cause, AssertionError | AttributeError | TypeError | ValueError)
+    if not by_values or not read or not _place(cause).startswith("detectron2."):
         return None
-    if not _place(error.cause).startswith("detectron2."):
-        return None
-    key, value = read[-1]
+    text, (key, value) = str(cause).strip(), read[-1]
+    if len(text) < 10:  # "assert len(xs) > 0, xs" says "[]"
+        text = f"{text} {_line(cause)}".strip()
     return f"Detectron2 cannot build the model: {text} ({key} {value!r} was read last.)"
 
 
@@ -257,3 +258,8 @@ def _place(error: BaseException) -> str:
     """Return module and line where an error was raised."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     return f"{frame.f_globals.get('__name__', '?')}, line {line}"
+
+
+def _line(error: BaseException) -> str:
+    """Return the line of code that raised an error."""
+    return traceback.extract_tb(error.__traceback__)[-1].line or ""

@@ -15,7 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
-from gn_det.config import ConfigError
+from gn_det.config import ConfigError, require_gn_config
 
 __all__ = ["ImageClassifier"]
 
@@ -71,6 +71,7 @@ class ImageClassifier(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Return the arguments of the class that a config describes."""
+        require_gn_config(cfg)
         return {
             "backbone": build_backbone(cfg),
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,

@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 
-from gn_det.config import ConfigError, Problem
+from gn_det.config import ConfigError, Problem, flatten, require_gn_config
 from gn_det.config.batches import batch_problems
 from gn_det.config.detection_limit import max_detections_problems
 from gn_det.config.expected_results import expected_problems
+from gn_det.config.key_rules import key_problems
 from gn_det.config.values import (
+    data_problems,
     package_problems,
     pixel_problems,
     precision_problems,
+    proposal_problems,
     solver_problems,
+    threshold_problems,
 )
 
 from .activation_checkpointing import check_memory_mode
@@ -28,6 +32,7 @@ from .inspect import ModelLook
 from .network import blocks_of, network_of_cfg
 from .norms import NORMS
 from .pretrain_spec import find_published_spec
+from .unread_keys import unread_keys
 from .weights_fit import misfits
 
 __all__ = ["check_config", "find_problems"]
@@ -48,7 +53,7 @@ def check_config(
             checkpoint that is resumed or an object in memory.
 
     Raises:
-        ConfigError: The config cannot work; one line for each problem.
+        ConfigError: The config cannot work; one line for each problem. Or it lacks gn_det's keys.
     """
     problems = find_problems(
         cfg, training=training, num_processes=num_processes, weights_loaded=weights_loaded
@@ -65,26 +70,38 @@ def find_problems(
     cfg: CfgNode, *, training: bool = True, num_processes: int = 1, weights_loaded: bool = False
 ) -> list[Problem]:
     """Return the problems that :func:`check_config` reports; see there for the arguments."""
+    require_gn_config(cfg)
     look = None
-    problems = [*pixel_problems(cfg), *_memory_mode(cfg)]
+    keys = [key for key, _ in flatten(cfg) if training or _is_for_all(key)]
+    problems = list(key_problems(cfg, keys))
+    if problems:
+        return problems  # the other checks go by values that can be
+    problems = [*pixel_problems(cfg), *threshold_problems(cfg), *_memory_mode(cfg)]
     if not problems:
         look, problems = build_or_explain(cfg)
     if look is not None and not problems:
         problems += ignored_keys(look, cfg)
+        problems += unread_keys(look, cfg)
         if not weights_loaded:
             problems += _weights_of_another_network(look)
     problems += precision_problems(cfg)
     problems += max_detections_problems(cfg)
     problems += expected_problems(cfg)
+    problems += proposal_problems(cfg, ["TRAIN", "TEST"] if training else ["TEST"])
     if look is not None and training and not weights_loaded:
         problems += _frozen_random_layers(look)
     if training:
         unfrozen = {} if look is None else _unfrozen_bn(look)
         problems += _sync_bn_on_cpu(cfg, unfrozen, num_processes)
         problems += batch_problems(cfg, num_processes, unfrozen)
+        problems += data_problems(cfg)
         problems += solver_problems(cfg)
         problems += package_problems(cfg)
     return problems
+
+
+def _is_for_all(key: str) -> bool:
+    return key == "SOLVER.AMP.DTYPE" or not key.startswith("SOLVER.")
 
 
 def _memory_mode(cfg: CfgNode) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from torch import nn
 
 from gn_det.config import ConfigError
 
+from .from_cfg import gn_config
 from .norms import NormBuilder, norm_from_cfg, zero_init
 from .resnet import NUM_BLOCKS
 
@@ -112,8 +113,8 @@ def build_gn_inflated_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> I
         ConfigError: The depth is another one, or a key has a value that is for images alone.
         ValueError: The norm is not for clips, or the groups do not divide the channels.
     """
+    gn, r = gn_config(cfg), cfg.MODEL.RESNETS
     _check(cfg)
-    r = cfg.MODEL.RESNETS
     norm = norm_from_cfg(cfg, r.NORM, clips=True)
     stem = InflatedStem(input_shape.channels, r.STEM_OUT_CHANNELS, norm)
     stages, in_channels = [], r.STEM_OUT_CHANNELS
@@ -128,7 +129,7 @@ def build_gn_inflated_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> I
             time_per_block=[3 if number % 2 == 0 else 1 for number in range(num_blocks)],
             norm=norm,
         )
-        if cfg.MODEL.GN.ZERO_INIT_RESIDUAL:
+        if gn.ZERO_INIT_RESIDUAL:
             for block in blocks:
                 zero_init(block.conv2.norm)
         stages.append(blocks)

@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from gn_det.layers import GroupNorm, num_groups_for
 
+from .from_cfg import gn_config
+
 __all__ = [
     "BN_NAMES",
     "NORMS",
@@ -153,14 +155,10 @@ def norm_from_cfg(cfg: CfgNode, name: str, *, clips: bool = False) -> NormBuilde
         clips: Whether the norm is for clips (N, C, T, H, W), not for images (N, C, H, W).
 
     Raises:
-        ValueError: The name is unknown, the norm is not for clips, or the config lacks our keys.
+        ConfigError: The config lacks our keys.
+        ValueError: The name is unknown, or the norm is not for clips.
     """
-    if "GN" not in cfg.MODEL:
-        raise ValueError(
-            "The config has no MODEL.GN: start from gn_det.get_cfg(), or call "
-            "gn_det.add_gn_config(cfg) before merging files."
-        )
-    gn = cfg.MODEL.GN
+    gn = gn_config(cfg)
     return get_norm(
         name,
         num_groups=gn.NUM_GROUPS,

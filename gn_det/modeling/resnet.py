@@ -16,6 +16,7 @@ from gn_det.config import ConfigError
 from .activation_checkpointing import set_memory
 from .blocks import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
 from .channels_last import to_channels_last
+from .from_cfg import gn_config
 from .norms import NormBuilder, as_builder, norm_from_cfg, zero_init
 from .weight_standardization import standardize_convs
 
@@ -33,7 +34,7 @@ NUM_BLOCKS = {
 
 def _stage_from_cfg(cfg: CfgNode, stage: int | None = None) -> dict[str, Any]:
     """Translate a config into the arguments of :func:`make_resnet_stage`."""
-    r, gn = cfg.MODEL.RESNETS, cfg.MODEL.GN
+    r, gn = cfg.MODEL.RESNETS, gn_config(cfg)
     args = {
         "depth": r.DEPTH,
         "norm": norm_from_cfg(cfg, r.NORM),
@@ -169,11 +170,11 @@ def _check_basic_blocks(depth: int, res2_out_channels: int, dilation: int, group
 
 def _resnet_from_cfg(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
     return {
+        **_stage_from_cfg(cfg),
         "in_channels": input_shape.channels,
         "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
         "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         "channels_last": cfg.MODEL.CHANNELS_LAST,
-        **_stage_from_cfg(cfg),
     }
 
 

@@ -22,6 +22,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
+from .from_cfg import gn_config
 from .scripting import renamed
 
 __all__ = ["GNRPNHead"]
@@ -53,7 +54,7 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         args = super().from_config(cfg, input_shape)
         return {
             **args,
-            "memory": cfg.MODEL.GN.MEMORY,
+            "memory": gn_config(cfg).MEMORY,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 

@@ -27,6 +27,7 @@ from .activation_checkpointing import (
     set_memory,
 )
 from .channels_last import to_channels_last
+from .from_cfg import gn_config
 from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
@@ -148,7 +149,7 @@ def make_vgg_stages(
 
 
 def _vgg_from_cfg(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-    v = cfg.MODEL.VGG
+    gn, v = gn_config(cfg), cfg.MODEL.VGG
     return {
         "in_channels": input_shape.channels,
         "depth": v.DEPTH,
@@ -156,8 +157,8 @@ def _vgg_from_cfg(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         "base_channels": v.BASE_CHANNELS,
         "out_features": v.OUT_FEATURES,
         "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-        "weight_standardization": cfg.MODEL.GN.WEIGHT_STANDARDIZATION,
-        "memory": cfg.MODEL.GN.MEMORY,
+        "weight_standardization": gn.WEIGHT_STANDARDIZATION,
+        "memory": gn.MEMORY,
         "channels_last": cfg.MODEL.CHANNELS_LAST,
     }
 

@@ -8,8 +8,7 @@ import yaml
 
 import gn_det
 from gn_det import model_zoo
-from gn_det.config import CfgNode, ConfigError, UnknownKeyError
-from gn_det.config.cfg_node import flatten
+from gn_det.config import CfgNode, ConfigError, UnknownKeyError, flatten
 
 
 @pytest.fixture
@@ -141,9 +140,9 @@ def test_new_keys_where_they_are_allowed(cfg):
             "but text was given: many.",
         ),
         (
-            "SOLVER: {BASE_LR: 1}",
-            "SOLVER.BASE_LR takes a number with a point, such as 0.001 (its value now), "
-            "but a whole number was given: 1.",
+            "SOLVER: {BASE_LR: high}",
+            "SOLVER.BASE_LR takes a number, such as 0.001 (its value now), "
+            "but text was given: high.",
         ),
         ("MODEL: {GN: 32}", "MODEL.GN takes keys below it, but a whole number was given: 32."),
         ("MODEL: {WEIGHTS: {NAME: x}}", "MODEL.WEIGHTS takes text, but keys below it was given"),
@@ -152,6 +151,14 @@ def test_new_keys_where_they_are_allowed(cfg):
             "MODEL.GN.ZERO_INIT_RESIDUAL takes True or False, such as False (its value now), "
             "but a whole number was given: 1.",
         ),
+        (
+            "SOLVER: {MAX_ITER: 2.5}",
+            "SOLVER.MAX_ITER takes a whole number, such as 40000 (its value now), "
+            "but a number was given: 2.5.",
+        ),
+        ("TEST: {AUG: }", "TEST.AUG takes keys below it, but None was given: None."),
+        ("MODEL: 3", "MODEL takes keys below it."),
+        ("TEST:", "TEST takes keys below it."),
         ("SOLVER: {STEPS: 3}", "SOLVER.STEPS takes a list, but a whole number was given: 3."),
     ],
 )

@@ -2,8 +2,7 @@ import detectron2.config
 
 import gn_det
 from gn_det import model_zoo
-from gn_det.config import add_gn_config
-from gn_det.config.cfg_node import flatten
+from gn_det.config import add_gn_config, flatten
 
 OURS = {
     "MODEL.GN.NUM_GROUPS": 32,

@@ -9,12 +9,14 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BitMasks
 
 from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
 from gn_det.data import DatasetError
 from gn_det.engine import Trainer, load_lazy_config, run_lazy, setup
 from gn_det.engine.lazy_config import settings_of
+from gn_det.engine.lazy_run import _train_loader
 
 ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
 
@@ -281,6 +283,19 @@ def test_a_dataset_of_ones_own_is_left_alone(words, tmp_path):
     path.write_text(OWN_DATA)
     run_lazy(_args([*words, "train.max_iter=1"], tmp_path / "run", str(path)))
     assert (tmp_path / "run" / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize("kind", ["polygon", "the default", "a loader with options"])
+def test_rle_masks_need_no_key(words, kind):
+    cfg = load_lazy_config(ZOO, [*words, "dataloader.train.mapper.instance_mask_format=polygon"])
+    train = cfg.dataloader.train
+    if kind == "the default":
+        del train.mapper.instance_mask_format
+    elif kind != "polygon":
+        train.num_workers, train.prefetch_factor = 1, 1
+    images = next(iter(_train_loader(cfg, settings_of(cfg))))
+    assert all(isinstance(image["instances"].gt_masks, BitMasks) for image in images)
+    assert len(images) == 2
 
 
 def test_weights_of_another_network(words, tmp_path):

@@ -10,8 +10,7 @@ from torch import nn
 
 import gn_det
 from gn_det import model_zoo
-from gn_det.config import config_folder
-from gn_det.config.cfg_node import flatten
+from gn_det.config import config_folder, flatten
 from gn_det.modeling import StandardizedConv2d, find_problems
 
 # config -> norms of (backbone, FPN or res5 of a C4 head, box head, mask head)

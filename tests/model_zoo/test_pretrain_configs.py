@@ -11,8 +11,7 @@ from torch import nn
 import gn_det
 from gn_det import model_zoo
 from gn_det.checkpoint import Checkpointer, PretrainMetadata, WeightsError
-from gn_det.config import config_folder
-from gn_det.config.cfg_node import flatten
+from gn_det.config import config_folder, flatten
 from gn_det.data.pretraining.transforms import resize_to
 from gn_det.modeling import find_problems, pretrain_spec_from_cfg
 

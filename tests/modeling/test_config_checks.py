@@ -30,6 +30,15 @@ def _find(*options, config="mask_rcnn_R50_gn_all", **kwargs) -> list[Problem]:
     return find_problems(cfg, **kwargs)
 
 
+def _but_unread(*options):
+    """Return the problems but the warning of keys that no part of the model reads."""
+    problems = _find(*options)
+    unread = [p for p in problems if "no part of this model reads that" in p.message]
+    assert len(unread) == 1
+    assert not unread[0].fatal
+    return [p for p in problems if p not in unread]
+
+
 def _only(problems: list[Problem], fatal: bool = True) -> str:
     """Return the message of the one problem."""
     assert len(problems) == 1, problems
@@ -71,7 +80,7 @@ def test_detectron2s_own_parts_ignore(on):
     assert [p.fatal for p in c4] == [True, True]
     retina = ["MODEL.META_ARCHITECTURE", "RetinaNet", *STOCK[2:]]
     retina += ["MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]]
-    assert _find(*SCRATCH, *on, *retina) == []
+    assert _but_unread(*SCRATCH, *on, *retina) == []
 
 
 def test_unknown_memory_mode():
@@ -87,7 +96,7 @@ def test_known_norms(name):
 
 def test_unknown_norm_of_a_part_that_is_not_there():
     part = ["MODEL.ROI_MASK_HEAD.NORM", "GroupNorm", "MODEL.MASK_ON", False]
-    assert _find(*part) == []
+    assert _but_unread(*part) == []
 
 
 @pytest.mark.parametrize(
@@ -356,7 +365,7 @@ def test_weights_of_a_backbone_that_is_no_resnet(monkeypatch):
     monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_regnet_backbone", Strided)
     options = ["MODEL.BACKBONE.NAME", "build_regnet_backbone", *RES2_TO_RES5]
     options += ["MODEL.RESNETS.DEPTH", 101]
-    assert _find(*options) == []
+    assert _but_unread(*options) == []
 
 
 @pytest.mark.parametrize(("images", "processes", "each"), [(16, 8, "2"), (7, 1, "7"), (24, 8, "3")])
@@ -438,6 +447,8 @@ def test_vgg():
     assert len(_find(*vgg, "MODEL.VGG.BASE_CHANNELS", 48)) == 1  # 48; 96, 192 and 384 are divided
     assert "MODEL.VGG.NORM is 'XN'" in _only(_find(*vgg, "MODEL.VGG.NORM", "XN"))
     # the ResNet's keys are none of its own
-    assert _find(*vgg, "MODEL.RESNETS.NORM", "XN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 48) == []
+    assert (
+        _but_unread(*vgg, "MODEL.RESNETS.NORM", "XN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 48) == []
+    )
     frozen = _only(_find(*vgg, "MODEL.VGG.NORM", "FrozenBN"))
     assert "MODEL.VGG.NORM is FrozenBN" in frozen

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from detectron2.config import CfgNode
 
-from gn_det.config import ConfigError
+from gn_det.config import ConfigError, require_gn_config
 from gn_det.data.checks.config_datasets import on_one_process
 from gn_det.data.errors import DatasetError
 
@@ -49,6 +49,7 @@ def labelled_split(cfg: CfgNode, split: str) -> LabelledSplit:
 
 
 def _source(cfg: CfgNode) -> Callable[[CfgNode, str], LabelledSplit]:
+    require_gn_config(cfg)
     name = cfg.PRETRAIN.DATASET
     if name not in SOURCES:
         raise ConfigError(f"PRETRAIN.DATASET is {name!r}. Choose one of {', '.join(SOURCES)}.")
