@@ -152,7 +152,7 @@ class BoxEvidence:
     def __init__(self, masked: bool = False) -> None:
         self.total = 0
         self._masked = masked
-        self._unit = self._relative = 0  # all four numbers are in 0 ... 1; and not all are whole
+        self._unit = self._relative = 0  # four numbers in 0 ... 1, such as 1.0; and such as 0.5
         self._out = 0  # stick out of the image by more than rounding
         self._out_fit = 0  # of these, fit in as corners
         self._fit: Counter[tuple[str, int]] = Counter()  # by the reading
@@ -178,7 +178,7 @@ class BoxEvidence:
 
         example("any")
         if min(box) >= 0 and max(box) <= 1 and min(size) > _RELATIVE_SIDE:
-            self._unit += 1
+            self._unit += float in map(type, box)
             if is_fraction(box, size):
                 self._relative += 1
                 example("box-relative")

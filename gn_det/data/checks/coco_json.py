@@ -262,8 +262,6 @@ class _Check:
                 report.add("section", f"{section}: {state}")
         if not counts.get("annotations"):
             report.add("no-annotations")
-        elif found.images and report.counts["image-unknown"] == counts["annotations"]:
-            report.add("images-unknown", "the first: " + report.examples["image-unknown"][0])
         for section, ids in (("images", found.images), ("categories", found.classes)):
             texts = [i for i in ids if isinstance(i, str)]
             if 0 < len(texts) < len(ids):

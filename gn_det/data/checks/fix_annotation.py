@@ -116,10 +116,9 @@ def _fix_mask(annotation: dict, size: Size) -> None:
     mask = read_mask(annotation["segmentation"], size, sound)
     if mask is None:
         del annotation["segmentation"]
-        annotation.pop("area", None)  # it was the area of the old mask
     else:
         annotation["segmentation"] = mask
-        annotation["area"] = object_area(annotation, size)
+    annotation.pop("area", None)  # it was the area of the old mask
 
 
 def _box_of_mask(annotation: dict, size: Size) -> None:

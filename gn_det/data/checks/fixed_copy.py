@@ -163,8 +163,6 @@ class _FixedCopy:
             self.change("the file", kind, f"written as UTF-8, it was {self.json.encoding}")
         self.copy(file)
         counts = self.json.counts
-        if not counts.get("images"):
-            raise DatasetError(f"{self.json.path}: no copy is written, because it has no images.")
         for section in ("images", "annotations"):
             if counts.get(section) and not self.left[section]:
                 raise DatasetError(self.nothing_left(section))

@@ -50,7 +50,6 @@ _KINDS = [
     ("encoding", "error", "UTF-16 or 32, which JSON is not written in", "written as UTF-8"),
     ("byte-order-mark", "warning", "three bytes before the JSON", "written without"),
     ("section", "error", "images or categories are missing, empty or not a list"),
-    ("images-unknown", "error", "no annotation is of an image of the file", "found by the names"),
     ("no-annotations", "warning", "there is no annotation: nothing can be learned or scored"),
     ("record", "error", "an image, annotation or class is not a {...} record", "removed"),
     ("key-twice", "warning", "a record has a key twice: readers keep the last", "the last is kept"),
@@ -88,7 +87,12 @@ _KINDS = [
     # classes
     ("class-id", "error", "the class's id is missing or no whole number (64 bits)", _CLASS),
     ("class-twice", "error", "two classes have the same id", "one is kept if the name is the same"),
-    ("class-name", "error", "the class's name is missing or not text", "a number as text; else class_ID"),
+    (
+        "class-name",
+        "error",
+        "the class's name is missing or not text",
+        "a number as text; else class_ID",
+    ),
     ("class-name-twice", "warning", "two classes have the same name"),
     ("class-empty", "warning", "a class has no annotation"),
     ("class-not-in-train", "error", "the training data do not have this class"),

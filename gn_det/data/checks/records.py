@@ -244,7 +244,7 @@ def rle_problem(rle: dict, size: Size) -> str | None:
         rle: The mask as run lengths.
         size: The size of its image.
     """
-    if "counts" not in rle:
+    if not rle.keys() & {"size", "counts"}:
         return "mask-format"
     stated = rle.get("size")
     if type(stated) is not list or len(stated) != 2 or set(map(type, stated)) != {int}:
