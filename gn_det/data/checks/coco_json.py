@@ -7,12 +7,12 @@ numbers for each record.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .box_evidence import BY_MASK, BoxEvidence
-from .dict_records import DictRecords
+from .dict_records import DictRecords, refuse_malformed
 from .json_reader import CocoJson, Record
 from .kinds import KINDS
 from .records import annotation_problems, box_problem, has_mask, id_problem, image_problems
@@ -104,9 +104,14 @@ def check_train_dicts(dicts: Sequence[dict], classes: Sequence[str] | None) -> C
     Returns:
         The result. None where the dicts have no ``annotations``, which a mapper of one's own may
         find elsewhere, or have rotated boxes, which have other rules.
+
+    Raises:
+        DatasetError: An entry is no dict, or its annotations are none.
     """
+    refuse_malformed(dicts)
     annotations = [a for record in dicts for a in record.get("annotations") or ()]
-    rotated = any(len(box) == 5 for a in annotations if (box := a.get("bbox")) is not None)
+    boxes = [a.get("bbox") for a in annotations]
+    rotated = any(isinstance(box, Sized) and len(box) == 5 for box in boxes)
     if rotated or not any("annotations" in record for record in dicts):
         return None
     check = _Check(DictRecords(dicts, classes), "its list of dicts")

@@ -49,7 +49,7 @@ _KINDS = [
     # the file as a whole
     ("encoding", "error", "UTF-16 or 32, which JSON is not written in", "written as UTF-8"),
     ("byte-order-mark", "warning", "three bytes before the JSON", "written without"),
-    ("section", "error", "images or categories are missing, empty or not a list"),
+    ("section", "error", "images or categories are missing or empty, or a section is not a list"),
     ("no-annotations", "warning", "there is no annotation: nothing can be learned or scored"),
     ("record", "error", "an image, annotation or class is not a {...} record", "removed"),
     ("key-twice", "warning", "a record has a key twice: readers keep the last", "the last is kept"),
