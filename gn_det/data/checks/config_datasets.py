@@ -24,6 +24,7 @@ from gn_det.utils import and_more
 
 from .coco_json import CheckedJson, check_json, check_train_dicts, compare_classes
 from .depth import depth_problem, window_warning
+from .dict_records import refuse_malformed
 from .images import check_images_of, missing_files
 from .kinds import KINDS
 from .many_objects import warn_of_many_objects
@@ -80,6 +81,7 @@ def check_dicts(name: str, dicts: list[dict]) -> CheckedJson:
     Raises:
         DatasetError: The dicts cannot be converted to COCO's format.
     """
+    refuse_malformed(dicts)
     without = [place for place, record in enumerate(dicts) if "image_id" not in record]
     if without:
         raise DatasetError(f"{name}: its dict {without[0]} has no image_id. {DICT_FIELDS}")
