@@ -23,7 +23,7 @@ from gn_det.data.formats import DICT_FIELDS, write_coco_json
 from gn_det.utils import and_more
 
 from .coco_json import CheckedJson, check_json, check_train_dicts, compare_classes
-from .depth import depth_problem, window_warning
+from .depth import depth_problem, window_warnings
 from .images import check_images_of, missing_files
 from .kinds import KINDS
 from .many_objects import warn_of_many_objects
@@ -151,7 +151,7 @@ def _image_problem(dicts: list[dict], cfg: CfgNode | None, *, training: bool) ->
         )
     deep = {path: finding.values for path, finding in found.items() if finding.values}
     window = () if cfg is None else cfg.INPUT.WINDOW
-    if window and (warning := window_warning(list(deep.values()), window)):
+    for warning in window_warnings(deep, [path for path, _ in files], window) if window else ():
         logger.warning(warning)
     if not window and (problem := depth_problem(deep, len(files))):
         return problem
