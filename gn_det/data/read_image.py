@@ -166,12 +166,10 @@ def _correct_byte_order(image: ImageFile.ImageFile) -> None:
 
     It does so by itself for 16 bits without a sign alone.
     """
-    image.tile = [
-        tile._replace(args=(re.sub(";(16|32)B", r";\1N", tile.args[0]), *tile.args[1:]))
-        if tile.codec_name == "libtiff"
-        else tile
-        for tile in image.tile
-    ]
+    for place, (codec, box, offset, args) in enumerate(image.tile):
+        if codec == "libtiff" and isinstance(args, tuple):
+            native = re.sub(";(16|32)B", r";\1N", args[0])
+            image.tile[place] = ImageFile._Tile(codec, box, offset, (native, *args[1:]))
 
 
 def fits_8_bits(values: np.ndarray) -> bool:
