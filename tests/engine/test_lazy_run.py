@@ -121,7 +121,9 @@ def test_a_resumed_run_obeys_changed_keys(words, tmp_path, caplog):
     state = run("train.max_iter=1", resume=False)
     assert state["config"]["optimizer.lr"] == 0.03
     assert state["config"]["optimizer._target_"] == "torch.optim.sgd.SGD"
+    assert not any(key.startswith("cfg.") for key in state["config"])  # other names of the file
     run("train.max_iter=1")
+    assert "changed keys" not in caplog.text
     assert "Nothing is left to train: the run has done 1 iterations" in caplog.text
     assert "A larger train.max_iter continues it." in caplog.text
 
@@ -145,6 +147,9 @@ def test_a_resumed_run_obeys_changed_keys(words, tmp_path, caplog):
         run("train.max_iter=6", "train.seed=2")
     with pytest.raises(ConfigError, match=r"^model\.pixel_std.* compute something else"):
         run("train.max_iter=6", "model.pixel_std=[1.0,1.0,1.0]")
+    with pytest.raises(ConfigError, match="with train.init_checkpoint and another train.output_di"):
+        run("train.max_iter=6", "model.backbone.bottom_up.freeze_at=2")
+    assert "max_iter: 5" in (folder / "config.yaml").read_text()  # as the run that was accepted
 
 
 def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):
