@@ -320,7 +320,7 @@ def test_weights_of_other_pixels(words, tmp_path):
     torch.save({"model": state, "gn_det": {"input_format": "RGB"}}, weights)
     opts = [*words, f"train.init_checkpoint={weights}"]
     args = _args(opts, tmp_path / "x", eval_only=True)
-    with pytest.raises(WeightsError, match="trained on RGB images, but INPUT.FORMAT is BGR"):
+    with pytest.raises(WeightsError, match="trained on RGB images, but model.input_format is BGR"):
         run_lazy(args)
     # a model of one's own may name no pixels: then there is nothing to compare
     settings = settings_of(cfg)
