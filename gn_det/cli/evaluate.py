@@ -42,6 +42,7 @@ from gn_det.evaluation import (
     results_table,
     score_file,
 )
+from gn_det.utils import SaveError
 
 __all__ = ["build_parser", "main"]
 
@@ -124,20 +125,25 @@ def evaluate_weights(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace, results: dict) -> None:
-    """Write the JSON, then print the tables: a terminal may not take them."""
-    if args.output:
-        _write(args, results)
+    """Write the JSON, then print the tables: either place may not take them.
+
+    Raises:
+        SaveError: The JSON could not be written. The tables are printed.
+    """
+    failed = _write(args, results) if args.output else None
     for name, of_dataset in results.items():
         # the published numbers are COCO's, and say nothing of other data
         config = os.path.basename(args.config_file or "") if name == "coco_2017_val" else None
         print(f"\n{name}\n{results_table(of_dataset, config)}")
         if args.per_class:
             print(f"\n{per_class_table(of_dataset)}")
+    if failed:
+        raise SaveError(f"--output {args.output} could not be written: {failed.strerror}")
     if args.output:
         print(f"\nwritten to {args.output}")
 
 
-def _write(args: argparse.Namespace, results: dict) -> None:
+def _write(args: argparse.Namespace, results: dict) -> OSError | None:
     record = {
         "config": args.config_file,
         "weights": args.weights,
@@ -149,5 +155,9 @@ def _write(args: argparse.Namespace, results: dict) -> None:
     }
     # NaN, where there is nothing to find, is no JSON
     record = json.loads(json.dumps(record), parse_constant=lambda name: None)
-    with open(args.output, "w", encoding="utf-8") as f:
-        json.dump(record, f, indent=2)
+    try:
+        with open(args.output, "w", encoding="utf-8") as f:
+            json.dump(record, f, indent=2)
+    except OSError as error:
+        return error
+    return None

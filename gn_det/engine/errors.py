@@ -1,6 +1,7 @@
 """How a program ends: a message for a person, the exit status, and the end of ``log.txt``."""
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -15,12 +16,20 @@ from gn_det.utils import SaveError
 
 from .run_log import FILE_ONLY, release_warnings, start_messages
 
-__all__ = ["EXPECTED", "RunStopped", "exit_on_error", "exit_status", "resume_command"]
+__all__ = [
+    "EXPECTED",
+    "RunStopped",
+    "exit_on_error",
+    "exit_status",
+    "full_disk_is_expected",
+    "resume_command",
+]
 
 logger = logging.getLogger(__name__)
 
 # a wrong config, option, dataset or file of weights, and what can happen to any run
 EXPECTED = (ConfigError, FileNotFoundError, SaveError, NonFiniteError)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_BROKEN_PIPE = 141  # as shells have it: 128 + SIGPIPE
 
 
@@ -52,7 +61,8 @@ def exit_on_error(resume_option: bool = False) -> Iterator[None]:
     """
     start_messages()
     try:
-        yield
+        with full_disk_is_expected():
+            yield
     except RunStopped as stopped:
         logger.info(_how_to_resume(resume_option))
         raise SystemExit(stopped.code) from None
@@ -69,6 +79,25 @@ def exit_on_error(resume_option: bool = False) -> Iterator[None]:
         raise
     finally:
         release_warnings()
+
+
+@contextlib.contextmanager
+def full_disk_is_expected() -> Iterator[None]:
+    """Turn the error of a disk without room into one that is expected, whoever wrote.
+
+    Raises:
+        SaveError: There was no room, or a file was larger than it may be.
+    """
+    try:
+        yield
+    except SaveError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        logger.debug("A file could not be written", exc_info=error)
+        what = f"{error.filename or 'A file'} could not be written"
+        raise SaveError(f"{what}: {error.strerror}. Free some space.") from error
 
 
 def log_unexpected(error: Exception) -> None:

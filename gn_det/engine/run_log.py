@@ -139,8 +139,10 @@ class _Screen(_Quiet):
         elif record.levelno == logging.WARNING and self.held is not None:
             self.held.append(record)
             return
+        stream: TextIO | None = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        if stream is None:  # a program that was started without one
+            return
         try:
-            stream: TextIO = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
             tqdm.write(self.format(record), file=stream)
             stream.flush()
         except Exception:

@@ -256,16 +256,29 @@ def open_output_folder(
         verbose: See :func:`setup`.
 
     Raises:
-        gn_det.config.ConfigError: The folder is an address.
-        gn_det.utils.SaveError: The folder cannot be written.
+        gn_det.config.ConfigError: The folder is an address, its name is not in UTF-8, or it
+            cannot be written.
+        gn_det.utils.SaveError: ``config.yaml`` cannot be written.
     """
     if "://" in folder:
         raise ConfigError(
             f"The output folder {folder} is an address. Checkpoints are written to a folder of "
             "this machine, so that none is half written: give a path, and copy the run later."
         )
+    if any("\ud800" <= letter <= "\udfff" for letter in folder):
+        raise ConfigError(
+            f"The output folder {ascii(folder)} is not in UTF-8, as TensorBoard's files need it: "
+            "give another path."
+        )
     eval_only = getattr(args, "eval_only", False)
-    open_log_file(folder, verbose=verbose or getattr(args, "verbose", False))
+    python_config = isinstance(cfg, DictConfig)
+    try:
+        open_log_file(folder, verbose=verbose or getattr(args, "verbose", False))
+    except OSError as error:
+        raise ConfigError(
+            f"The output folder {folder} cannot be written: {error.strerror}. See its permissions "
+            f"and disk, or give another {'train.output_dir' if python_config else 'OUTPUT_DIR'}."
+        ) from error
     rank = comm.get_rank()
     logger.debug(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     if comm.is_main_process():
@@ -280,7 +293,6 @@ def open_output_folder(
         keeps = eval_only or getattr(args, "resume", False)
         if not (keeps and os.path.exists(os.path.join(folder, "config.yaml"))):
             _write_config(text, folder)
-    python_config = isinstance(cfg, DictConfig)
     seed = cfg.train.get("seed", -1) if python_config else cfg.SEED
     seed_all_rng(None if seed is None or seed < 0 else seed + rank)
     if not eval_only:

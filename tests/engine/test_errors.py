@@ -1,4 +1,5 @@
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -37,6 +38,15 @@ def test_other_errors_pass(error, capsys):
     with pytest.raises(error), exit_on_error():
         raise error
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", [None, "metrics.json"])
+def test_a_full_disk_is_one_line_whoever_wrote(name, capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_error():
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+    assert ended.value.code == 1
+    what = f"{name or 'A file'} could not be written: No space left on device."
+    assert capsys.readouterr().err == f"error: {what} Free some space.\n"
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("by hand"), ConfigError("a wrong key")])

@@ -179,6 +179,13 @@ def test_a_screen_or_a_disk_that_is_gone_ends_nothing(log, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_program_without_a_stdout(log, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    ours.info("to the file alone")
+    assert capsys.readouterr().err == ""
+    assert "to the file alone" in log()
+
+
 def test_a_message_stands_above_the_bar(log, capsys):
     with tqdm(total=2, file=sys.stderr, ascii=True) as bar:
         bar.update()

@@ -132,6 +132,24 @@ def test_an_output_folder_that_is_an_address(digits_options, lab):
         setup(args)
 
 
+@pytest.mark.parametrize(
+    ("folder", "problem"),
+    [
+        ("file", "cannot be written: File exists.*another OUTPUT_DIR"),
+        ("file/below", "cannot be written: Not a directory"),
+        ("holds_log", "cannot be written: Is a directory"),
+        ("caf\udce9", "caf.udce9' is not in UTF-8"),
+    ],
+)
+def test_an_output_folder_that_cannot_be_written(digits_options, tmp_path, folder, problem):
+    (tmp_path / "file").touch()
+    (tmp_path / "holds_log" / "log.txt").mkdir(parents=True)
+    opts = [*digits_options, "OUTPUT_DIR", str(tmp_path / folder)]
+    args = argparse.Namespace(config_file="mask_rcnn_R50_gn_all.yaml", opts=opts)
+    with pytest.raises(ConfigError, match=f"The output folder .*{problem}"):
+        setup(args)
+
+
 def test_warnings_stand_in_the_log_file(digits_options, tmp_path):
     for name in ("a", "b"):
         args = argparse.Namespace(

@@ -28,6 +28,7 @@ from gn_det.engine.errors import (
     RunStopped,
     exit_on_error,
     exit_status,
+    full_disk_is_expected,
     log_unexpected,
 )
 from gn_det.engine.hooks.preemption import EXIT_PREEMPTED
@@ -306,7 +307,8 @@ def _work(local_rank: int, common: tuple, messages: "SimpleQueue[str]", parent: 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
     threading.Thread(target=_stop_without_parent, args=(parent,), daemon=True).start()
     try:
-        _distributed_worker(local_rank, *common)
+        with full_disk_is_expected():
+            _distributed_worker(local_rank, *common)
     except EXPECTED as error:
         logger.error(str(error), extra=FILE_ONLY)
         messages.put(str(error))
