@@ -23,6 +23,7 @@ Shapes:
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -199,7 +200,7 @@ def _states(modules: Iterable[nn.Module]) -> list[State]:
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return attributes of a module with copies of its dicts: of parameters, hooks and so on."""
     return {
-        name: value.copy() if isinstance(value, dict) else value
+        name: dict(value) if type(value) in (dict, OrderedDict) else value
         for name, value in attributes.items()
     }
 
