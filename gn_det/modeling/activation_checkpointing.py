@@ -286,8 +286,8 @@ class ActivationCheckpointMixin(nn.Module):
 
 
 def _can_recompute() -> bool:
-    # PyTorch cannot in torch.func.grad, vmap and their relatives, and where a parametrized weight is
-    # computed only at its first use
+    # PyTorch cannot in torch.func.grad, vmap and the like, nor where a parametrized weight is
+    # kept from its first use
     torch_c: Any = torch._C
     return (
         torch_c._functorch.peek_interpreter_stack() is None
