@@ -23,6 +23,7 @@ Shapes:
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -32,7 +33,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from gn_det.config import ConfigError
@@ -64,8 +66,14 @@ MEMORY_MODES = ("standard", "lean", "minimal")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# a module's dict of parameters or buffers, and a name in it
-Slot = tuple[dict[str, Any], str]
+# a module, and a copy of its attributes
+State = tuple[nn.Module, dict[str, Any]]
+
+# PyTorch's hooks on all modules
+GLOBAL_HOOKS: tuple[dict[int, Callable[..., Any]], ...] = (
+    *(torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks),
+    *(torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks),
+)
 
 # layers that give the same output each time they run, and change nothing
 DETERMINISTIC = {
@@ -79,15 +87,16 @@ def recompute(
 ) -> T:
     """Return ``function(*inputs)``, and save only the inputs for backward.
 
-    Backward runs the function again, up to the last tensor that it needs. The modules then have the
-    parameters and buffers that they have now, also where others took their place meanwhile
-    (``torch.func.functional_call``). If one was changed in place, backward raises PyTorch's error.
+    Backward runs the function again, up to the last tensor that it needs. The modules then are what
+    they are now: they have the parameters, buffers, hooks, children and other attributes of the
+    first pass, also where others took their place (``torch.func.functional_call``, ``eval()``, a
+    hook that is new). If a parameter was changed in place, backward raises PyTorch's error.
 
     Args:
         function: A function without side effects.
         inputs: The tensors that the function depends on, besides parameters and buffers.
-        modules: The modules whose own parameters and buffers the function uses, and no others: an
-            optimizer may change those in the same backward. If all modules are of
+        modules: The modules that the function uses, each without its children, and no others: an
+            optimizer may change others in the same backward. If all modules are of
             :data:`DETERMINISTIC` classes, the states of random number generators are not saved.
     """
     modules = list(modules)
@@ -95,13 +104,21 @@ def recompute(
     run = partial(checkpoint, use_reentrant=False, preserve_rng_state=random)
     if torch.compiler.is_compiling():
         return run(function, *inputs)  # the graph holds parameters and buffers as inputs
-    slots, count = _slots(modules), len(inputs)
+    states, count = _states(modules), len(inputs)
+    used = [*inputs, *_tensors(states)]
+    trained = [tensor.requires_grad for tensor in used]
+    is_first_run = True
 
     def run_with(*tensors: torch.Tensor) -> T:
-        with _filled(slots, tensors[count:]):
+        nonlocal is_first_run
+        if is_first_run:
+            is_first_run = False
+            return function(*tensors[:count])
+        tensors = tuple(map(_with_requires_grad, tensors, trained))
+        with _restored(states, tensors[count:]):
             return function(*tensors[:count])
 
-    return run(run_with, *inputs, *(store[name] for store, name in slots))
+    return run(run_with, *used)
 
 
 def tag_recomputable(
@@ -117,17 +134,18 @@ def tag_recomputable(
     Args:
         function: A function without side effects.
         x: The input of the function. It is saved for backward.
-        modules: The modules whose own parameters and buffers the function uses. They are copied:
-            FSDP frees them before the other module's backward. They should be small.
+        modules: The modules that the function uses, each without its children. Their parameters
+            and buffers are copied: FSDP frees them before the other module's backward. They should
+            be small.
     """
     y: Any = function(x)
     modules = list(modules)
     if y is x or torch.compiler.is_compiling() or not _is_deterministic(modules):
         return y  # saved as usual
-    slots = _slots(modules)
-    copies = [store[name].detach().clone() for store, name in slots]
-    y.recompute_fn = partial(_without_graph, function, x.detach(), slots, copies)
-    y.recompute_version = y._version
+    states = _states(modules)
+    copies = [tensor.detach().clone() for tensor in _tensors(states)]
+    y.recompute_fn = partial(_without_graph, function, x.detach(), states, copies)
+    y.recompute_place = _place(y), y._version
     return y
 
 
@@ -142,7 +160,8 @@ def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     functions = {
         _place(tensor): tensor.recompute_fn
         for tensor in cast(Iterable[Any], tensors)
-        if getattr(tensor, "recompute_version", None) == tensor._version
+        if hasattr(tensor, "recompute_place")  # a tensor of inference_mode has no version
+        and tensor.recompute_place == (_place(tensor), tensor._version)
     }
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
@@ -158,10 +177,10 @@ def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 def _without_graph(
     function: Callable[[torch.Tensor], torch.Tensor],
     x: torch.Tensor,
-    slots: list[Slot],
+    states: list[State],
     tensors: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    with torch.no_grad(), _filled(slots, tensors):
+    with torch.no_grad(), _restored(states, tensors):
         return function(x)
 
 
@@ -169,32 +188,54 @@ def _is_deterministic(modules: Iterable[nn.Module]) -> bool:
     return all(type(module) in DETERMINISTIC for module in modules)
 
 
-def _slots(modules: Iterable[nn.Module]) -> list[Slot]:
-    """Return where modules keep their parameters and buffers: each dict, with a name in it."""
+def _with_requires_grad(tensor: torch.Tensor, value: bool) -> torch.Tensor:
+    # a parameter may be frozen after the first pass
+    return tensor if tensor.requires_grad == value else tensor.detach().requires_grad_(value)
+
+
+def _states(modules: Iterable[nn.Module]) -> list[State]:
+    return [(module, _copied(vars(module))) for module in dict.fromkeys(modules)]
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes of a module with copies of its dicts: of parameters, hooks and so on."""
+    return {
+        name: dict(value) if type(value) in (dict, OrderedDict) else value
+        for name, value in attributes.items()
+    }
+
+
+def _tensors(states: list[State]) -> list[torch.Tensor]:
+    """Return the parameters and buffers of modules."""
     return [
-        (store, name)
-        for module in modules
-        for store in (module._parameters, module._buffers)
-        for name, tensor in store.items()
+        tensor
+        for _, attributes in states
+        for store in (attributes["_parameters"], attributes["_buffers"])
+        for tensor in store.values()
         if tensor is not None
     ]
 
 
 @contextmanager
-def _filled(slots: list[Slot], tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Within the block, let the modules have these parameters and buffers."""
-    if all(store.get(name) is tensor for (store, name), tensor in zip(slots, tensors)):
-        yield
-        return
-    before = [(store, dict(store)) for store, _ in slots]
+def _restored(states: list[State], tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Within the block, let modules have the attributes that they had, and these tensors.
+
+    Args:
+        states: What :func:`_states` returned.
+        tensors: What :func:`_tensors` returned, or copies.
+    """
+    before = [(module, vars(module)) for module, _ in states]
+    given = iter(tensors)
     try:
-        for (store, name), tensor in zip(slots, tensors):
-            store[name] = tensor
+        for module, attributes in states:
+            attributes = _copied(attributes)  # what the block does to them is forgotten
+            for store in (attributes["_parameters"], attributes["_buffers"]):
+                store.update({name: next(given) for name, t in store.items() if t is not None})
+            module.__dict__ = attributes
         yield
     finally:
-        for store, content in before:
-            store.clear()
-            store.update(content)
+        for module, attributes in before:
+            module.__dict__ = attributes
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -225,8 +266,8 @@ class ActivationCheckpointMixin(nn.Module):
         """
         if self.memory == "standard" or not (self.training and torch.is_grad_enabled()):
             return "standard"
-        if not torch.compiler.is_compiling() and not _may_hook_saved_tensors():
-            return "standard"  # torch.func.grad and its relatives cannot recompute
+        if not torch.compiler.is_compiling() and not _can_recompute():
+            return "standard"
         for module in all_modules(self.children() if layers is None else layers):
             if why := why_once(module):
                 self._warn_once(module, why)
@@ -244,9 +285,15 @@ class ActivationCheckpointMixin(nn.Module):
         )
 
 
-def _may_hook_saved_tensors() -> bool:
-    autograd: Any = torch._C._autograd
-    return autograd._saved_tensors_hooks_is_enabled()
+def _can_recompute() -> bool:
+    # PyTorch cannot in torch.func.grad, vmap and the like, nor where a parametrized weight is
+    # kept from its first use
+    torch_c: Any = torch._C
+    return (
+        torch_c._functorch.peek_interpreter_stack() is None
+        and torch_c._autograd._saved_tensors_hooks_is_enabled()
+        and not parametrize._cache_enabled
+    )
 
 
 def why_once(layer: nn.Module) -> str:
@@ -263,16 +310,15 @@ def why_once(layer: nn.Module) -> str:
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
-        or _has_any_global_hook()
+        or any(GLOBAL_HOOKS)
     ):
         return "has hooks (pruning, weight_norm and others)"
     if "forward" in vars(layer):
         return "has a forward of its own"
-    if (
-        type(layer) in DETERMINISTIC
-        or not layer._buffers
-        or (is_norm(layer) and not has_statistics(layer))
-    ):
+    if isinstance(layer, nn.RReLU):
+        return "is an RReLU, which saves its random numbers before it draws them"
+    buffers = any(buffer is not None for buffer in layer._buffers.values())
+    if type(layer) in DETERMINISTIC or not (buffers or has_statistics(layer)):
         return ""
     return f"is a {type(layer).__name__}, which may change its buffers"
 

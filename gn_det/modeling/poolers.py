@@ -152,7 +152,10 @@ def _check_rois(rois: torch.Tensor) -> None:
     row = int((~good.all(dim=1)).nonzero()[0])
     image, *box = rois[row].tolist()
     number = row - int((rois[:, 0] == image).nonzero()[0])
-    what = f"Box {number} of image {int(image)} of the batch, both counted from 0, is {box}"
+    what = (
+        f"Box {number} of image {int(image)} of the batch is {box} (both numbers count from 0; in "
+        "training among the boxes that were drawn)"
+    )
     if not all(map(math.isfinite, box)):
         raise FloatingPointError(f"{what}: not finite. Look at what made this proposal.")
     raise ValueError(

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from gn_det.engine.memory_meter import MemoryMeter
 from gn_det.modeling import activation_checkpointing
@@ -107,6 +107,21 @@ def _add_batch_norm(conv):
         conv.norm = nn.BatchNorm2d(conv.out_channels)
 
 
+def _add_instance_norm(conv):
+    if conv.norm is not None:
+        conv.norm = nn.InstanceNorm2d(conv.out_channels, affine=True, track_running_stats=True)
+
+
+class Counting(nn.Sequential):
+    """A layer whose output depends on how often it ran."""
+
+    runs = 0
+
+    def forward(self, x):
+        self.runs += 1
+        return super().forward(x) * (1 + 0.1 * self.runs)
+
+
 def _add_dropout(parts):
     for conv in _convs(parts.backbone.bottom_up) + parts.backbone.output_convs:
         conv.norm = nn.Sequential(conv.norm, nn.Dropout(0.3))
@@ -134,6 +149,9 @@ CHANGES = {
     "other-class": lambda p: [setattr(c, "__class__", Doubled) for c in _convs(p)],
     "other-forward": lambda p: [_patch(c) for c in _convs(p)],
     "batch-norm": lambda p: [_add_batch_norm(c) for c in _convs(p)],
+    "instance-norm": lambda p: [_add_instance_norm(c) for c in _convs(p)],
+    "rrelu": lambda p: [setattr(c, "activation", nn.RReLU()) for c in _convs(p.mask_head)],
+    "counting": lambda p: _wrap(p, Counting),
     "dropout": _add_dropout,
     "features-in-place": lambda p: p.backbone.register_forward_hook(_double_p2_in_place),
 }
@@ -238,7 +256,7 @@ def test_functional_call(make_parts, leaves):
         parts = make_parts(mode)
         given = _given(parts, 1.2)
         used = given if leaves else {name: 0.9 * p for name, p in given.items()}
-        torch.func.functional_call(parts, used).backward()
+        torch.func.functional_call(parts, used, ()).backward()
         assert all(p.grad is None for p in parts.parameters())
         results.append([p.grad for p in given.values()])
     # the module's own values play no part: with them, the gradients are others
@@ -251,7 +269,7 @@ def test_functional_call(make_parts, leaves):
 def test_functional_gradients(make_parts):
     # torch.func.grad cannot recompute: standard mode runs
     def loss(values, parts):
-        return torch.func.functional_call(parts, values)
+        return torch.func.functional_call(parts, values, ())
 
     results = []
     for mode in ("standard", *MODES):
@@ -262,8 +280,87 @@ def test_functional_gradients(make_parts):
     _assert_equal(results[2], results[0])
 
 
+def test_ensembles(make_parts):
+    # torch.vmap cannot recompute: standard mode runs
+    results = []
+    for mode in ("standard", *MODES):
+        backbone = make_parts(mode).backbone
+        values, buffers = torch.func.stack_module_state([backbone, copy.deepcopy(backbone)])
+
+        def run(*state, backbone=backbone):
+            return torch.func.functional_call(backbone, state, torch.ones(1, 3, 64, 64))["p3"]
+
+        torch.vmap(run)(values, buffers).square().mean().backward()
+        results.append([v.grad for v in values.values()])
+    _assert_equal(results[1], results[0])
+    _assert_equal(results[2], results[0])
+
+
+@pytest.mark.parametrize("mode", ["standard", *MODES])
+@pytest.mark.parametrize("training", [True, False])
+def test_inference_mode(make_parts, mode, training):
+    parts = make_parts(mode).train(training)
+    with torch.no_grad():
+        expected = parts()
+    with torch.inference_mode():
+        assert torch.equal(parts(), expected)
+
+
+def _freeze(parts):
+    for p in parts.parameters():
+        p.requires_grad_(False)
+
+
+def _replace_parameters(parts):
+    for module in parts.modules():
+        for name, p in module._parameters.items():
+            module._parameters[name] = None if p is None else nn.Parameter(3 * p.detach())
+
+
+BETWEEN = {
+    "eval": lambda p: p.eval(),
+    "freeze-convs": lambda p: [c.weight.requires_grad_(False) for c in _convs(p)],
+    "freeze-norms": lambda p: [_freeze(n) for n in _norms(p)],
+    "new-hooks": lambda p: [n.register_forward_hook(_scaled) for n in (*_convs(p), *_norms(p))],
+    "other-parameters": _replace_parameters,
+}
+
+
+@pytest.mark.parametrize("change", BETWEEN.values(), ids=BETWEEN)
+def test_changes_between_forward_and_backward(make_parts, change):
+    results = []
+    for mode in ("standard", *MODES):
+        parts = make_parts(mode)
+        _add_dropout(parts)
+        parameters = list(parts.parameters())
+        torch.manual_seed(1)
+        loss = parts()
+        change(parts)
+        loss.backward()
+        results.append([p.grad for p in parameters])
+    _assert_equal(results[1], results[0])
+    _assert_equal(results[2], results[0])
+
+
 def _two_forwards(parts):
     (parts(0) + parts(1)).backward()
+    return [p.grad for p in parts.parameters()]
+
+
+def _cached_parametrizations(parts):
+    for conv in _convs(parts):
+        parametrizations.weight_norm(conv)
+    with parametrize.cached():
+        loss = parts()
+    loss.backward()
+    return [p.grad for p in parts.parameters()]
+
+
+def _other_features(parts):
+    features = parts.backbone(torch.ones(1, 3, 64, 64))
+    features["p2"].data = 2 * features["p2"].data
+    logits, deltas = parts.rpn_head(list(features.values()))
+    sum(y.square().mean() for y in (*logits, *deltas)).backward()
     return [p.grad for p in parts.parameters()]
 
 
@@ -303,7 +400,10 @@ def _tied(parts):
     return _backward(parts)
 
 
-USES = [_two_forwards, _twice_backward, _gradient_penalty, _optimizer_in_backward, _tied]
+USES = [
+    *(_two_forwards, _twice_backward, _gradient_penalty, _optimizer_in_backward, _tied),
+    *(_cached_parametrizations, _other_features),
+]
 
 
 @pytest.mark.parametrize("use", USES)
@@ -375,7 +475,8 @@ def test_fsdp2(make_parts, process_group, units):
 def test_compiled(make_parts, mode):
     # "eager" runs the graph that Dynamo found with PyTorch's own operators
     parts, standard = make_parts(mode), make_parts("standard")
-    parts.backbone.bottom_up.res2.compile(backend="eager", fullgraph=True)
+    whole = torch.__version__ >= (2, 6)  # older ones do not look into the attributes of a module
+    parts.backbone.bottom_up.res2.compile(backend="eager", fullgraph=whole)
     for each in (parts, standard):
         each.backbone.bottom_up.res2[0].conv1.register_forward_hook(_scaled)
     _assert_equal(_backward(parts), _backward(standard))

@@ -152,7 +152,7 @@ def test_what_is_no_box_is_named(pooler_type, box, error, what):
     boxes = [Boxes(good), Boxes(torch.cat([good[:2], torch.tensor([box])]))]
     with pytest.raises(error, match=what) as caught:
         pooler(features, boxes)
-    assert str(caught.value).startswith("Box 2 of image 1 of the batch, both counted from 0, is [")
+    assert str(caught.value).startswith("Box 2 of image 1 of the batch is [")
     assert "what made this proposal" in str(caught.value)
 
 
