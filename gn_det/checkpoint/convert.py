@@ -23,6 +23,7 @@ from detectron2.layers import ShapeSpec
 from torch import nn
 
 from gn_det.config import get_cfg
+from gn_det.data.class_names import ENTRIES
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
 from gn_det.modeling.inspect import BuildError, look_at
 from gn_det.modeling.network import resnet_depth
@@ -34,6 +35,7 @@ from .converted_state import (
     metadata_from_dict,
     metadata_to_dict,
     norm_of_names,
+    outer_modules,
     unwrapped,
 )
 from .errors import WeightsError
@@ -91,16 +93,33 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
     if source != "auto" and source not in SOURCES:
         raise WeightsError(f"There is no source '{source}'; known are auto, {', '.join(SOURCES)}.")
     state, dropped = _weights(checkpoint)
-    name = recognize(state) if source == "auto" else source
+    if source == "auto":
+        state, name = _without_prefix(state)
+    else:
+        name = source
     chosen = SOURCES[name] if name else detectron2
     out = chosen.convert(state, f"{os.path.basename(about)}\n{_config_text(checkpoint)}")
     out.dropped = {**dropped, **out.dropped}
+    if name is None:
+        out.source = "unknown source"
     if chosen is detectron2:
         out.suffixes = out.suffixes or bool(checkpoint.get("matching_heuristics"))
     if "gn_det" in checkpoint:
         out.known = metadata_from_dict(checkpoint["gn_det"])
         out.source = str(checkpoint["gn_det"].get("source", out.source))
+    out.class_names = {entry: list(checkpoint[entry]) for entry in ENTRIES if entry in checkpoint}
     return out
+
+
+def _without_prefix(
+    state: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Return the weights and their source; without what stands in front, if it knows the rest."""
+    for prefix in outer_modules(state):
+        inner = {name.removeprefix(prefix): value for name, value in state.items()}
+        if source := recognize(inner):
+            return inner, source
+    return state, None
 
 
 def save_converted(converted: Converted, path: str) -> None:
@@ -118,6 +137,7 @@ def save_converted(converted: Converted, path: str) -> None:
         "__author__": "gn_det",
         "matching_heuristics": True,
         "gn_det": metadata_to_dict(converted.known, converted.source),
+        **converted.class_names,
     }
     ending = os.path.splitext(path)[1]
     if ending not in _ENDINGS:

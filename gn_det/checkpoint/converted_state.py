@@ -1,8 +1,9 @@
 """Weights in Detectron2's names, and what a file says of how they were trained."""
 
 import dataclasses
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "metadata_from_dict",
     "metadata_to_dict",
     "norm_of_names",
+    "outer_modules",
     "unwrapped",
 ]
 
@@ -39,6 +41,7 @@ class Converted:
         dropped: The reasons why entries of the file are of no use for a detector, by name.
         known: How the network was trained, as far as the file or its source says.
         suffixes: Whether names in ``state`` may lack the modules in front.
+        class_names: The names of the classes, by the entry of the file, such as "thing_classes".
     """
 
     source: str
@@ -47,6 +50,7 @@ class Converted:
     dropped: dict[str, str] = field(default_factory=dict)
     known: PretrainSpec = field(default_factory=PretrainSpec)
     suffixes: bool = True
+    class_names: dict[str, list[str]] = field(default_factory=dict)
 
     def name_in_file(self, name: str) -> str:
         """Return what the file calls ``name``, a key of ``state``."""
@@ -94,6 +98,20 @@ def unwrapped(name: str) -> str:
         name: The name, such as ``_orig_mod.backbone.stem.conv1.weight``.
     """
     return _WRAPPERS.sub("", name).lstrip(".")
+
+
+def outer_modules(names: Iterable[str]) -> list[str]:
+    """Return what may stand in front of all names since the model is a part of another one.
+
+    Args:
+        names: The names of parameters.
+
+    Returns:
+        "", and beginnings that all names have, such as ``model.`` of PyTorch Lightning, the
+        shortest first.
+    """
+    common = os.path.commonprefix(list(names))
+    return ["", *(common[: dot.end()] for dot in re.finditer(r"\.", common))]
 
 
 def metadata_to_dict(known: PretrainSpec, source: str) -> dict[str, Any]:
