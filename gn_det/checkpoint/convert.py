@@ -107,7 +107,7 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
     if "gn_det" in checkpoint:
         out.known = metadata_from_dict(checkpoint["gn_det"])
         out.source = str(checkpoint["gn_det"].get("source", out.source))
-    out.class_names = {entry: list(checkpoint[entry]) for entry in ENTRIES if entry in checkpoint}
+    out.class_names = {e: names for e in ENTRIES if (names := _texts(checkpoint.get(e)))}
     return out
 
 
@@ -349,7 +349,8 @@ def _weights(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], di
     if not state:
         entries = [f"'{shorten(name, 60)}'" for name in dropped]
         raise WeightsError(
-            f"It holds no weights; its entries are {and_more(entries, 3) if entries else 'none'}."
+            f"It holds no weights; its entries are {and_more(entries, 3) if entries else 'none'}. "
+            "They are looked for by name, at the top or under model, state_dict or model_state."
         )
     return _without_wrappers(state, dropped), dropped
 
@@ -380,6 +381,12 @@ def _tensor(value: object) -> torch.Tensor | None:
 def _array(tensor: torch.Tensor) -> np.ndarray:
     # numpy has no bfloat16
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+
+
+def _texts(value: object) -> list[str]:
+    """Return a list of texts; an empty one for anything else."""
+    found = list(value) if isinstance(value, list | tuple) else []
+    return found if all(isinstance(text, str) for text in found) else []
 
 
 def _config_text(checkpoint: Mapping[str, Any]) -> str:

@@ -171,6 +171,39 @@ def test_saved_and_read_again(ending, tmp_path):
     assert os.listdir(tmp_path / "new") == [f"weights{ending}"]
 
 
+def test_class_names_are_kept(blobs, tmp_path):
+    names = {"thing_classes": ["ship", "buoy"], "keypoint_names": ["bow"]}
+    for entries, kept in ((names, names), ({"thing_classes": 5, "stuff_classes": [1]}, {})):
+        content = {"model": convert(blobs).state, **entries}
+        torch.save(content, tmp_path / "in.pth")
+        for target in ("out.pkl", "out.pth"):
+            convert_file(str(tmp_path / "in.pth"), str(tmp_path / target), overwrite=True)
+            written = load_file(tmp_path / target)
+            assert {name: written[name] for name in written if "_" in name} == {
+                **kept,
+                "gn_det": written["gn_det"],
+                "matching_heuristics": True,
+                "__author__": "gn_det",
+            }
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.student.", "module.model."])
+def test_a_part_of_another_model(prefix):
+    """PyTorch Lightning and others put the model's name in front, whatever the source."""
+    theirs = {"conv1.weight": torch.ones(1), "layer1.0.conv1.weight": torch.ones(1)}
+    theirs["layer4.0.conv1.weight"] = torch.ones(1)
+    out = convert({"state_dict": {f"{prefix}{name}": v for name, v in theirs.items()}})
+    assert out.source == "torchvision"
+    assert set(out.state) == {"stem.conv1.weight", "res2.0.conv1.weight", "res5.0.conv1.weight"}
+    # what nobody knows keeps its names
+    other = {f"{prefix}a.weight": torch.ones(1), f"{prefix}b.weight": torch.ones(1)}
+    assert set(convert(other).state) == {name.removeprefix("module.") for name in other}
+    assert convert(other).source == "unknown source"
+    # nor is a name in front that only some have
+    mixed = {f"{prefix}{name}": v for name, v in theirs.items()} | {"queue": torch.ones(1)}
+    assert convert(mixed).source == "unknown source"
+
+
 def test_detectron2_reads_it(tmp_path):
     path = str(tmp_path / "weights.pkl")
     save_converted(Converted("timm", {"conv.weight": torch.full((1, 1, 1, 1), 7.0)}), path)
