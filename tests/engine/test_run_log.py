@@ -145,7 +145,7 @@ def test_colours_stay_out(log, capsys):
     assert "\x1b" not in log()
 
 
-@pytest.mark.parametrize("name", ["\u732b", "caf\u00e9", "b\udcff.png"])
+@pytest.mark.parametrize("name", ["\u732b", "caf\u00e9", "b\udcff.png"], ids=ascii)
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_any_name_can_be_printed_and_logged(log, monkeypatch, encoding, name):
     screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
