@@ -23,6 +23,7 @@ from detectron2.layers import ShapeSpec
 from torch import nn
 
 from gn_det.config import get_cfg
+from gn_det.config.paths import expand_home
 from gn_det.data.class_names import ENTRIES
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
 from gn_det.modeling.inspect import BuildError, look_at
@@ -39,7 +40,7 @@ from .converted_state import (
     unwrapped,
 )
 from .errors import WeightsError
-from .files import local_file, parse_path
+from .files import is_url, local_file, parse_path
 from .matching import check_compatible, match
 from .report import Report
 from .safe_content import Placeholder
@@ -181,6 +182,7 @@ def convert_file(
             file in the place of the new one.
     """
     path, digest, _ = parse_path(source_file)
+    target_file = expand_home(target_file)
     local = local_file(path, digest)
     _check_target(local, target_file, overwrite)
     checkpoint = load_file(local)
@@ -203,6 +205,8 @@ def _check_target(source_file: str, target_file: str, overwrite: bool) -> None:
     """Refuse to write over the source, or over another file that nobody said may be replaced."""
     if os.path.splitext(target_file)[1] not in _ENDINGS:
         raise WeightsError(f"{target_file}: converted weights end in .pkl or .pth.")
+    if is_url(target_file):
+        raise WeightsError(f"{target_file}: converted weights are written to a path, no address.")
     if not os.path.lexists(target_file):
         return
     if os.path.isdir(target_file):

@@ -346,12 +346,22 @@ def test_what_is_at_the_target(blobs, tmp_path):
         convert_file(path, str(tmp_path / "broken.pth"))
     with pytest.raises(WeightsError, match="end in .pkl or .pth"):
         convert_file(path, str(tmp_path / "out.safetensors"))
+    with pytest.raises(WeightsError, match="to a path, no address"):
+        convert_file(path, "lab://out.pkl")
     # what cannot be converted leaves the file that is there
     (tmp_path / "out.pth").write_text("mine")
     del blobs["conv1_gn_s"]
     with pytest.raises(WeightsError, match="norm"):
         convert_file(_write(tmp_path / "in.pkl", blobs), str(tmp_path / "out.pth"), overwrite=True)
     assert (tmp_path / "out.pth").read_text() == "mine"
+
+
+def test_home(blobs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _write(tmp_path / "in.pkl", {"blobs": blobs})
+    convert_file("~/in.pkl", "~/new/out.pkl")
+    assert sorted(os.listdir(tmp_path)) == ["in.pkl", "new"]
+    assert os.listdir(tmp_path / "new") == ["out.pkl"]
 
 
 def test_no_backbone(tmp_path):
