@@ -104,9 +104,9 @@ def fit(
     random = _left_random(model, report)
     refused = [key for key in random if cfg is not None and not cfg.MODEL.GN[key]]
     if refused:
-        keys = [f"MODEL.GN.{key} True (in a Python config train.{key.lower()})" for key in refused]
+        allow = [f"MODEL.GN.{key} True (in a Python config train.{key.lower()})" for key in refused]
         raise WeightsError(
-            f"{path}: {' '.join(random[key] for key in refused)} Set {' and '.join(keys)} if this "
+            f"{path}: {' '.join(random[key] for key in refused)} Set {' and '.join(allow)} if this "
             f"is meant.\n{report.parts_table()}"
         )
     warnings += [f"{path}: {reason}" for reason in random.values()]
