@@ -24,7 +24,7 @@ from torch import nn
 
 from gn_det.config import get_cfg
 from gn_det.config.paths import expand_home
-from gn_det.data.class_names import ENTRIES
+from gn_det.data import class_names_of_file
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
 from gn_det.modeling.inspect import BuildError, look_at
 from gn_det.modeling.network import resnet_depth
@@ -37,6 +37,7 @@ from .converted_state import (
     metadata_to_dict,
     norm_of_names,
     outer_modules,
+    preprocessing_of_record,
     unwrapped,
 )
 from .errors import WeightsError
@@ -105,10 +106,12 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
         out.source = "unknown source"
     if chosen is detectron2:
         out.suffixes = out.suffixes or bool(checkpoint.get("matching_heuristics"))
+    out.class_names = class_names_of_file(checkpoint)
     if "gn_det" in checkpoint:
         out.known = metadata_from_dict(checkpoint["gn_det"])
         out.source = str(checkpoint["gn_det"].get("source", out.source))
-    out.class_names = {e: names for e in ENTRIES if (names := _texts(checkpoint.get(e)))}
+    elif isinstance(config := checkpoint.get("config"), dict):
+        out.known = dataclasses.replace(out.known, **preprocessing_of_record(config))
     return out
 
 
@@ -137,8 +140,8 @@ def save_converted(converted: Converted, path: str) -> None:
         "model": dict(converted.state),
         "__author__": "gn_det",
         "matching_heuristics": True,
-        "gn_det": metadata_to_dict(converted.known, converted.source),
         **converted.class_names,
+        "gn_det": metadata_to_dict(converted.known, converted.source),
     }
     ending = os.path.splitext(path)[1]
     if ending not in _ENDINGS:
@@ -385,12 +388,6 @@ def _tensor(value: object) -> torch.Tensor | None:
 def _array(tensor: torch.Tensor) -> np.ndarray:
     # numpy has no bfloat16
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
-
-
-def _texts(value: object) -> list[str]:
-    """Return a list of texts; an empty one for anything else."""
-    found = list(value) if isinstance(value, list | tuple) else []
-    return found if all(isinstance(text, str) for text in found) else []
 
 
 def _config_text(checkpoint: Mapping[str, Any]) -> str:
