@@ -56,6 +56,8 @@ class Checkpointer(DetectionCheckpointer):
         **checkpointables: Other objects with a ``state_dict``, such as the optimizer.
 
     Attributes:
+        whole: Whether a file is refused that does not fill the whole model, as an evaluation needs
+            it.
         report: What the last :meth:`load` matched, missed and did not use; None before the first.
     """
 
@@ -76,6 +78,7 @@ class Checkpointer(DetectionCheckpointer):
         self.cfg = cfg
         self.class_names = dict(class_names or {})
         self.check_file = check_file
+        self.whole = False
         self._resumed = False
         self.report: Report | None = None
         self._converted: Converted | None = None
@@ -203,7 +206,7 @@ class Checkpointer(DetectionCheckpointer):
         if self.check_file is not None:
             report = match(converted, self.model)[2]
             self.check_file(self._path, checkpoint, report, self._resumed)
-        found, report = fit(converted, self.model, self.cfg, self._path)
+        found, report = fit(converted, self.model, self.cfg, self._path, whole=self.whole)
         self.model.load_state_dict(found, strict=False)
         self.report = report
         log_report(report, self._path)

@@ -23,6 +23,7 @@ from detectron2.layers import ShapeSpec
 from torch import nn
 
 from gn_det.config import get_cfg
+from gn_det.config.paths import expand_home
 from gn_det.data import class_names_of_file
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
 from gn_det.modeling.inspect import BuildError, look_at
@@ -35,11 +36,12 @@ from .converted_state import (
     metadata_from_dict,
     metadata_to_dict,
     norm_of_names,
+    outer_modules,
     preprocessing_of_record,
     unwrapped,
 )
 from .errors import WeightsError
-from .files import local_file, parse_path
+from .files import is_url, local_file, parse_path
 from .matching import check_compatible, match
 from .report import Report
 from .safe_content import Placeholder
@@ -93,10 +95,15 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
     if source != "auto" and source not in SOURCES:
         raise WeightsError(f"There is no source '{source}'; known are auto, {', '.join(SOURCES)}.")
     state, dropped = _weights(checkpoint)
-    name = recognize(state) if source == "auto" else source
+    if source == "auto":
+        state, name = _without_prefix(state)
+    else:
+        name = source
     chosen = SOURCES[name] if name else detectron2
     out = chosen.convert(state, f"{os.path.basename(about)}\n{_config_text(checkpoint)}")
     out.dropped = {**dropped, **out.dropped}
+    if name is None:
+        out.source = "unknown source"
     if chosen is detectron2:
         out.suffixes = out.suffixes or bool(checkpoint.get("matching_heuristics"))
     out.class_names = class_names_of_file(checkpoint)
@@ -106,6 +113,17 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
     elif isinstance(config := checkpoint.get("config"), dict):
         out.known = dataclasses.replace(out.known, **preprocessing_of_record(config))
     return out
+
+
+def _without_prefix(
+    state: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Return the weights and their source; without what stands in front, if it knows the rest."""
+    for prefix in outer_modules(state):
+        inner = {name.removeprefix(prefix): value for name, value in state.items()}
+        if source := recognize(inner):
+            return inner, source
+    return state, None
 
 
 def save_converted(converted: Converted, path: str) -> None:
@@ -167,6 +185,7 @@ def convert_file(
             file in the place of the new one.
     """
     path, digest, _ = parse_path(source_file)
+    target_file = expand_home(target_file)
     local = local_file(path, digest)
     _check_target(local, target_file, overwrite)
     checkpoint = load_file(local)
@@ -189,6 +208,8 @@ def _check_target(source_file: str, target_file: str, overwrite: bool) -> None:
     """Refuse to write over the source, or over another file that nobody said may be replaced."""
     if os.path.splitext(target_file)[1] not in _ENDINGS:
         raise WeightsError(f"{target_file}: converted weights end in .pkl or .pth.")
+    if is_url(target_file):
+        raise WeightsError(f"{target_file}: converted weights are written to a path, no address.")
     if not os.path.lexists(target_file):
         return
     if os.path.isdir(target_file):
@@ -335,7 +356,8 @@ def _weights(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], di
     if not state:
         entries = [f"'{shorten(name, 60)}'" for name in dropped]
         raise WeightsError(
-            f"It holds no weights; its entries are {and_more(entries, 3) if entries else 'none'}."
+            f"It holds no weights; its entries are {and_more(entries, 3) if entries else 'none'}. "
+            "They are looked for by name, at the top or under model, state_dict or model_state."
         )
     return _without_wrappers(state, dropped), dropped
 

@@ -1,8 +1,9 @@
 """Weights in Detectron2's names, and what a file says of how they were trained."""
 
 import dataclasses
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "metadata_from_dict",
     "metadata_to_dict",
     "norm_of_names",
+    "outer_modules",
     "preprocessing_of_record",
     "unwrapped",
 ]
@@ -98,6 +100,20 @@ def unwrapped(name: str) -> str:
         name: The name, such as ``_orig_mod.backbone.stem.conv1.weight``.
     """
     return _WRAPPERS.sub("", name).lstrip(".")
+
+
+def outer_modules(names: Iterable[str]) -> list[str]:
+    """Return what may stand in front of all names since the model is a part of another one.
+
+    Args:
+        names: The names of parameters.
+
+    Returns:
+        "", and beginnings that all names have, such as ``model.`` of PyTorch Lightning, the
+        shortest first.
+    """
+    common = os.path.commonprefix(list(names))
+    return ["", *(common[: dot.end()] for dot in re.finditer(r"\.", common))]
 
 
 def metadata_to_dict(known: PretrainSpec, source: str) -> dict[str, Any]:

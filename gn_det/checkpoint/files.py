@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urldefrag
 
 from detectron2.utils.file_io import PathManager
 
+from gn_det.config.paths import expand_home
 from gn_det.utils import shorten
 
 from .errors import WeightsError
@@ -52,8 +53,8 @@ def parse_path(path: str) -> tuple[str, str, bool]:
     """Split the value of ``MODEL.WEIGHTS`` into its parts.
 
     Args:
-        path: A path or URL, possibly with ``#sha256=...`` or ``?matching_heuristics=True`` at its
-            end.
+        path: A path, possibly below ``~``, or a URL; possibly with ``#sha256=...`` or
+            ``?matching_heuristics=True`` at its end.
 
     Returns:
         The plain path or URL; the SHA-256 in hexadecimal digits, or ""; whether Detectron2's
@@ -61,8 +62,9 @@ def parse_path(path: str) -> tuple[str, str, bool]:
 
     Raises:
         WeightsError: ``#`` is followed by something else than a SHA-256.
+        ConfigError: There is no such user for ``~user``.
     """
-    digest = ""
+    path, digest = expand_home(path), ""
     if "#sha256=" in path or (is_url(path) and "#" in path):
         path, fragment = urldefrag(path)
         digest = fragment.removeprefix("sha256=").lower()
@@ -91,6 +93,12 @@ def local_file(path: str, digest: str = "") -> str:
     """
     local = _download(path)
     if not os.path.isfile(local):
+        if is_url(path) and local == path:
+            scheme = path.partition("://")[0]
+            raise WeightsError(
+                f"{path}: no handler of {scheme}:// is registered with Detectron2's PathManager. "
+                "Register one in your code, or save the file and give its path."
+            )
         if is_url(path):
             raise WeightsError(f"{path}: what it leads to, {local}, is no file.")
         what = "is a folder, and no file" if os.path.isdir(local) else "does not exist"
@@ -116,7 +124,7 @@ def _download(url: str) -> str:
     except OSError as error:  # of urllib: no connection, HTTP status, fewer bytes than announced
         raise WeightsError(f"{url}: it cannot be downloaded ({error}).") from None
     except (KeyError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{url}: there is no such entry ({error}).") from None
+        raise WeightsError(f"{url}: there is no such entry ({shorten(error)}).") from None
     except Exception as error:  # noqa: BLE001  of a handler of the user's own
         raise WeightsError(
             f"{url}: its handler raised {type(error).__name__}: {shorten(error)}."

@@ -15,6 +15,7 @@ from torch import nn
 from gn_det.modeling import check_weights
 from gn_det.modeling.inspect import look_at
 from gn_det.modeling.weights_fit import backbone_tensors, frozen_tensors
+from gn_det.utils import and_more
 
 from .convert import convert
 from .converted_state import Converted
@@ -63,6 +64,7 @@ def fit(
     path: str,
     *,
     warn: bool = True,
+    whole: bool = False,
 ) -> tuple[dict[str, torch.Tensor], Report]:
     """Match weights to a model, which is not changed, and refuse those that do not fit.
 
@@ -73,6 +75,7 @@ def fit(
             nothing, and lets any part stay random.
         path: The path of the file, for messages.
         warn: Whether to log what is unusual and allowed.
+        whole: Whether the weights have to fill the whole model, whatever the config allows.
 
     Returns:
         The weights by parameter, and the report.
@@ -93,13 +96,20 @@ def fit(
         check_compatible(converted, model, keys, report)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    for reason, meant in _left_random(model, report):
-        if cfg is not None and not cfg.MODEL.GN[meant]:
-            raise WeightsError(
-                f"{path}: {reason} Set MODEL.GN.{meant} True (in a Python config "
-                f"train.{meant.lower()}) if this is meant.\n{report.parts_table()}"
-            )
-        warnings.append(f"{path}: {reason}")
+    if whole and report.unfilled:
+        raise WeightsError(
+            f"{path}: it has nothing of the right shape for {and_more(report.unfilled, 1)}, which "
+            "would be random in the evaluation. Give the weights of a whole model."
+        )
+    random = _left_random(model, report)
+    refused = [key for key in random if cfg is not None and not cfg.MODEL.GN[key]]
+    if refused:
+        allow = [f"MODEL.GN.{key} True (in a Python config train.{key.lower()})" for key in refused]
+        raise WeightsError(
+            f"{path}: {' '.join(random[key] for key in refused)} Set {' and '.join(allow)} if this "
+            f"is meant.\n{report.parts_table()}"
+        )
+    warnings += [f"{path}: {reason}" for reason in random.values()]
     for warning in warnings if warn else []:
         logger.warning(warning)
     return found, report
@@ -118,31 +128,25 @@ def log_report(report: Report, path: str) -> None:
         logger.log(logging.INFO if whole else logging.WARNING, text)
 
 
-def _left_random(model: nn.Module, report: Report) -> list[tuple[str, str]]:
-    """Return what stays random and must not, each with the key below MODEL.GN that allows it."""
-    problems = []
+def _left_random(model: nn.Module, report: Report) -> dict[str, str]:
+    """Return what stays random and must not, by the key below MODEL.GN that allows it."""
+    problems = {}
     backbone = backbone_tensors(model)
     filled = sum(name in report.matched for name in backbone)
     if filled < _MIN_SHARE * len(backbone):
         theirs = report.unused or list(report.matched.values())
-        problems.append(
-            (
-                f"It fills {filled or 'none'} of the {len(backbone)} tensors of the backbone, such "
-                f"as {backbone[0]}; names in the file are such as {theirs[0]}. Give weights that "
-                "have the backbone.",
-                "ALLOW_RANDOM_BACKBONE",
-            )
+        problems["ALLOW_RANDOM_BACKBONE"] = (
+            f"It fills {filled or 'none'} of the {len(backbone)} tensors of the backbone, such "
+            f"as {backbone[0]}; names in the file are such as {theirs[0]}. Give weights that "
+            "have the backbone."
         )
     frozen = frozen_tensors(model)
     unfilled = [name for name in report.unfilled if name in frozen]
     if unfilled:
-        problems.append(
-            (
-                f"It has nothing for {len(unfilled)} tensors that are frozen in the model: "
-                f"{count_parts(unfilled)}. They would stay random, or no normalization at all "
-                "(FrozenBN). Give weights that have them, or train them: MODEL.BACKBONE.FREEZE_AT "
-                "0, and NORM GN in place of FrozenBN.",
-                "ALLOW_FROZEN_RANDOM",
-            )
+        problems["ALLOW_FROZEN_RANDOM"] = (
+            f"It has nothing for {len(unfilled)} tensors that are frozen in the model: "
+            f"{count_parts(unfilled)}. They would stay random, or no normalization at all "
+            "(FrozenBN). Give weights that have them, or train them: MODEL.BACKBONE.FREEZE_AT "
+            "0, and NORM GN in place of FrozenBN."
         )
     return problems

@@ -15,7 +15,7 @@ from torch import nn
 
 from gn_det.modeling import StandardizedConv2d
 
-from .converted_state import Converted, unwrapped
+from .converted_state import Converted, outer_modules, unwrapped
 from .errors import WeightsError
 from .report import Report
 
@@ -80,7 +80,10 @@ def match(
 
 def _match_names(wanted: list[str], converted: Converted) -> dict[str, str]:
     """Return the keys of ``converted.state`` by parameter."""
-    keys = {name: key for name in wanted if (key := unwrapped(name)) in converted.state}
+    state, keys = converted.state, {}
+    for prefix in outer_modules(state):
+        if keys := {n: key for n in wanted if (key := prefix + unwrapped(n)) in state}:
+            break
     if not converted.suffixes and keys:
         return keys
     taken = set(keys.values())
@@ -123,16 +126,23 @@ def check_compatible(
         theirs, ours = list(converted.state)[:2], list(model.state_dict())[:2]
         raise WeightsError(
             f"No name in it fits the model. The file ({converted.source}) has names such as "
-            f"{', '.join(theirs)}; the model {', '.join(ours)}."
+            f"{', '.join(theirs)}; the model {', '.join(ours)}. Give weights of the same network; "
+            "docs/weights.md lists the projects whose names are understood."
         )
     _check_norms(converted, model, keys)
     _check_standardization(converted, model, keys)
     _check_blocks(converted, model, keys)
     for name, shape, wanted in report.shape_mismatch:
         if not is_predictor(name):
+            hint = (
+                " RetinaNet's p6 is made of p5 there and of res5 here, or the other way round; a "
+                "Python config sets it by LastLevelP6P7(in_channels=..., in_feature=...)."
+                if ".top_block.p6." in name
+                else ""
+            )
             raise WeightsError(
                 f"It is of another network: {name} has the shape {shape} in the file and "
-                f"{wanted} in the model."
+                f"{wanted} in the model.{hint}"
             )
 
 
@@ -148,11 +158,13 @@ def _check_norms(converted: Converted, model: nn.Module, keys: dict[str, str]) -
             _check_norm(converted, modules[layer], layer, theirs, wanted)
         elif f"{layer}.norm.weight" in wanted and f"{theirs}.norm.weight" not in state:
             raise WeightsError(
-                f"Its norms do not fit: the model has a norm at {layer}, the file has none."
+                f"Its norms do not fit: the model has a norm at {layer}, the file has none. Set "
+                "the key NORM of that part as it was trained, or give other weights."
             )
         elif f"{layer}.norm.weight" not in wanted and f"{theirs}.norm.weight" in state:
             raise WeightsError(
-                f"Its norms do not fit: the file has a norm at {layer}, the model has none."
+                f"Its norms do not fit: the file has a norm at {layer}, the model has none. Set "
+                "the key NORM of that part as it was trained, or give other weights."
             )
 
 

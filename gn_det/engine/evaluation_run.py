@@ -14,11 +14,10 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from gn_det.checkpoint import Checkpointer, WeightsError
+from gn_det.checkpoint import Checkpointer
 from gn_det.config import ConfigError
 from gn_det.data import class_names
 from gn_det.engine.hooks.progress import build_writers
-from gn_det.utils import and_more
 
 from .run_log import release_warnings
 from .same_classes import refuse_other_classes
@@ -125,17 +124,8 @@ def load_to_evaluate(
         if datasets is None:
             datasets = {name: class_names(name) for name in cfg.DATASETS.TEST}
         checkpointer.check_file = partial(_refuse_other_classes, datasets)
-    checkpoint = checkpointer.resume_or_load(weights, resume=resume)
-    report = checkpointer.report
-    assert report is not None  # a file was loaded
-    random = [*report.missing, *(name for name, *_ in report.shape_mismatch)]
-    if random:
-        source = checkpointer.save_dir if resume else weights
-        raise WeightsError(
-            f"{source}: it has nothing of the right shape for {and_more(random, 1)}, which would "
-            "be random in the evaluation. Give the weights of a whole model."
-        )
-    return checkpoint
+    checkpointer.whole = True
+    return checkpointer.resume_or_load(weights, resume=resume)
 
 
 def _refuse_other_classes(

@@ -171,6 +171,39 @@ def test_saved_and_read_again(ending, tmp_path):
     assert os.listdir(tmp_path / "new") == [f"weights{ending}"]
 
 
+def test_class_names_are_kept(blobs, tmp_path):
+    names = {"thing_classes": ["ship", "buoy"], "keypoint_names": ["bow"]}
+    for entries, kept in ((names, names), ({"thing_classes": 5, "stuff_classes": [1]}, {})):
+        content = {"model": convert(blobs).state, **entries}
+        torch.save(content, tmp_path / "in.pth")
+        for target in ("out.pkl", "out.pth"):
+            convert_file(str(tmp_path / "in.pth"), str(tmp_path / target), overwrite=True)
+            written = load_file(tmp_path / target)
+            assert {name: written[name] for name in written if "_" in name} == {
+                **kept,
+                "gn_det": written["gn_det"],
+                "matching_heuristics": True,
+                "__author__": "gn_det",
+            }
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.student.", "module.model."])
+def test_a_part_of_another_model(prefix):
+    """PyTorch Lightning and others put the model's name in front, whatever the source."""
+    theirs = {"conv1.weight": torch.ones(1), "layer1.0.conv1.weight": torch.ones(1)}
+    theirs["layer4.0.conv1.weight"] = torch.ones(1)
+    out = convert({"state_dict": {f"{prefix}{name}": v for name, v in theirs.items()}})
+    assert out.source == "torchvision"
+    assert set(out.state) == {"stem.conv1.weight", "res2.0.conv1.weight", "res5.0.conv1.weight"}
+    # what nobody knows keeps its names
+    other = {f"{prefix}a.weight": torch.ones(1), f"{prefix}b.weight": torch.ones(1)}
+    assert set(convert(other).state) == {name.removeprefix("module.") for name in other}
+    assert convert(other).source == "unknown source"
+    # nor is a name in front that only some have
+    mixed = {f"{prefix}{name}": v for name, v in theirs.items()} | {"queue": torch.ones(1)}
+    assert convert(mixed).source == "unknown source"
+
+
 def test_detectron2_reads_it(tmp_path):
     path = str(tmp_path / "weights.pkl")
     save_converted(Converted("timm", {"conv.weight": torch.full((1, 1, 1, 1), 7.0)}), path)
@@ -325,12 +358,22 @@ def test_what_is_at_the_target(blobs, tmp_path):
         convert_file(path, str(tmp_path / "broken.pth"))
     with pytest.raises(WeightsError, match="end in .pkl or .pth"):
         convert_file(path, str(tmp_path / "out.safetensors"))
+    with pytest.raises(WeightsError, match="to a path, no address"):
+        convert_file(path, "lab://out.pkl")
     # what cannot be converted leaves the file that is there
     (tmp_path / "out.pth").write_text("mine")
     del blobs["conv1_gn_s"]
     with pytest.raises(WeightsError, match="norm"):
         convert_file(_write(tmp_path / "in.pkl", blobs), str(tmp_path / "out.pth"), overwrite=True)
     assert (tmp_path / "out.pth").read_text() == "mine"
+
+
+def test_home(blobs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _write(tmp_path / "in.pkl", {"blobs": blobs})
+    convert_file("~/in.pkl", "~/new/out.pkl")
+    assert sorted(os.listdir(tmp_path)) == ["in.pkl", "new"]
+    assert os.listdir(tmp_path / "new") == ["out.pkl"]
 
 
 def test_no_backbone(tmp_path):

@@ -107,6 +107,13 @@ def test_no_such_entry(path):
         local_file(path)
 
 
+@pytest.mark.parametrize("path", ["nobody://w.pth", "gn_det://w.pth", "file:///w.pth"])
+def test_no_handler(path):
+    scheme = path.partition("/")[0]
+    with pytest.raises(WeightsError, match=f"no handler of {scheme}// is registered"):
+        local_file(path)
+
+
 def test_local_files(tmp_path):
     path = tmp_path / "resnet50-01234567.pth"
     path.write_bytes(CONTENT)

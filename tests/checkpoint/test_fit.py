@@ -115,6 +115,30 @@ def test_frozen_and_backbone(options, kwargs, frozen, backbone, state_of, load):
     assert load(heads, *options, *meant, **kwargs).matched
 
 
+def test_both_keys_are_named_at_once(state_of, load):
+    heads = _without(state_of(*FROZEN), BELOW)
+    with pytest.raises(WeightsError, match="fills none .* tensors that are frozen") as error:
+        load(heads, *FROZEN)
+    keys = ["MODEL.GN.ALLOW_RANDOM_BACKBONE", "MODEL.GN.ALLOW_FROZEN_RANDOM"]
+    assert all(f"{key} True" in str(error.value) for key in keys)
+    for key in keys:
+        with pytest.raises(WeightsError) as error:
+            load(heads, *FROZEN, key, True)
+        assert [k for k in keys if k in str(error.value)] == [k for k in keys if k != key]
+
+
+@pytest.mark.parametrize("options", [FROZEN, [*FROZEN, "MODEL.GN.ALLOW_FROZEN_RANDOM", True]])
+def test_a_whole_model_is_asked_for(options, state_of, tiny_cfg, tmp_path):
+    """An evaluation can neither train what is frozen nor mean it to be random."""
+    torch.save(_without(state_of(*FROZEN), BELOW + "res2"), tmp_path / "part.pth")
+    cfg = tiny_cfg(*options)
+    checkpointer = Checkpointer(build_model(cfg), cfg=cfg)
+    checkpointer.whole = True
+    with pytest.raises(WeightsError, match="random in the evaluation") as error:
+        checkpointer.load(str(tmp_path / "part.pth"))
+    assert not [word for word in ("FREEZE_AT", "ALLOW_") if word in str(error.value)]
+
+
 @pytest.mark.parametrize("name", ["file.pth", "file.pkl", "file.pyth", "a.pth.tar"])
 def test_whatever_the_file_is_called(name, state_of, load):
     heads = _without(state_of(), "backbone.bottom_up.")

@@ -37,6 +37,19 @@ def test_one_weight_for_two_parameters_is_unused():
     assert report.unused == ["conv.weight"]
 
 
+@pytest.mark.parametrize("prefix", ["model.", "a.detector."])
+def test_a_name_in_front_of_all(prefix):
+    state = {"a.conv.weight": torch.ones(3, 2), "b.conv.weight": torch.ones(3, 2)}
+    inside = {f"{prefix}{name}": value for name, value in state.items()}
+    for suffixes in (True, False):
+        _, keys, report = _match(inside, suffixes=suffixes)
+        assert keys == {name: f"{prefix}{name}" for name in state}
+        assert not report.unused
+    # names that fit as they are come first
+    _, keys, _ = _match({"a.conv.weight": torch.ones(3, 2), "a.a.conv.weight": torch.ones(3, 2)})
+    assert keys == {"a.conv.weight": "a.conv.weight"}
+
+
 def test_a_part_of_a_name_is_no_ending():
     assert _match({"nv.bias": torch.ones(3)})[2].unused == ["nv.bias"]
 

@@ -33,7 +33,7 @@ __all__ = ["convert", "matches"]
 
 _BODY = re.compile(r"(?:backbone\.)?body\.(.+)")
 _ITS_OWN = re.compile(
-    r"(backbone\.)?fpn\.inner_blocks\.|rpn\.head\.|head\.(classification|regression)_head\."
+    r"(backbone\.)?(fpn\.inner_blocks|body\.layer1)\.|rpn\.head\.|head\.(classification|regression)_head\."
     r"|roi_heads\.box_head\.fc6\.|roi_heads\.(box|mask|keypoint)_head\.\d+\.([01]\.)?(weight|bias)"
     r"|roi_heads\.(mask|keypoint)_predictor\."
 )

@@ -384,6 +384,10 @@ def test_backbone_of_a_detector():
     assert recognize(state) == "torchvision-detector"
     names = set(convert(state).state)
     assert {"stem.conv1.weight", "res5.1.conv2.norm.running_var", "fpn_lateral5.weight"} <= names
+    body = {name: value for name, value in state.items() if name.startswith("body.")}
+    for prefix in ("", "backbone."):
+        alone = convert({f"{prefix}{name}": value for name, value in body.items()})
+        assert set(alone.state) == {name for name in names if not name.startswith("fpn_")}
 
 
 @pytest.mark.parametrize("version", [1, 2])
