@@ -133,7 +133,6 @@ RULES: dict[str, Rule] = {
         _is_format,
         "BGR, RGB, L, YUV-BT.601 or another mode of PIL",
         ("BGR", "RGB", "L"),
-        is_open=True,
     ),
     "INPUT.MASK_FORMAT": _one_of("polygon", "bitmask"),
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": _COUNT,

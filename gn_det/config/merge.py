@@ -113,7 +113,7 @@ def as_type_of(now: Any, given: Any, name: str) -> Any:
         words = re.split(", *", given.strip("[](),")) if isinstance(given, str) else [given]
         text += f' Write "{tuple(words)}".'
     if kinds[0] is str and kinds[1] in (int, float):  # a folder or a dataset called 2024
-        text += f""" Write "'{given}'"."""
+        text += f" Write \"'{given}'\"."
     raise ConfigError(text, name)
 
 
