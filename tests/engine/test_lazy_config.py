@@ -45,7 +45,7 @@ def test_own_file(tmp_path):
 
 
 def test_several_evaluators(tmp_path):
-    text = OWN + "dataloader.evaluator = [dataloader.evaluator, dataloader.evaluator]\n"
+    text = OWN + "dataloader.evaluator = [dict(_target_='my.One'), dict(_target_='my.Two')]\n"
     cfg = load_lazy_config(_write(tmp_path / "own.py", text), [])
     assert settings_of(cfg).TEST.MAX_DETECTIONS == 0
     assert target_of(cfg.dataloader.evaluator) is None
