@@ -283,6 +283,7 @@ RULES: dict[str, Rule] = {
     "TEST.AUG.MIN_SIZES": _each(_COUNT),
     "TEST.AUG.MAX_SIZE": _COUNT,
     "TEST.PRECISE_BN.NUM_ITER": _COUNT,
+    "OUTPUT_DIR": Rule(bool, "a folder, such as ./output"),
     "SEED": Rule(
         lambda x: x < 2**32, "a number below 2^32; below 0, each run has a seed of its own"
     ),

@@ -189,7 +189,8 @@ def test_sets_are_those_of_the_code_that_reads_them(key):
         ("PRETRAIN.CROP_AREA", (0.5,), "it takes the smallest and the largest share"),
         ("PRETRAIN.COLOR_JITTER", -0.1, "it takes 0 or more."),
         ("MODEL.WEIGHTS", None, "it takes text. The default is ''."),
-        ("OUTPUT_DIR", None, "OUTPUT_DIR is None; it takes text. The default is './o"),
+        ("OUTPUT_DIR", "", "it takes a folder, such as ./output."),
+        ("OUTPUT_DIR", None, "OUTPUT_DIR is None; it takes a folder, such as ./output. Th"),
         ("SOLVER.MAX_ITER", None, "SOLVER.MAX_ITER is None; it takes 1 or more. The default is 40"),
     ],
 )
