@@ -34,6 +34,7 @@ from .converted_state import (
     metadata_from_dict,
     metadata_to_dict,
     norm_of_names,
+    preprocessing_of_record,
     unwrapped,
 )
 from .errors import WeightsError
@@ -100,6 +101,8 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
     if "gn_det" in checkpoint:
         out.known = metadata_from_dict(checkpoint["gn_det"])
         out.source = str(checkpoint["gn_det"].get("source", out.source))
+    elif isinstance(config := checkpoint.get("config"), dict):
+        out.known = dataclasses.replace(out.known, **preprocessing_of_record(config))
     return out
 
 

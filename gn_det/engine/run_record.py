@@ -31,11 +31,11 @@ MODEL_KEY = re.compile(r"(MODEL|model)\.")
 SOLVER_KEY = re.compile(r"(SOLVER|PRETRAIN|optimizer|lr_multiplier|train|dataloader\.train)\.")
 # Keys that change what weights of the same shapes compute.
 MEANING_KEY = re.compile(
-    r"INPUT\.FORMAT|MODEL\.(META_ARCHITECTURE|PIXEL_\w+|ANCHOR_GENERATOR\..+"
+    r"INPUT\.(FORMAT|WINDOW)|MODEL\.(META_ARCHITECTURE|PIXEL_\w+|ANCHOR_GENERATOR\..+"
     r"|GN\.(NUM_GROUPS|CHANNELS_PER_GROUP|EPS|WEIGHT_STANDARDIZATION)"
     r"|.+\.((HEAD_)?NAME|NORM|DEPTH|NUM_GROUPS|STRIDE_IN_1X1|RES5_DILATION|\w*IN_FEATURES"
     r"|BBOX_REG_WEIGHTS|POOLER_\w+|CLS_AGNOSTIC_BBOX_REG))"
-    r"|model\.(input_format|pixel_\w+|.*(_target_|norm|num_groups|channels_per_group|eps|depth"
+    r"|dataloader\.train\.mapper\.window|model\.(input_format|pixel_\w+|.*(_target_|norm|num_groups|channels_per_group|eps|depth"
     r"|stride\w*|in_features|box_in_features|anchor_generator\..+|box2box_transform\..+"
     r"|\w*pooler\..+))"
 )
