@@ -40,6 +40,7 @@ class Converted:
             missing.
         dropped: The reasons why entries of the file are of no use for a detector, by name.
         known: How the network was trained, as far as the file or its source says.
+        class_names: The names of the classes, by the entry of the file that has them.
         suffixes: Whether names in ``state`` may lack the modules in front.
     """
 
@@ -48,6 +49,7 @@ class Converted:
     names: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     known: PretrainSpec = field(default_factory=PretrainSpec)
+    class_names: dict[str, list[str]] = field(default_factory=dict)
     suffixes: bool = True
 
     def name_in_file(self, name: str) -> str:
