@@ -85,7 +85,9 @@ class CfgNode(detectron2.config.CfgNode):
             raise ConfigError(f"{where}: VERSION: it cannot be merged: {error}") from error
         where_from, real = load_with_bases(path).where, str(resolve(path))
         own = [".".join(key) for key, at in where_from.items() if at.rpartition(":")[0] == real]
-        self.__dict__[GIVEN] = {*given_keys(self), *own}
+        # in the config.yaml of a run, nobody chose each key
+        if 2 * len(own) < len(dict(flatten(self))):
+            self.__dict__[GIVEN] = {*given_keys(self), *own}
 
     @classmethod
     def _decode_cfg_value(cls, value: Any) -> Any:
@@ -122,6 +124,11 @@ class CfgNode(detectron2.config.CfgNode):
             if str(name).startswith("--"):
                 raise ConfigError(
                     f"{name} stands where a config key belongs. Options go before all KEY VALUE."
+                )
+            if "=" in str(name):
+                raise ConfigError(
+                    f"{name}: with a YAML config, key and value are two words: "
+                    f"{str(name).replace('=', ' ', 1)}"
                 )
         if len(cfg_list) % 2:
             raise ConfigError(

@@ -18,7 +18,7 @@ from gn_det.utils import closest, shorten
 
 from .cfg_node import get_cfg
 from .errors import ConfigError, Problem
-from .merge import as_type_of, flatten
+from .merge import as_type_of, flatten, kind_of
 
 __all__ = ["RULES", "allow_value", "key_problems"]
 
@@ -110,9 +110,14 @@ _BOX_WEIGHTS = Rule(
     lambda x: len(x) in (4, 5) and all(_is_number(w) and w > 0 for w in x),
     "4 numbers above 0, or 5 for rotated boxes",
 )
+_SCORE = Rule(lambda x: _is_number(x) and x <= 1, "1 or less (0 keeps all)")
+_ITERATION = Rule(
+    lambda x: _is_number(x) and x >= 1 and x == int(x), "a whole number of iterations, 1 or more"
+)
 _LABELS = _each(Rule(lambda x: x in (-1, 0, 1), "-1 (ignored), 0 or 1"))
 
 RULES: dict[str, Rule] = {
+    "VERSION": Rule(lambda x: x == 2, "2; older files say their version in the file"),
     "MODEL.DEVICE": Rule(_is_device, "cpu, cuda (a GPU), cuda:N or another device of PyTorch"),
     "MODEL.PIXEL_MEAN": _or_empty(_each(Rule(_is_number, "a number"))),
     "MODEL.PIXEL_STD": _or_empty(_each(_above(0))),
@@ -125,7 +130,9 @@ RULES: dict[str, Rule] = {
     "INPUT.CROP.TYPE": _one_of("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.CROP.SIZE": _each(_above(0), 2),
     "INPUT.FORMAT": Rule(
-        _is_format, "BGR, RGB, L, YUV-BT.601 or another mode of PIL", ("BGR", "RGB", "L")
+        _is_format,
+        "BGR, RGB, L, YUV-BT.601 or another mode of PIL",
+        ("BGR", "RGB", "L"),
     ),
     "INPUT.MASK_FORMAT": _one_of("polygon", "bitmask"),
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": _COUNT,
@@ -166,7 +173,7 @@ RULES: dict[str, Rule] = {
     "MODEL.ROI_HEADS.IOU_LABELS": _LABELS,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": _COUNT,
     "MODEL.ROI_HEADS.POSITIVE_FRACTION": _SHARE,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _SHARE,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _SCORE,
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": _SHARE,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _BOX_LOSS,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": _SIZE,
@@ -210,7 +217,7 @@ RULES: dict[str, Rule] = {
     "MODEL.RETINANET.PRIOR_PROB": Rule(
         lambda x: _is_number(x) and 0 < x < 1, "a number between 0 and 1"
     ),
-    "MODEL.RETINANET.SCORE_THRESH_TEST": _SHARE,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": _SCORE,
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST": _COUNT,
     "MODEL.RETINANET.NMS_THRESH_TEST": _SHARE,
     "MODEL.RETINANET.BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
@@ -223,9 +230,19 @@ RULES: dict[str, Rule] = {
     "MODEL.RESNETS.RES2_OUT_CHANNELS": _COUNT,
     "MODEL.RESNETS.STEM_OUT_CHANNELS": _COUNT,
     "MODEL.RESNETS.DEFORM_NUM_GROUPS": _COUNT,
+    "MODEL.GN.NUM_GROUPS": _COUNT,
+    "MODEL.GN.CHANNELS_PER_GROUP": _from(0, " (0 goes by MODEL.GN.NUM_GROUPS)"),
     "MODEL.GN.EPS": _above(0),
     "MODEL.VGG.BASE_CHANNELS": _COUNT,
     "MODEL.CLASSIFIER.NUM_CLASSES": _COUNT,
+    "PRETRAIN.CROP": _COUNT,
+    "PRETRAIN.RESIZE": _SIZE,
+    "PRETRAIN.CROP_AREA": Rule(
+        lambda x: len(x) == 2 and all(map(_is_number, x)) and 0 < x[0] <= x[1] <= 1,
+        "the smallest and the largest share of the area, above 0 and 1 at most",
+    ),
+    "PRETRAIN.COLOR_JITTER": _SIZE,
+    "PRETRAIN.LIGHTING": _SIZE,
     "SOLVER.LR_SCHEDULER_NAME": _one_of(
         "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", is_open=True
     ),
@@ -239,7 +256,7 @@ RULES: dict[str, Rule] = {
         lambda x: x is None or (_is_number(x) and x >= 0), "0 or more, or None for WEIGHT_DECAY"
     ),
     "SOLVER.GAMMA": _above(0),
-    "SOLVER.STEPS": _or_empty(_each(_SIZE)),
+    "SOLVER.STEPS": _or_empty(_each(_ITERATION)),
     "SOLVER.NUM_DECAYS": _COUNT,
     "SOLVER.WARMUP_FACTOR": _SHARE,
     "SOLVER.WARMUP_ITERS": _SIZE,
@@ -266,7 +283,10 @@ RULES: dict[str, Rule] = {
     "TEST.AUG.MIN_SIZES": _each(_COUNT),
     "TEST.AUG.MAX_SIZE": _COUNT,
     "TEST.PRECISE_BN.NUM_ITER": _COUNT,
-    "SEED": _between(-1, 2**32 - 1),
+    "OUTPUT_DIR": Rule(bool, "a folder, such as ./output"),
+    "SEED": Rule(
+        lambda x: x < 2**32, "a number below 2^32; below 0, each run has a seed of its own"
+    ),
     "VIS_PERIOD": _from(0, " (0 draws nothing)"),
     "FLOAT32_PRECISION": _one_of("", "highest", "high", "medium"),
 }
@@ -317,7 +337,7 @@ def _problem(key: str, value: Any, default: Any) -> Iterator[Problem]:
     if type(fitting) is int and type(value) is float:
         yield Problem(True, f"{key} is {value}; it takes a whole number. Set {fitting}.")
     elif value is None and default is not None:
-        takes = f"; it takes {rule.words}" if rule else ""
+        takes = f"; it takes {rule.words if rule else kind_of(default)}"
         yield Problem(True, f"{key} is None{takes}. The default is {default!r}.")
     elif rule and not rule.allows(value):
         close = closest(str(value), rule.names)

@@ -16,11 +16,11 @@ from gn_det.utils import closest, shorten
 
 from .errors import ConfigError, UnknownKeyError
 
-__all__ = ["as_type_of", "assignments", "flatten", "unknown_key"]
+__all__ = ["as_type_of", "assignments", "flatten", "kind_of", "unknown_key"]
 
 BASE_KEY = "_BASE_"
-# my_train, my_train,my_val or [0.5%, 99.5%], where a list is needed
-_PLAIN_WORDS = re.compile(r"\[?[\w./:%-]+(, *[\w./:%-]+)*\]?")
+# my_train, my_train,my_val, (my_train,) or [0.5%, 99.5%], where a list is needed
+_PLAIN_WORDS = re.compile(r"[\[(]?[\w./:%-]+(, *[\w./:%-]+)*,?[\])]?")
 _KINDS: dict[type, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -105,15 +105,24 @@ def as_type_of(now: Any, given: Any, name: str) -> Any:
     if kinds[0] is kinds[1] or (None in (now, given) and not isinstance(now or given, Node)):
         return given
     example = f", such as {now} (its value now)" if kinds[0] in (bool, int, float, str) else ""
-    text = f"{name} takes {_kind(now)}{'' if now == '' else example}, but {_kind(given)} was given"
+    text = (
+        f"{name} takes {kind_of(now)}{'' if now == '' else example}, but {kind_of(given)} was given"
+    )
     text += f": {shorten(str(given), 57)}."
     if isinstance(now, list | tuple) and _PLAIN_WORDS.fullmatch(str(given)):
-        words = re.split(", *", given.strip("[]")) if isinstance(given, str) else [given]
+        words = re.split(", *", given.strip("[](),")) if isinstance(given, str) else [given]
         text += f' Write "{tuple(words)}".'
+    if kinds[0] is str and kinds[1] in (int, float):  # a folder or a dataset called 2024
+        text += f" Write \"'{given}'\"."
     raise ConfigError(text, name)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return the kind of a value in words, such as ``"a whole number"``.
+
+    Args:
+        value: The value of a key.
+    """
     if isinstance(value, Node):
         return "keys below it"
     return _KINDS.get(type(value), f"a {type(value).__name__}")
@@ -140,7 +149,7 @@ def unknown_key(name: str, root: Node) -> UnknownKeyError:
         return UnknownKeyError(
             f"There is no config key {name}: it is a group of keys, such as {below[0]}.", name
         )
-    close = closest(name, known)
+    close = closest(name, known) or closest(name.upper(), known)
     if not close:
         # the right name in the wrong place, such as MODEL.NUM_CLASSES
         close = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]][:3]

@@ -129,7 +129,8 @@ def data_problems(cfg: CfgNode) -> Iterator[Problem]:
         cfg: A finished config with gn_det's keys.
     """
     sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
-    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
+    in_range = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range"
+    if in_range and (len(sizes) != 2 or sizes[0] > sizes[1]):
         yield Problem(
             True,
             f"INPUT.MIN_SIZE_TRAIN is {sizes} and INPUT.MIN_SIZE_TRAIN_SAMPLING range: it takes "
@@ -208,11 +209,11 @@ def solver_problems(cfg: CfgNode) -> Iterator[Problem]:
                 f"SOLVER.STEPS is {solver.STEPS}: each step comes after the one before. In another "
                 "order the learning rate would be wrong.",
             )
-        elif len([step for step in steps if step <= solver.MAX_ITER]) >= solver.MAX_ITER:
+        elif solver.MAX_ITER in steps:
             yield Problem(
                 True,
-                f"SOLVER.STEPS is {solver.STEPS} and SOLVER.MAX_ITER {solver.MAX_ITER}: there are "
-                "fewer steps than iterations.",
+                f"SOLVER.STEPS is {solver.STEPS} and SOLVER.MAX_ITER {solver.MAX_ITER}: a run has "
+                "no iteration after the last one. Leave that step out.",
             )
     elif name == "WarmupCosineLR" and not solver.BASE_LR_END <= solver.BASE_LR > 0:
         yield Problem(

@@ -255,7 +255,8 @@ def settings_of(cfg: DictConfig) -> CfgNode:
         returned = OmegaConf.select(cfg, f"model.{name}")  # R-CNN's, RetinaNet's
         if isinstance(returned, int):
             values["TEST.DETECTIONS_PER_IMAGE"] = returned
-    counted = OmegaConf.select(cfg, "dataloader.evaluator.max_detections")
+    evaluator = cfg.dataloader.get("evaluator")  # a list where there are several
+    counted = evaluator.get("max_detections") if isinstance(evaluator, DictConfig) else None
     values["TEST.MAX_DETECTIONS"] = counted or 0
     classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     if classes is None:
@@ -300,13 +301,13 @@ def _check_windows(cfg: DictConfig) -> None:
         )
 
 
-def target_of(node: DictConfig | None) -> Any:
+def target_of(node: DictConfig | ListConfig | None) -> Any:
     """Return what a node of a LazyConfig calls; None where it calls nothing.
 
     Args:
         node: The node, whose ``_target_`` may be a name.
     """
-    target = OmegaConf.select(node, "_target_") if node is not None else None
+    target = OmegaConf.select(node, "_target_") if isinstance(node, DictConfig) else None
     return locate(target) if isinstance(target, str) else target
 
 

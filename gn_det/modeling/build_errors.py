@@ -108,6 +108,7 @@ def _explain(error: BuildError) -> Problem | None:
     ways: tuple[Callable[[BuildError], str | None], ...] = (
         _unregistered,
         _feature_that_is_not_made,
+        _stage_that_there_is_not,
         _anchors_of_other_levels,
         _names_a_key,
         _error_of_detectron2,
@@ -177,6 +178,16 @@ def _feature_that_is_not_made(error: BuildError) -> str | None:
                 f"{key} has {missing}, but {(*source, 'the backbone')[0]} gives "
                 f"{', '.join(made)} only."
             )
+    return None
+
+
+def _stage_that_there_is_not(error: BuildError) -> str | None:
+    """Explain what Detectron2's ResNet asserts: that its ``out_features`` are among its stages."""
+    name = next(_variables(error.cause), {}).get("out_feature")
+    if isinstance(error.cause, AssertionError):
+        for key, value in error.read.items():
+            if key.endswith("OUT_FEATURES") and name in value:
+                return f"{key} has {name}, which is no stage of the backbone, such as res2."
     return None
 
 

@@ -60,7 +60,8 @@ def unread_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
     values, defaults = dict(flatten(cfg)), dict(flatten(get_cfg()))
     unread: dict[str, list[str]] = {}
     for key in sorted(given_keys(cfg) & values.keys() & defaults.keys()):
-        is_set = values[key] != defaults[key] and values[key] not in ((), [])
+        value = _with_tuples(values[key])
+        is_set = value not in (_with_tuples(defaults[key]), ())
         if is_set and (reason := _why_unread(key, look, values)):
             unread.setdefault(reason, []).append(f"{key} {values[key]}")
     for reason, keys in unread.items():
@@ -68,9 +69,17 @@ def unread_keys(look: ModelLook, cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(False, f"{and_more(keys, shown=3)} {verb} no effect: {reason}")
 
 
+def _with_tuples(value: Any) -> Any:
+    """Return a value with its lists as tuples: a file has lists where a default has tuples."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
 def _why_unread(key: str, look: ModelLook, values: dict[str, Any]) -> str | None:
     if key == "GLOBAL.HACK":
         return "Detectron2 and gn_det do not read that."
+    if key.startswith("PRETRAIN."):
+        classifier = values["MODEL.META_ARCHITECTURE"] == "ImageClassifier"
+        return None if classifier else "`gn-det pretrain` alone reads that."
     # MODEL.GN and MODEL.CHANNELS_LAST: ignored_keys.py asks each part
     of_model = key.startswith("MODEL.") and not key.startswith(("MODEL.GN.", "MODEL.CHANNELS_LAST"))
     if of_model and key not in look.read and key not in READ_ELSEWHERE:

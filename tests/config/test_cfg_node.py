@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+import re
 
 import detectron2.config
 import pytest
@@ -232,6 +233,8 @@ def test_option_after_the_keys(cfg, words):
         ("DATASETS.TRAIN", "a,b", "a,b. Write \"('a', 'b')\"."),
         ("SOLVER.STEPS", "60000", '60000. Write "(60000,)".'),
         ("INPUT.WINDOW", "[1%, 99%]", "[1%, 99%]. Write \"('1%', '99%')\"."),
+        ("DATASETS.TRAIN", "(a,)", "(a,). Write \"('a',)\"."),
+        ("OUTPUT_DIR", "2024", "2024. Write \"'2024'\"."),
         ("DATASETS.TRAIN", "('a'", "('a'."),
         ("SOLVER.MAX_ITER", "many", "many."),
     ],
@@ -242,6 +245,19 @@ def test_how_to_write_a_list(cfg, key, value, hint):
     assert str(error.value).endswith(f" was given: {hint}")
     if "Write" in hint:
         cfg.merge_from_list([key, hint.split('"')[1]])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["MODEL.GN.EPS=1e-3"], "key and value are two words: MODEL.GN.EPS 1e-3"),
+        (["SEED=3", "VIS_PERIOD=4"], "key and value are two words: SEED 3"),
+        (["model.gn.eps", "1e-3"], "Was MODEL.GN.EPS meant?"),
+    ],
+)
+def test_spellings_of_python_configs(cfg, words, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        cfg.merge_from_list(words)
 
 
 def test_missing_file(cfg, tmp_path):

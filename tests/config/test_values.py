@@ -56,7 +56,11 @@ def _cfg(*options):
         ),
         (["SOLVER.STEPS", (80, 60)], "SOLVER.STEPS is (80, 60): each step comes after"),
         (["SOLVER.STEPS", (60, 60)], "SOLVER.STEPS is (60, 60): each step comes after"),
-        (["SOLVER.STEPS", (1, 2), "SOLVER.MAX_ITER", 2], "SOLVER.MAX_ITER 2: there are fewer"),
+        (["SOLVER.STEPS", (1, 2), "SOLVER.MAX_ITER", 2], "no iteration after the last one. Leave"),
+        (
+            ["INPUT.MIN_SIZE_TRAIN", (800, 640), "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"],
+            "range: it takes the smallest and the largest size.",
+        ),
         (
             ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", 0.1],
             "SOLVER.BASE_LR is 0.001 and SOLVER.BASE_LR_END 0.1: WarmupCosineLR goes from",

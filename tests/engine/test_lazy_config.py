@@ -5,7 +5,7 @@ from detectron2.data.transforms import RandomCrop
 from gn_det import model_zoo
 from gn_det.config import ConfigError, UnknownKeyError
 from gn_det.engine import is_lazy, load_lazy_config
-from gn_det.engine.lazy_config import settings_of, with_lazy_names
+from gn_det.engine.lazy_config import settings_of, target_of, with_lazy_names
 
 ZOO = "photo_digits_mask_rcnn_R18_gn_all.py"
 
@@ -42,6 +42,13 @@ def test_own_file(tmp_path):
     # what is not in the file is Detectron2's usual
     assert (cfg.train.clip_global_norm, cfg.train.init_checkpoint, cfg.train.seed) == (0, "", -1)
     assert LazyConfig.load(str(tmp_path / "own.py")).train.keys() < cfg.train.keys()
+
+
+def test_several_evaluators(tmp_path):
+    text = OWN + "dataloader.evaluator = [dict(_target_='my.One'), dict(_target_='my.Two')]\n"
+    cfg = load_lazy_config(_write(tmp_path / "own.py", text), [])
+    assert settings_of(cfg).TEST.MAX_DETECTIONS == 0
+    assert target_of(cfg.dataloader.evaluator) is None
 
 
 def test_home(tmp_path, monkeypatch):

@@ -199,6 +199,12 @@ def test_other_networks_have_other_depths(options):
     assert _problems(_cfg(*classifier, *options)) == []
 
 
+def test_stage_that_there_is_not():
+    (problem,) = find_problems(_cfg("MODEL.RESNETS.OUT_FEATURES", ["res4", "res9"]))
+    assert problem.fatal
+    assert problem.message.startswith("MODEL.RESNETS.OUT_FEATURES has res9, which is no stage")
+
+
 @pytest.mark.parametrize(("mean", "std"), [([], []), ([1.0], [1.0, 1.0]), ([], [1.0] * 3)])
 def test_channels(mean, std):
     cfg = _cfg("MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", std)

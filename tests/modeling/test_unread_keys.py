@@ -20,6 +20,7 @@ def _messages(cfg):
         (["MODEL.RETINANET.NMS_THRESH_TEST", 0.6], "0.6 has no effect: no part of this model re"),
         (["MODEL.MASK_ON", False, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32], "no part of this model"),
         (["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 4], "no part of this model reads that."),
+        (["PRETRAIN.EPOCHS", 3], "PRETRAIN.EPOCHS 3 has no effect: `gn-det pretrain` alone reads"),
         (["MODEL.VGG.DEPTH", 19], "MODEL.VGG.DEPTH 19 has no effect"),
         (
             ["GLOBAL.HACK", 2],
@@ -90,3 +91,24 @@ def test_keys_of_bases_are_no_news(tmp_path, tiny_cfg):
     plain.merge_from_other_cfg(cfg)
     assert given_keys(plain) == set()
     assert _messages(plain) == []
+
+
+def test_config_of_a_run_is_no_choice(tmp_path, tiny_cfg):
+    path = tmp_path / "config.yaml"
+    path.write_text(tiny_cfg("MODEL.RETINANET.NUM_CONVS", 2).dump())
+    again = tiny_cfg()
+    again.merge_from_file(str(path))
+    assert again.MODEL.RETINANET.NUM_CONVS == 2
+    assert _messages(again) == []
+    again.merge_from_list(["MODEL.RETINANET.NMS_THRESH_TEST", 0.6])
+    (message,) = _messages(again)
+    assert message.startswith("MODEL.RETINANET.NMS_THRESH_TEST 0.6 has no effect")
+
+
+def test_lists_of_a_file_are_the_tuples_of_a_default(tmp_path, tiny_cfg):
+    path = tmp_path / "some.yaml"
+    default = [[w, w, w / 2, w / 2] for w in (10.0, 20.0, 30.0)]
+    path.write_text(f"MODEL: {{ROI_BOX_CASCADE_HEAD: {{BBOX_REG_WEIGHTS: {default}}}}}\n")
+    cfg = tiny_cfg()
+    cfg.merge_from_file(str(path))
+    assert _messages(cfg) == []
