@@ -205,8 +205,8 @@ def _by_pycocotools(
 def _compared(detections: list[dict], iou_type: str) -> list[dict]:
     """Return copies, since ``loadRes`` adds keys, of what is compared, and of what has an area.
 
-    As in Detectron2, APs, APm and APl of keypoints go by the area of the boxes, where there are any,
-    and those of masks by the area of the masks.
+    As in Detectron2, APm and APl of keypoints go by the area of the boxes, where there are any, and
+    APs, APm and APl of masks by the area of the masks.
     """
     keys = ["image_id", "category_id", "score", ANNOTATION_KEYS[iou_type]]
     if iou_type == "keypoints" and all("bbox" in detection for detection in detections):

@@ -116,8 +116,8 @@ def _check_sigmas(truth: COCO, detections: list[dict], sigmas: Sequence[float]) 
         for annotation in annotations:
             if (count := len(annotation["keypoints"]) // 3) != expected:
                 raise DatasetError(
-                    f"{what} in image {annotation['image_id']} has {count} keypoints, and there are "
-                    f"{expected} OKS sigmas. TEST.KEYPOINT_OKS_SIGMAS takes one number "
+                    f"{what} in image {annotation['image_id']} has {count} keypoints, and there "
+                    f"are {expected} OKS sigmas. TEST.KEYPOINT_OKS_SIGMAS takes one number "
                     "for each keypoint; [] is COCO's 17."
                 )
 
