@@ -23,6 +23,7 @@ from detectron2.layers import ShapeSpec
 from torch import nn
 
 from gn_det.config import get_cfg
+from gn_det.data import class_names_of_file
 from gn_det.modeling import build_gn_resnet_backbone, build_gn_vgg_backbone, check_weights
 from gn_det.modeling.inspect import BuildError, look_at
 from gn_det.modeling.network import resnet_depth
@@ -34,6 +35,7 @@ from .converted_state import (
     metadata_from_dict,
     metadata_to_dict,
     norm_of_names,
+    preprocessing_of_record,
     unwrapped,
 )
 from .errors import WeightsError
@@ -97,9 +99,12 @@ def convert(checkpoint: Mapping[str, Any], source: str = "auto", about: str = ""
     out.dropped = {**dropped, **out.dropped}
     if chosen is detectron2:
         out.suffixes = out.suffixes or bool(checkpoint.get("matching_heuristics"))
+    out.class_names = class_names_of_file(checkpoint)
     if "gn_det" in checkpoint:
         out.known = metadata_from_dict(checkpoint["gn_det"])
         out.source = str(checkpoint["gn_det"].get("source", out.source))
+    elif isinstance(config := checkpoint.get("config"), dict):
+        out.known = dataclasses.replace(out.known, **preprocessing_of_record(config))
     return out
 
 
@@ -117,6 +122,7 @@ def save_converted(converted: Converted, path: str) -> None:
         "model": dict(converted.state),
         "__author__": "gn_det",
         "matching_heuristics": True,
+        **converted.class_names,
         "gn_det": metadata_to_dict(converted.known, converted.source),
     }
     ending = os.path.splitext(path)[1]

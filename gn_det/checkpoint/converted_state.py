@@ -2,13 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 
+from gn_det.config.values import window_problem
 from gn_det.modeling import PretrainSpec, pretrain_spec_from_cfg
 
 from .errors import WeightsError
@@ -19,6 +20,7 @@ __all__ = [
     "metadata_from_dict",
     "metadata_to_dict",
     "norm_of_names",
+    "preprocessing_of_record",
     "unwrapped",
 ]
 
@@ -38,6 +40,7 @@ class Converted:
             missing.
         dropped: The reasons why entries of the file are of no use for a detector, by name.
         known: How the network was trained, as far as the file or its source says.
+        class_names: The names of the classes, by the entry of the file that has them.
         suffixes: Whether names in ``state`` may lack the modules in front.
     """
 
@@ -46,6 +49,7 @@ class Converted:
     names: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     known: PretrainSpec = field(default_factory=PretrainSpec)
+    class_names: dict[str, list[str]] = field(default_factory=dict)
     suffixes: bool = True
 
     def name_in_file(self, name: str) -> str:
@@ -124,6 +128,33 @@ def metadata_from_dict(values: object) -> PretrainSpec:
     return PretrainSpec(**read)
 
 
+def preprocessing_of_record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the record of a run's config says of its images, by attribute of PretrainSpec.
+
+    Args:
+        config: The entry "config" of a checkpoint, see :class:`gn_det.engine.RunRecord`.
+    """
+    found = {attr: config.get(key) for key, attr in _RECORDED.items() if key in config}
+    return {
+        attr: tuple(value) if isinstance(value, list) else value
+        for attr, value in found.items()
+        if value is not None and _FITS[attr](value)
+    }
+
+
+# the keys of a YAML and of a Python config
+_RECORDED = {
+    "MODEL.PIXEL_MEAN": "pixel_mean",
+    "MODEL.PIXEL_STD": "pixel_std",
+    "INPUT.FORMAT": "input_format",
+    "INPUT.WINDOW": "window",
+    "model.pixel_mean": "pixel_mean",
+    "model.pixel_std": "pixel_std",
+    "model.input_format": "input_format",
+    "dataloader.train.mapper.window": "window",
+}
+
+
 def _is_int(value: object) -> bool:
     return type(value) is int  # a bool is an int, too
 
@@ -136,10 +167,10 @@ def _is_str(value: object) -> bool:
     return type(value) is str
 
 
-def _is_three_numbers(value: object) -> bool:
+def _is_channels(value: object) -> bool:
     return (
         isinstance(value, (list, tuple))
-        and len(value) == 3
+        and len(value) in (1, 3)
         and all(type(number) in (int, float) for number in value)
     )
 
@@ -148,11 +179,12 @@ _FITS: dict[str, Callable[[object], bool]] = {
     "depth": _is_int,
     "norm": _is_str,
     "stride_in_1x1": _is_bool,
-    "pixel_mean": _is_three_numbers,
-    "pixel_std": _is_three_numbers,
+    "pixel_mean": _is_channels,
+    "pixel_std": _is_channels,
     "input_format": _is_str,
     "num_groups": _is_int,
     "weight_standardization": _is_bool,
     "network": _is_str,
     "channels_per_group": _is_int,
+    "window": lambda value: window_problem(value) is None,
 }

@@ -106,7 +106,7 @@ def main(args: argparse.Namespace) -> int:
         print("None of them is there: --image-root names another folder.")
     show(found)
     if not args.fix:
-        return 1 if found.report.of("error") else 0
+        return status(found)
     done = repair(json_file, args.fix, files, found)
     copy = read(args.fix)
     # files that were found by another name have not been opened yet
@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> int:
             "MODEL.MASK_ON needs a mask for each."
         )
     show(copy)
-    return 1 if copy.report.of("error") else 0
+    return status(copy)
 
 
 def read(json_file: str) -> CheckedJson:
@@ -140,6 +140,15 @@ def show(found: CheckedJson) -> None:
     """Print the table and its summary."""
     table = found.report.table()
     print(f"\n{table}\n\n{found.report.summary()}" if table else f"\n{found.report.summary()}")
+
+
+def status(found: CheckedJson) -> int:
+    """Return the exit status for what was found."""
+    lost = found.report.counts["image-unknown"]
+    if lost and lost == found.objects.total():
+        print("No annotation is of an image of this json: each image would be one without objects.")
+        return 1
+    return 1 if found.report.of("error") else 0
 
 
 def bar(total: int, name: str, unit: str, hidden: bool = False) -> tqdm:

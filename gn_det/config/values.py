@@ -76,8 +76,10 @@ def window_problem(window: object) -> str | None:
     ends = []
     for end in window:
         percent = isinstance(end, str) and end.endswith("%")
+        if isinstance(end, str) and not percent:
+            return f"{form} {end!r} is text: write a number, such as 1000.0, or one with %."
         try:
-            number = float(end[:-1]) if percent else math.nan if isinstance(end, str) else end + 0.0
+            number = float(end[:-1]) if percent else end + 0.0
         except (TypeError, ValueError):
             return form
         if isinstance(end, bool) or not math.isfinite(number):

@@ -1,9 +1,9 @@
 """Reads one YAML file: plain values only, the line of each key, and limits on its size.
 
 PyYAML's safe loader scans and parses. This module adds three things. No tag makes anything but
-text, numbers, booleans, null, lists and mappings. A key that is given twice is refused (PyYAML
-silently keeps the last one). And an alias counts as often as it is used, because a few lines of
-aliases can stand for billions of values.
+text, numbers, booleans, null, lists and mappings; of ``eval``, only :mod:`.arithmetic` is read. A
+key that is given twice is refused (PyYAML silently keeps the last one). And an alias counts as
+often as it is used, because a few lines of aliases can stand for billions of values.
 """
 
 import ast
@@ -16,6 +16,7 @@ import yaml
 
 from gn_det.utils import open_regular
 
+from .arithmetic import evaluate
 from .errors import ConfigError
 
 __all__ = ["Budget", "Document", "read_yaml"]
@@ -31,6 +32,7 @@ MAX_KEY = 200  # characters; messages show a whole key
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null")}
 _MERGE = _TAG + "merge"
+_EVAL = _TAG + "python/object/apply:eval"
 
 KeyPath = tuple[str, ...]
 
@@ -196,12 +198,23 @@ class _Builder:
             return self.scalar(node, line)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
+        if node.tag == _EVAL:
+            return self.arithmetic(node, line)
         if node.tag != _TAG + "seq":
             raise _bad_tag(node.tag, line)
         self.enter(node)
         values = [self.value(item, path) for item in node.value]
         self.parents.pop()
         return values
+
+    def arithmetic(self, node: yaml.Node, line: int) -> Any:
+        match node.value:
+            case [yaml.ScalarNode(value=text)] if len(text) <= MAX_TEXT:
+                try:
+                    return evaluate(text, self.budget.spend)
+                except ValueError:
+                    pass
+        raise _bad_tag(node.tag, line)
 
     def enter(self, node: yaml.Node) -> None:
         line = node.start_mark.line + 1

@@ -16,7 +16,7 @@ from .checks.config_datasets import check_datasets, check_images, check_masks
 from .checks.fixed_copy import changes_file, refuse_existing, repair
 from .checks.images import check_files
 from .checks.many_objects import warn_of_many_objects
-from .class_names import class_names, differing_classes
+from .class_names import class_names, class_names_of_file, differing_classes
 from .coco_files import load_dicts, plain_json, read_coco
 from .embedded.photo_digits import build_photo_digits
 from .embedded.registration import ensure_dataset, register_photo_digits
@@ -55,6 +55,7 @@ __all__ = [
     "check_masks",
     "choose_seed",
     "class_names",
+    "class_names_of_file",
     "compare_classes",
     "differing_classes",
     "ensure_dataset",

@@ -1,11 +1,13 @@
 """The names of classes in the order of a model's outputs, and where two lists of them differ."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-__all__ = ["class_names", "differing_classes"]
+__all__ = ["class_names", "class_names_of_file", "differing_classes"]
 
 # what Detectron2's metadata call the names of objects, of stuff, and of keypoints
 ENTRIES = ("thing_classes", "stuff_classes", "keypoint_names")
@@ -31,6 +33,20 @@ def class_names(dataset: str, *, load: bool = True) -> dict[str, list[str]]:
     return {entry: list(names) for entry in ENTRIES if (names := metadata.get(entry))}
 
 
+def class_names_of_file(entries: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the names of classes in a checkpoint by their entry; of pre-training "classes".
+
+    Args:
+        entries: The entries of the file.
+    """
+    found = {key: entries[key] for key in (*ENTRIES, "classes") if key in entries}
+    return {
+        key: list(names)
+        for key, names in found.items()
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    }
+
+
 def differing_classes(
     first: Sequence[str], second: Sequence[str], in_first: str, in_second: str
 ) -> str:
@@ -42,6 +58,8 @@ def differing_classes(
         in_first: Where the first ones stand, such as "in the weights".
         in_second: Where the second ones stand.
     """
+    # one letter may be written in two ways
+    first, second = ([unicodedata.normalize("NFC", n) for n in names] for names in (first, second))
     pairs = enumerate(zip_longest(first, second))
     found = [(place, *names) for place, names in pairs if names[0] != names[1]]
     if not found:

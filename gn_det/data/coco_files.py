@@ -133,8 +133,8 @@ def _read(path: str | os.PathLike) -> Any:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
         raise DatasetError(
-            f"{path} is not text in UTF-8, so not JSON. Save it as UTF-8, or let gn-det "
-            "check-dataset --fix OUT.json write a copy."
+            f"{path} is not text in UTF-8, so not JSON. Save it as UTF-8. Where it is UTF-16, "
+            "gn-det check-dataset --fix OUT.json writes a copy."
         ) from None
     except (ValueError, RecursionError) as error:
         raise DatasetError(

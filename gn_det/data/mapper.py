@@ -61,7 +61,8 @@ class WindowedMapper(DatasetMapper):
         pixels = T.AugInput(image, sem_seg=labels)
         transforms = self.augmentations(pixels)
         size = pixels.image.shape[:2]
-        record["image"] = torch.as_tensor(np.ascontiguousarray(pixels.image.transpose(2, 0, 1)))
+        # a copy: Pillow's own memory is read-only
+        record["image"] = torch.from_numpy(np.array(pixels.image.transpose(2, 0, 1), order="C"))
         if labels is not None:
             record["sem_seg"] = torch.as_tensor(pixels.sem_seg.astype("long"))
         if self.proposal_topk is not None:

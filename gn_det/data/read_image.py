@@ -5,6 +5,7 @@ Pillow cuts such values off at 255, or keeps the upper half of 16 bits. The wind
 lose more than the rounding to 8 bits: Detectron2 resizes floats without antialiasing.
 """
 
+import re
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _BITS, _PLANAR, _ORIENTATION, _SIGNED = 258, 284, 274, 339  # tags of TIFF and EXIF
+_FORMATS = ("TIFF", "PNG", "PPM", "JPEG2000")  # whose deep images are read right
 
 
 def read_image(
@@ -87,9 +89,9 @@ def pixel_type(image: ImageFile.ImageFile) -> str:
     tags = getattr(image, "tag_v2", {})
     if 2 in tags.get(_SIGNED, ()):
         return f"mode {image.mode}, signed"
-    texts = str([tile[-1] for tile in image.tile])  # such as ["RGB;16B"]
+    texts = str(image.tile).replace("BGR;16", "")  # "RGB;16B", "SGI16"; BGR;16 is 5, 6 and 5 bits
     largest = _largest_value(image) if image.format != "JPEG2000" else _jpeg2000_largest(image)
-    if ";16" in texts or max(tags.get(_BITS, (8,))) > 8 or largest > 255:
+    if re.search("(;|SGI)16", texts) or max(tags.get(_BITS, (8,))) > 8 or largest > 255:
         return f"mode {image.mode}, {16 if largest <= 255 else largest.bit_length()} bits"
     return ""
 
@@ -126,14 +128,17 @@ def raw_values(image: ImageFile.ImageFile, file: IO[bytes]) -> np.ndarray:
     Raises:
         DatasetError: No library at hand reads such a file in full depth.
     """
+    if image.format not in _FORMATS:  # Pillow mixes up the bytes of FITS, and halves 16 bits of SGI
+        raise DatasetError(f"{image.format} files are read with 8 bits alone. {_WRITE}")
     tags = getattr(image, "tag_v2", {})
     if len(image.getbands()) == 1 and image.format != "PPM":
+        _correct_byte_order(image)
         raw_mode = str(image.tile[0][-1]) if image.tile else ""
         values = np.asarray(image)
         if image.mode == "L":  # a TIFF of signed bytes
             return values.view(np.int8)
         # Pillow has no mode for 32 bits without a sign
-        unsigned = "I;32" in raw_mode and "I;32S" not in raw_mode and "I;32BS" not in raw_mode
+        unsigned = "I;32" in raw_mode and "S" not in raw_mode
         return values.view(np.uint32) if unsigned else values
     for wrong, what in (
         (tags.get(_PLANAR) == 2, "with its channels together (RGBRGB...)"),
@@ -149,8 +154,22 @@ def raw_values(image: ImageFile.ImageFile, file: IO[bytes]) -> np.ndarray:
     file.seek(0)
     found = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype == np.uint8:
-        raise DatasetError("OpenCV cannot read it in full depth. Write it as a PNG of 16 bits")
+        raise DatasetError(f"OpenCV cannot read it in full depth. {_WRITE}")
     return found if found.ndim == 2 else found[:, :, 2::-1]  # BGR or BGRA
+
+
+_WRITE = "Write it as a PNG or TIFF of 16 bits"
+
+
+def _correct_byte_order(image: ImageFile.ImageFile) -> None:
+    """Let Pillow take the bytes of a compressed TIFF as libtiff returns them: in native order.
+
+    It does so by itself for 16 bits without a sign alone.
+    """
+    for place, (codec, box, offset, args) in enumerate(image.tile):
+        if codec == "libtiff" and isinstance(args, tuple):
+            native = re.sub(";(16|32)B", r";\1N", args[0])
+            image.tile[place] = ImageFile._Tile(codec, box, offset, (native, *args[1:]))
 
 
 def fits_8_bits(values: np.ndarray) -> bool:

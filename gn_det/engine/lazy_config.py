@@ -312,8 +312,9 @@ def target_of(node: DictConfig | None) -> Any:
 
 def with_lazy_names(message: str) -> str:
     """Return a message about a YAML's keys with the names that a LazyConfig has for them."""
-    for key, name in NAMES.items():
-        for quote in ('"', "'"):  # the options of a command line
-            message = message.replace(f"{key} {quote}", f"{name}={quote}")
-        message = message.replace(key, name)
+    message = re.sub(r" \(in a Python config [\w.]+\)", "", message)
+    for key, name in {**NAMES, "MODEL.WEIGHTS": "train.init_checkpoint"}.items():
+        key = rf"(?<![\w/.-]){re.escape(key)}(?![\w/-])"  # not a part of a path
+        message = re.sub(rf"{key} (?=[\"'])", f"{name}=", message)  # an option of a command line
+        message = re.sub(key, name, message)
     return message

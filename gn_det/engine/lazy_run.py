@@ -6,6 +6,7 @@ and frozen layers.
 
 import argparse
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -32,7 +33,14 @@ from gn_det.evaluation import build_evaluator, scores_of
 from gn_det.utils import and_more
 
 from .evaluation_run import evaluate_only
-from .lazy_config import key_paths, load_lazy_config, settings_of, target_of, with_lazy_names
+from .lazy_config import (
+    PARTS,
+    key_paths,
+    load_lazy_config,
+    settings_of,
+    target_of,
+    with_lazy_names,
+)
 from .precision import autocast
 from .setup import check_output_folder, has_checkpoint, open_output_folder
 from .training_run import TrainingRun
@@ -40,6 +48,17 @@ from .training_run import TrainingRun
 __all__ = ["run_lazy"]
 
 
+@contextlib.contextmanager
+def _lazy_names() -> Iterator[None]:
+    """Let the messages of checks name a LazyConfig's keys."""
+    try:
+        yield
+    except (ConfigError, DatasetError) as error:
+        error.args = (with_lazy_names(str(error)),)
+        raise
+
+
+@_lazy_names()
 def run_lazy(args: argparse.Namespace) -> dict | None:
     """Train and evaluate, or only evaluate, the LazyConfig of a command line.
 
@@ -57,13 +76,12 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
         gn_det.data.DatasetError: A dataset is unknown, missing, or does not fit the config.
     """
     cfg = load_lazy_config(args.config_file, args.opts)
-    values = OmegaConf.to_container(cfg, resolve=True)
+    values, config = _values_to_record(cfg), copy.deepcopy(cfg)
     settings = settings_of(cfg)
     if target_of(cfg.dataloader.get("evaluator")) is build_evaluator:
         for name in settings.DATASETS.TEST:
             scores_of(name)  # an unknown evaluator_type is an error
-    with _lazy_names():
-        check_datasets(settings, training=not args.eval_only)
+    check_datasets(settings, training=not args.eval_only)
     for problem in package_problems(settings) if not args.eval_only else ():
         raise ConfigError(problem.message)
     if not args.eval_only and not args.resume:
@@ -90,12 +108,21 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
         evaluate,
         ddp=cfg.train.ddp,
         values=values,
+        config=config,
         length_key="train.max_iter",
     )
     run.steps.cfg = None  # the settings do not build the model
     run.trainer.register_hooks(run.build_hooks(log_period=cfg.train.log_period))
     run.resume_or_load(weights, resume=args.resume)
     return run.train()
+
+
+def _values_to_record(cfg: DictConfig) -> dict[str, Any]:
+    """Return what the run depends on; references to the output folder, which may move, lack it."""
+    cfg = copy.deepcopy(cfg)
+    cfg.train.output_dir = ""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    return {part: values[part] for part in PARTS}
 
 
 def _refuse_frozen_random(cfg: DictConfig, model: nn.Module) -> None:
@@ -157,18 +184,8 @@ def _set_mask_format(mapper: DictConfig, dicts: object) -> None:
 
 def _dicts_with_images(settings: CfgNode, names: str | list[str], **kwargs: Any) -> list[dict]:
     dicts = get_detection_dataset_dicts(names, **kwargs)
-    with _lazy_names():
-        check_images(dicts, f"dataloader.train.dataset.names {names}", settings)
+    check_images(dicts, f"dataloader.train.dataset.names {names}", settings)
     return dicts
-
-
-@contextlib.contextmanager
-def _lazy_names() -> Iterator[None]:
-    """Let the messages of checks name a LazyConfig's keys."""
-    try:
-        yield
-    except DatasetError as error:
-        raise DatasetError(with_lazy_names(str(error))) from None
 
 
 def _evaluate(cfg: DictConfig, settings: CfgNode, model: nn.Module) -> dict | None:

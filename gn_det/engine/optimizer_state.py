@@ -19,6 +19,9 @@ __all__ = ["check_optimizer_state", "fitting_state", "optimizer_class", "paramet
 
 logger = logging.getLogger(__name__)
 
+# an option of PyTorch's optimizers -> what it alone adds to the state of a parameter
+AVERAGES = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg", "momentum": "momentum_buffer"}
+
 
 def fitting_state(
     saved: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
@@ -45,7 +48,20 @@ def fitting_state(
     if names and saved_names and names != saved_names:
         state = _regrouped(state, saved_names, names, optimizer)
     check_optimizer_state(state, optimizer)
-    return state
+    return _with_new_averages(state, optimizer)
+
+
+def _with_new_averages(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return a saved state with zeros for the averages of options that were turned on since."""
+    state = saved["state"]
+    theirs = chain.from_iterable(group["params"] for group in saved["param_groups"])
+    ours = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    for i, (parameter, group) in zip(theirs, ours):
+        known = state.get(i)  # without any entry, the state begins by itself
+        wanted = [average for option, average in AVERAGES.items() if known and group.get(option)]
+        if new := {name: torch.zeros_like(parameter) for name in wanted if name not in known}:
+            state = {**state, i: {**known, **new}}
+    return saved if state is saved["state"] else {**saved, "state": state}
 
 
 def optimizer_class(optimizer: torch.optim.Optimizer) -> str:
@@ -97,7 +113,12 @@ def _regrouped(
         fewer = [name for name in names if name not in saved_names]
         found = [f"it trained {and_more(more)}, which this config does not"] if more else []
         found += [f"this config trains {and_more(fewer)}, which it did not"] if fewer else []
-        raise ConfigError(_ANOTHER_NETWORK.format(found=", and ".join(found)))
+        raise ConfigError(
+            f"The run to resume trained other parameters: {', and '.join(found)}. Set what decides "
+            "on them as in that run, such as MODEL.BACKBONE.FREEZE_AT or a Python config's "
+            "freeze_at; or start a new run from its weights, with MODEL.WEIGHTS and another "
+            "OUTPUT_DIR."
+        )
     places = {name: place for place, name in enumerate(saved_names)}
     of_saved = [places[name] for name in names]
     state = {i: saved["state"][j] for i, j in enumerate(of_saved) if j in saved["state"]}

@@ -141,6 +141,7 @@ def train_classifier(cfg: CfgNode, *, resume: bool = False) -> Results:
         evaluate,
         class_names=_class_names(images),
         values=dict(flatten(cfg)),
+        config=cfg,
         length_key="PRETRAIN.EPOCHS",
         gn_det=PretrainMetadata(cfg),
     )

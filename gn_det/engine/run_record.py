@@ -31,11 +31,12 @@ MODEL_KEY = re.compile(r"(MODEL|model)\.")
 SOLVER_KEY = re.compile(r"(SOLVER|PRETRAIN|optimizer|lr_multiplier|train|dataloader\.train)\.")
 # Keys that change what weights of the same shapes compute.
 MEANING_KEY = re.compile(
-    r"INPUT\.FORMAT|MODEL\.(META_ARCHITECTURE|PIXEL_\w+|ANCHOR_GENERATOR\..+"
+    r"INPUT\.(FORMAT|WINDOW)|MODEL\.(META_ARCHITECTURE|PIXEL_\w+|ANCHOR_GENERATOR\..+"
     r"|GN\.(NUM_GROUPS|CHANNELS_PER_GROUP|EPS|WEIGHT_STANDARDIZATION)"
-    r"|.+\.((HEAD_)?NAME|NORM|DEPTH|NUM_GROUPS|STRIDE_IN_1X1|RES5_DILATION|\w*IN_FEATURES"
+    r"|.+\.((HEAD_)?NAME|NORM|DEPTH|NUM_GROUPS|STRIDE_IN_1X1|RES5_DILATION|FUSE_TYPE|\w*IN_FEATURES"
     r"|BBOX_REG_WEIGHTS|POOLER_\w+|CLS_AGNOSTIC_BBOX_REG))"
-    r"|model\.(input_format|pixel_\w+|.*(_target_|norm|num_groups|channels_per_group|eps|depth"
+    r"|dataloader\.train\.mapper\.window"
+    r"|model\.(input_format|pixel_\w+|.*(_target_|norm|num_groups|channels_per_group|eps|depth|fuse_type"
     r"|stride\w*|in_features|box_in_features|anchor_generator\..+|box2box_transform\..+"
     r"|\w*pooler\..+))"
 )
@@ -93,7 +94,7 @@ class RunRecord:
                     f"compute something else. Set {key} {_text(old)}, or start a new run in "
                     "another OUTPUT_DIR."
                 )
-            if key in SEED_KEYS and new >= 0:
+            if key in SEED_KEYS and new is not None and new >= 0:
                 raise ConfigError(
                     f"{_change(key, changes)}: the order of the images and the random numbers of a "
                     f"run follow from its seed, which cannot change in it. Set {key} -1: the "
@@ -163,7 +164,8 @@ def _plain(value: Any) -> Any:
 
 def _change(key: str, changes: Mapping[str, tuple[Any, Any]]) -> str:
     old, new = changes[key]
-    return f"{key} {_text(old)} -> {_text(new)}"
+    texts = ["(not set)" if value is None else _text(value) for value in (old, new)]
+    return f"{key} {' -> '.join(texts)}"
 
 
 def _text(value: Any) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 from detectron2.utils import comm
 from torch import nn
 
+from gn_det.checkpoint import Report
 from gn_det.config import ConfigError
-from gn_det.data import class_names, differing_classes
+from gn_det.data import class_names, class_names_of_file, differing_classes
 from gn_det.utils import and_more
 
 __all__ = [
@@ -66,7 +67,7 @@ def refuse_other_classes(
                 raise ConfigError(
                     f"{path} was trained on other classes than {dataset} has: {found}. Every score "
                     "would be of the wrong class. Give a dataset whose classes are in the order of "
-                    f"the weights' ({and_more(saved, 10)}).{_if_renamed(known, wanted)}"
+                    f"the weights' ({and_more(saved, 10)}).{_if_renamed(saved, wanted)}"
                 )
 
 
@@ -90,33 +91,35 @@ def refuse_other_classes_to_resume(path: str, entries: Mapping[str, Any], names:
             )
 
 
-def warn_of_other_classes(path: str, entries: Mapping[str, Any], names: Names) -> None:
+def warn_of_other_classes(
+    path: str, entries: Mapping[str, Any], names: Names, report: Report
+) -> None:
     """Say which classes a new run has to learn anew, as its weights were trained on others.
 
     Args:
         path: The weights, for the message.
         entries: The entries of the file.
         names: The names of the classes of the training data.
+        report: How the weights fit the model.
     """
     if not comm.is_main_process():
         return
     for saved, wanted in _pairs(entries, names):
         found = differing_classes(saved, wanted, "in the weights", "in the training data")
-        if found and len(saved) == len(wanted):
+        message = f"{path} was trained on other classes: {found}."
+        if found and len(saved) != len(wanted) and report.shape_mismatch:
+            logger.info(f"{message} What depends on their number starts random.")
+        elif found and saved[: len(wanted)] != wanted:
             logger.warning(
-                f"{path} was trained on other classes: {found}. Its predictors are loaded as they "
-                "are, and have to learn the new classes."
-            )
-        elif found:
-            logger.info(
-                f"{path} was trained on other classes: {found}. What depends on their number "
-                "starts random."
+                f"{message} Its predictors are loaded as they are, and have to learn the new "
+                "classes."
             )
 
 
 def _if_renamed(saved: list[str], wanted: list[str]) -> str:
     """Return how to say that classes were renamed, where that may be."""
-    if len(saved) != len(wanted) or sorted(saved) == sorted(wanted):
+    new = [theirs for ours, theirs in zip(saved, wanted) if ours != theirs]
+    if not new or len(wanted) > len(saved) or not set(new).isdisjoint(saved):
         return ""
     return (
         " If the classes were only renamed, set DATASETS.IGNORE_CLASS_NAMES True (in a Python "
@@ -126,9 +129,5 @@ def _if_renamed(saved: list[str], wanted: list[str]) -> str:
 
 def _pairs(entries: Mapping[str, Any], names: Names) -> list[tuple[list[str], list[str]]]:
     """Return the names in a file beside those of data, where both are known."""
-    pairs = []
-    for entry, wanted in names.items():
-        saved = entries.get(entry)
-        if isinstance(saved, list | tuple) and all(isinstance(name, str) for name in saved):
-            pairs.append((list(saved), wanted))
-    return [(saved, wanted) for saved, wanted in pairs if saved and wanted]
+    known = class_names_of_file(entries)
+    return [(known[key], wanted) for key, wanted in names.items() if known.get(key) and wanted]

@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,7 @@ __all__ = [
     "open_output_folder",
     "read_config",
     "setup",
+    "write_config",
 ]
 
 logger = logging.getLogger(__name__)
@@ -244,7 +246,8 @@ def open_output_folder(
 ) -> None:
     """Seed the process, and write ``log.txt`` and ``config.yaml``, as Detectron2 does.
 
-    An evaluation leaves the ``config.yaml`` of a training as it is.
+    An evaluation leaves the ``config.yaml`` of a training as it is. So does a resumed run, until
+    :meth:`gn_det.engine.training_run.TrainingRun.resume_or_load` has accepted the config.
 
     Args:
         cfg: A finished config, or a LazyConfig.
@@ -272,10 +275,11 @@ def open_output_folder(
             "config and model."
         )
         _log_versions(args)
-        config = Path(folder, "config.yaml")
-        if not (eval_only and config.exists()):
-            _write_config(cfg, config)
-        logger.debug(f"Running with full config:\n{config.read_text('utf-8', 'replace')}")
+        text = _config_text(cfg)
+        logger.debug(f"Running with full config:\n{text}")
+        keeps = eval_only or getattr(args, "resume", False)
+        if not (keeps and os.path.exists(os.path.join(folder, "config.yaml"))):
+            _write_config(text, folder)
     python_config = isinstance(cfg, DictConfig)
     seed = cfg.train.get("seed", -1) if python_config else cfg.SEED
     seed_all_rng(None if seed is None or seed < 0 else seed + rank)
@@ -295,10 +299,25 @@ def _log_versions(args: argparse.Namespace) -> None:
     logger.debug(f"Environment info:\n{collect_env_info()}")
 
 
-def _write_config(cfg: CfgNode | DictConfig, path: Path) -> None:
-    if isinstance(cfg, CfgNode):
-        text = cfg.dump()
-    else:
-        LazyConfig.save(cfg, str(path))  # in the encoding of the locale
-        text = path.read_text(locale.getpreferredencoding(False)) if path.exists() else ""
+def write_config(cfg: CfgNode | DictConfig, folder: str) -> None:
+    """Write ``FOLDER/config.yaml``.
+
+    Args:
+        cfg: A finished config, or a LazyConfig.
+        folder: The output folder of the run.
+    """
+    _write_config(_config_text(cfg), folder)
+
+
+def _write_config(text: str, folder: str) -> None:
+    path = os.path.join(folder, "config.yaml")
     atomic_write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def _config_text(cfg: CfgNode | DictConfig) -> str:
+    if isinstance(cfg, CfgNode):
+        return cfg.dump()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        LazyConfig.save(cfg, str(path))  # in the encoding of the locale
+        return path.read_text(locale.getpreferredencoding(False)) if path.exists() else ""

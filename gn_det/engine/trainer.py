@@ -55,7 +55,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         require_gn_config(cfg)
         self._check_evaluation(cfg)
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        config, cfg = cfg, DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -70,6 +70,7 @@ class Trainer(DefaultTrainer):
             data_loader,
             evaluate=lambda model: this._evaluate(model),
             trainer=this,
+            config=config,
         )
         self._trainer = self._run.steps
         self.checkpointer = self._run.checkpointer

@@ -26,6 +26,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from omegaconf import DictConfig
 from torch import nn
 
 from gn_det.checkpoint import Checkpointer, Report
@@ -48,6 +49,7 @@ from .grad_accum import build_grad_accum_trainer
 from .run_log import release_warnings
 from .run_record import MICRO_BATCH, RunRecord
 from .same_classes import refuse_other_classes_to_resume, trained_names, warn_of_other_classes
+from .setup import write_config
 
 __all__ = ["TrainingRun"]
 
@@ -75,6 +77,8 @@ class TrainingRun:
             :class:`gn_det.checkpoint.Checkpointer`; default: those of ``DATASETS.TRAIN``.
         values: The keys and values of the user's config that checkpoints record, and that a resumed
             run compares; default: those of ``cfg``.
+        config: The user's config, which ``config.yaml`` gets once a run is resumed; default:
+            ``cfg``.
         length_key: The key that sets the length of the run, for messages.
         **checkpointables: Other objects with a ``state_dict`` that are saved and loaded.
 
@@ -99,6 +103,7 @@ class TrainingRun:
         ddp: Mapping[str, Any] | None = None,
         class_names: Mapping[str, list[str]] | None = None,
         values: Mapping[str, Any] | None = None,
+        config: CfgNode | DictConfig | None = None,
         length_key: str = "SOLVER.MAX_ITER",
         **checkpointables: Any,
     ):
@@ -128,7 +133,7 @@ class TrainingRun:
         )
         self.results: dict | None = None
         self._cfg, self._scheduler, self._evaluate = cfg, scheduler, evaluate
-        self._length_key = length_key
+        self._config, self._length_key = cfg if config is None else config, length_key
         self._checkpoints = Checkpoints.from_cfg(cfg, self.checkpointer, self.steps)
         self._preemption = PreemptionHook(self.steps, self._checkpoints)
 
@@ -211,8 +216,12 @@ class TrainingRun:
             trainer.start_iter = trainer.iter + 1  # iter is the last one that was done
             trainer.max_iter = max(trainer.max_iter, trainer.start_iter)
             self._record.report()
+            if comm.is_main_process():
+                write_config(self._config, self._cfg.OUTPUT_DIR)
             if self._record.solver_changed() and trainer.start_iter < trainer.max_iter:
                 solver.restore(trainer.start_iter)
+        elif resume and comm.is_main_process():
+            logger.info(f"{self._cfg.OUTPUT_DIR} holds no checkpoint: a new run starts.")
         self.steps.seek_data(trainer.start_iter)
 
     def train(self) -> dict | None:
@@ -276,4 +285,4 @@ def _check_file(
         refuse_other_classes_to_resume(path, entries, class_names)
         record.compare(entries, report, model)
     else:
-        warn_of_other_classes(path, entries, class_names)
+        warn_of_other_classes(path, entries, class_names, report)

@@ -37,6 +37,7 @@ class PretrainSpec:
         weight_standardization: Whether the convolutions are standardized.
         network: The kind of network: "ResNet", "VGG" or, for clips, "3D ResNet".
         channels_per_group: The channels per group of GN, where they are the same in every layer.
+        window: The value of ``INPUT.WINDOW``, where there was one.
     """
 
     depth: int | None = None
@@ -49,6 +50,7 @@ class PretrainSpec:
     weight_standardization: bool | None = None
     network: str | None = None
     channels_per_group: int | None = None
+    window: tuple[float | str, ...] | None = None
 
 
 def _published(
@@ -99,6 +101,7 @@ def pretrain_spec_from_cfg(cfg: CfgNode) -> PretrainSpec:
         pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
         input_format=cfg.INPUT.FORMAT,
+        window=tuple(cfg.INPUT.WINDOW) or None,
     )
     if network is None:
         return spec

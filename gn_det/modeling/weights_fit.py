@@ -36,12 +36,13 @@ def check_weights(
         spec: What is known of the weights; what is None is not checked.
         weights: The name of the weights in messages, in place of ``MODEL.WEIGHTS ...``.
         model: The model of ``cfg``; None builds its backbone. Where it has no ResNet or VGG, or
-            cannot be built, nothing is checked.
+            cannot be built, the preprocessing alone is checked.
     """
     network = network_of_cfg(meta_backbone(cfg) if model is None else model, cfg)
+    weights = weights or f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"
     if network is None:
-        return []
-    return list(misfits(network, cfg, spec, weights or f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"))
+        return list(_pixel_misfits(cfg, spec, weights))
+    return list(misfits(network, cfg, spec, weights))
 
 
 def misfits(network: Network, cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[Problem]:
@@ -158,6 +159,12 @@ def _pixel_misfits(cfg: CfgNode, spec: PretrainSpec, weights: str) -> Iterator[P
                 apart > _OTHER,
                 f"{weights} was trained with {key} {list(want)}, but it is {list(have)}.",
             )
+    if spec.window not in (None, (), tuple(cfg.INPUT.WINDOW)):
+        yield Problem(
+            False,
+            f"{weights} was trained with INPUT.WINDOW {list(spec.window)}, but it is "
+            f"{list(cfg.INPUT.WINDOW)}: the model sees other brightness than in its training.",
+        )
     if cfg.INPUT.FORMAT is not None and spec.input_format not in (None, cfg.INPUT.FORMAT):
         yield Problem(
             True,

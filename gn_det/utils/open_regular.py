@@ -18,6 +18,7 @@ _SIGNATURES = {
     b"\x28\xb5\x2f\xfd": "compressed with Zstandard: unpack it first",
     b"PK\3\4": "a zip archive: unpack it first",
     b"%PDF": "a PDF document",
+    b"\x93NUMPY": "an array of NumPy: write it as a PNG or TIFF",
     b"\x7fELF": "a program",
 }
 
@@ -48,6 +49,8 @@ def identify_content(head: bytes) -> str:
     """Return what a file is, for a person, judged by its first bytes; ``""`` where unknown.
 
     Args:
-        head: The first bytes of the file, at least 32 where it has as many.
+        head: The first bytes of the file, at least 132 where it has as many.
     """
+    if head[128:132] == b"DICM":
+        return "DICOM: write its values (in CT: Hounsfield units) as a TIFF, one for each slice"
     return next((what for start, what in _SIGNATURES.items() if head.startswith(start)), "")

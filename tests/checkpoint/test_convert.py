@@ -270,6 +270,18 @@ def test_a_model_of_detectron2(small_cfg, small_model, tmp_path):
     assert "backbone.bottom_up.stem.conv1.weight" in report.matched.values()
 
 
+@pytest.mark.parametrize("ending", [".pkl", ".pth"])
+def test_names_of_classes_are_kept(ending, small_model, small_cfg, tmp_path):
+    names = {"thing_classes": ["ship", "buoy"], "classes": ["a"]}
+    cfg = small_cfg()
+    state = small_model(cfg).state_dict()
+    torch.save({"model": state, **names, "trainer": {}}, tmp_path / "in.pth")
+    convert_file(str(tmp_path / "in.pth"), str(tmp_path / f"out{ending}"), cfg=cfg)
+    entries = load_file(str(tmp_path / f"out{ending}"))
+    assert {key: entries[key] for key in names} == names
+    assert "trainer" not in entries
+
+
 @pytest.mark.parametrize("blob", ["res3_0_branch1_gn_b", "conv1_gn_s", "res5_2_branch2c_gn_s"])
 def test_a_norm_that_is_not_filled(blob, blobs, tmp_path):
     del blobs[blob]

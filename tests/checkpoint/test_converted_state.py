@@ -45,6 +45,35 @@ def test_metadata_of_another_kind(key, value):
         metadata_from_dict({key: value})
 
 
+def test_one_channel():
+    known = PretrainSpec(pixel_mean=(114.0,), pixel_std=(57.0,), input_format="L")
+    assert metadata_from_dict(metadata_to_dict(known, "gn_det")) == known
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "image_format", "window"),
+    [
+        ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "INPUT.WINDOW"),
+        (
+            "model.pixel_mean",
+            "model.pixel_std",
+            "model.input_format",
+            "dataloader.train.mapper.window",
+        ),
+    ],
+)
+def test_a_record_of_a_run_says_how_images_were_read(mean, std, image_format, window):
+    record = {mean: [1.0, 2.0, 3.0], std: [1, 1, 1], image_format: "RGB", window: [0, "99%"]}
+    weights = {"stem.conv1.weight": torch.zeros(2, 2)}
+    known = convert({"model": weights, "config": record}).known
+    assert known == PretrainSpec(
+        pixel_mean=(1.0, 2.0, 3.0), pixel_std=(1, 1, 1), input_format="RGB", window=(0, "99%")
+    )
+    # entries of the same name in files of other projects
+    for other in ({mean: "x", std: None, image_format: 3, window: [1]}, {}, "text", None):
+        assert convert({"model": weights, "config": other}).known == PretrainSpec()
+
+
 def test_metadata_is_no_dict():
     with pytest.raises(WeightsError, match="'gn_det' is a list, not a dict"):
         metadata_from_dict([])

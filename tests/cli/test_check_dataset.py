@@ -115,6 +115,12 @@ def test_an_empty_copy_is_not_written(tool, content, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["annotations"] == []
 
 
+def test_no_annotation_is_of_an_image(tool, content):
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 10
+    assert "No annotation is of an image of this json" in tool(content, "my.json", expect=1)
+
+
 def test_errors_that_stay(tool, content, tmp_path):
     content["categories"].append({"id": 1, "name": "dog"})
     assert "class-twice" in tool(content, "my.json", expect=1)

@@ -156,6 +156,11 @@ def test_what_is_no_window(window):
     assert 'such as [0, 4095], or percentiles of each image, such as ["0.5%", "99.5%"]' in message
 
 
+@pytest.mark.parametrize("window", [("0", "4095"), (0, "1e4"), ("5", "95%")])
+def test_a_window_of_text_is_no_number(window):
+    assert "is text: write a number, such as 1000.0, or one with %." in window_problem(window)
+
+
 def test_window_of_a_config():
     (problem,) = _all(_cfg("INPUT.WINDOW", (3, 1)))
     assert "INPUT.WINDOW is (3, 1)" in problem.message

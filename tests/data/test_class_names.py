@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from gn_det.data import class_names, differing_classes
+from gn_det.data import class_names, class_names_of_file, differing_classes
 
 pytestmark = pytest.mark.usefixtures("forget")
 
@@ -44,6 +44,7 @@ def test_that_are_not_known():
             "order)",
         ),
         ("ab", "ax", "class 1 is 'b' here and 'x' there"),
+        (["carr\u00e9"], ["carre\u0301"], ""),  # the same letter, as one sign and as two
         ("a", "A", "class 0 is 'a' here and 'A' there"),
         ("ab", "abc", "class 2 is missing here and 'c' there (2 classes here, 3 there)"),
         ("ab", "b", "class 0 is 'a' here and 'b' there, class 1 'b' and missing (2 classes here, "
@@ -56,3 +57,15 @@ def test_that_are_not_known():
 )  # fmt: skip
 def test_where_they_differ(first, second, text):
     assert differing_classes(list(first), list(second), "here", "there") == text
+
+
+def test_of_a_file():
+    entries = {
+        "thing_classes": ("ship", "buoy"),
+        "stuff_classes": "sky",
+        "keypoint_names": [1, 2],
+        "classes": ["a"],
+        "names": ["no entry of ours"],
+    }
+    assert class_names_of_file(entries) == {"thing_classes": ["ship", "buoy"], "classes": ["a"]}
+    assert class_names_of_file({}) == {}

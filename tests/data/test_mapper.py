@@ -154,3 +154,12 @@ def test_yuv_in_single_precision(make_cfg, dicts):
     ours, theirs = (m(cfg, False)(dicts[0])["image"] for m in (WindowedMapper, DatasetMapper))
     assert (ours.dtype, theirs.dtype) == (torch.float32, torch.float64)
     assert torch.allclose(ours, theirs.float(), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_image_that_nothing_changes_can_be_written_to(dicts, make_cfg):
+    options = ["INPUT.FORMAT", "L", "INPUT.MIN_SIZE_TEST", 0]
+    mapper = WindowedMapper(make_cfg(*options), is_train=False)
+    image = mapper(dicts[0])["image"]
+    image += 1
+    assert not torch.equal(image, mapper(dicts[0])["image"])

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import detection_utils
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gn_det.config import ConfigError
 from gn_det.data import DatasetError, read_image
@@ -28,9 +28,10 @@ def exif(orientation):
     return tags
 
 
-def write_tiff(path, array, sample_format, planar=1):
-    """Write a TIFF without compression by hand: ``sample_format`` is 1 unsigned, 2 signed."""
-    pixels = array.tobytes()
+def write_tiff(path, array, sample_format, planar=1, order="<", deflate=False):
+    """Write a TIFF by hand: ``sample_format`` is 1 unsigned, 2 signed, 3 float."""
+    pixels = array.astype(array.dtype.newbyteorder(order)).tobytes()
+    pixels = zlib.compress(pixels) if deflate else pixels
     bands = array.shape[2] if array.ndim == 3 and planar == 1 else 1
     bands = array.shape[0] if planar == 2 else bands
     height, width = array.shape[-2:] if planar == 2 else array.shape[:2]
@@ -39,7 +40,7 @@ def write_tiff(path, array, sample_format, planar=1):
         (256, 4, 1, width),
         (257, 4, 1, height),
         (258, 3, 1, bits),
-        (259, 3, 1, 1),
+        (259, 3, 1, 8 if deflate else 1),
         (262, 3, 1, 2 if bands == 3 else 1),
         (273, 4, 1, 8),
         (277, 3, 1, bands),
@@ -53,16 +54,18 @@ def write_tiff(path, array, sample_format, planar=1):
     if bands == 3:  # three values do not fit into an entry
         place = after + 2 + 12 * len(entries) + 4
         entries[2] = (258, 3, 3, place)
-        extra = struct.pack("<3H", bits, bits, bits)
+        extra = struct.pack(f"{order}3H", bits, bits, bits)
         if planar == 2:
             strip = len(pixels) // 3
             entries[5] = (273, 4, 3, place + 6)
             entries[8] = (279, 4, 3, place + 18)
-            extra += struct.pack("<3I3I", 8, 8 + strip, 8 + 2 * strip, *[strip] * 3)
-    directory = struct.pack("<H", len(entries))
-    directory += b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    header = struct.pack("<2sHI", b"II", 42, after)
-    path.write_bytes(header + pixels + directory + struct.pack("<I", 0) + extra)
+            extra += struct.pack(f"{order}3I3I", 8, 8 + strip, 8 + 2 * strip, *[strip] * 3)
+    if order == ">":  # a short number stands in the first two of four bytes
+        entries = [(tag, t, n, v << 16 if (t, n) == (3, 1) else v) for tag, t, n, v in entries]
+    directory = struct.pack(f"{order}H", len(entries))
+    directory += b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
+    header = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, after)
+    path.write_bytes(header + pixels + directory + struct.pack(f"{order}I", 0) + extra)
     return str(path)
 
 
@@ -149,6 +152,23 @@ def test_types_of_a_tiff(tmp_path, dtype, sample_format, low, step):
     assert np.array_equal(read_image(path, "L", window)[:, :, 0], GREY)
     with pytest.raises(DatasetError, match=r"a\.tif has more than 8 bits .*INPUT\.WINDOW"):
         read_image(path, "BGR")
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("dtype", "sample_format"), [("u2", 1), ("i2", 2), ("u4", 1), ("i4", 2), ("f4", 3)]
+)
+def test_byte_orders_of_a_tiff(tmp_path, dtype, sample_format, order, deflate):
+    """Pillow itself turns the bytes of a compressed one, signed or of 32 bits, a second time."""
+    values = GREY.astype(dtype) * 100 - (5000 if sample_format > 1 else 0)
+    path = write_tiff(tmp_path / "a.tif", values, sample_format, order=order, deflate=deflate)
+    if (dtype, order) == ("u4", ">"):
+        with pytest.raises(UnidentifiedImageError):
+            read_image(path, "L", (0, 1))
+        return
+    low = values.min()
+    assert np.array_equal(read_image(path, "L", (low, low + 25500))[:, :, 0], GREY)
 
 
 def test_colours_of_a_tiff(tmp_path):
@@ -262,3 +282,27 @@ def test_a_window_that_is_none():
 def test_no_image(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_image(str(tmp_path / "none.png"), "RGB", ALL_16)
+
+
+def test_a_bitmap_of_5_6_and_5_bits_has_8_bits(tmp_path):
+    masks = struct.pack("<3I", 0xF800, 0x7E0, 0x1F)
+    head = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0) + masks
+    path = tmp_path / "a.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 18 + len(head), 0, 0, 14 + len(head)) + head)
+    path.write_bytes(path.read_bytes() + struct.pack("<2H", 0xF800, 0x1F))
+    assert read_image(str(path), "RGB").tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_formats_that_pillow_reads_wrong(tmp_path, channels):
+    """Pillow takes the upper half of SGI's 16 bits, and mixes up the bytes of FITS."""
+    head = struct.pack(">HBBHHHHII", 474, 0, 2, 2 if channels == 1 else 3, 3, 2, channels, 0, 65535)
+    sgi = tmp_path / "a.sgi"
+    sgi.write_bytes(head.ljust(512, b"\0") + bytes(2 * 3 * 2 * channels))
+    cards = ["SIMPLE  =                    T", "BITPIX  =                   16"]
+    cards += ["NAXIS   =                    2", f"NAXIS1  = {3:20}", f"NAXIS2  = {2:20}", "END"]
+    fits = tmp_path / "a.fits"
+    fits.write_bytes("".join(f"{card:80}" for card in cards).ljust(2880).encode() + bytes(2880))
+    for path in (sgi, fits):
+        with pytest.raises(DatasetError, match="with 8 bits alone. Write it as a PNG or TIFF"):
+            read_image(str(path), "L", (0, 4095))

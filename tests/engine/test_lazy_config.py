@@ -220,6 +220,12 @@ def test_names_in_messages():
     assert text == f"""{name} is not set: {name}="[0, 9]" or {name}='["1%"]'"""
 
 
+def test_paths_in_messages_stay():
+    path = "runs/SEED/SOLVER.MAX_ITER/a.pth"
+    text = f"{path}: give MODEL.WEIGHTS (in a Python config train.x). OUTPUT_DIR."
+    assert with_lazy_names(text) == f"{path}: give train.init_checkpoint. train.output_dir."
+
+
 def test_what_the_datasets_must_have():
     cfg = load_lazy_config(ZOO, ["dataloader.train.dataset.filter_empty=False"])
     cfg.model.roi_heads.mask_head = None

@@ -121,7 +121,9 @@ def test_a_resumed_run_obeys_changed_keys(words, tmp_path, caplog):
     state = run("train.max_iter=1", resume=False)
     assert state["config"]["optimizer.lr"] == 0.03
     assert state["config"]["optimizer._target_"] == "torch.optim.sgd.SGD"
+    assert not any(key.startswith("cfg.") for key in state["config"])  # other names of the file
     run("train.max_iter=1")
+    assert "changed keys" not in caplog.text
     assert "Nothing is left to train: the run has done 1 iterations" in caplog.text
     assert "A larger train.max_iter continues it." in caplog.text
 
@@ -145,6 +147,9 @@ def test_a_resumed_run_obeys_changed_keys(words, tmp_path, caplog):
         run("train.max_iter=6", "train.seed=2")
     with pytest.raises(ConfigError, match=r"^model\.pixel_std.* compute something else"):
         run("train.max_iter=6", "model.pixel_std=[1.0,1.0,1.0]")
+    with pytest.raises(ConfigError, match="with train.init_checkpoint and another train.output_di"):
+        run("train.max_iter=6", "model.backbone.bottom_up.freeze_at=2")
+    assert "max_iter: 5" in (folder / "config.yaml").read_text()  # as the run that was accepted
 
 
 def test_a_signal_in_the_evaluation_of_the_end(words, tmp_path, send, monkeypatch):
@@ -315,7 +320,7 @@ def test_weights_of_other_pixels(words, tmp_path):
     torch.save({"model": state, "gn_det": {"input_format": "RGB"}}, weights)
     opts = [*words, f"train.init_checkpoint={weights}"]
     args = _args(opts, tmp_path / "x", eval_only=True)
-    with pytest.raises(WeightsError, match="trained on RGB images, but INPUT.FORMAT is BGR"):
+    with pytest.raises(WeightsError, match="trained on RGB images, but model.input_format is BGR"):
         run_lazy(args)
     # a model of one's own may name no pixels: then there is nothing to compare
     settings = settings_of(cfg)

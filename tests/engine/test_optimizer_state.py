@@ -152,3 +152,38 @@ def test_an_optimizer_of_another_class_begins_anew(caplog):
 def test_clipping_is_no_other_class():
     clips = type("SGDWithGradientClip", (torch.optim.SGD,), {})
     assert optimizer_class(_together(Layers(), kind=clips)) == "SGD"
+
+
+@pytest.mark.parametrize(
+    ("kind", "turned_on"),
+    [
+        (torch.optim.AdamW, {"amsgrad": True}),
+        (torch.optim.RMSprop, {"centered": True}),
+        (torch.optim.RMSprop, {"centered": True, "momentum": 0.9}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+    ],
+)
+def test_averages_that_were_turned_on_begin_as_zeros(kind, turned_on):
+    """The next step is that of PyTorch with averages of zeros."""
+    model = Layers()
+    optimizer = _together(model, kind)
+    _steps(model, optimizer, 2)
+    again, reference = copy.deepcopy(model), copy.deepcopy(model)
+    saved = copy.deepcopy(optimizer.state_dict()["state"])
+    resumed = _together(again, kind, **turned_on)
+    state = fitting_state(_saved(model, optimizer), again, resumed)
+    assert optimizer.state_dict()["state"].keys() == state["state"].keys()
+    resumed.load_state_dict({**state, "param_groups": resumed.state_dict()["param_groups"]})
+    _steps(again, resumed, 1)
+
+    expected = _together(reference, kind, **turned_on)
+    for i, parameter in enumerate(reference.parameters()):
+        entries = saved.get(i, {})
+        for name in ("max_exp_avg_sq",) if "amsgrad" in turned_on else ("grad_avg",):
+            entries |= {name: torch.zeros_like(parameter)} if entries else {}
+        if entries and turned_on.get("momentum"):
+            entries["momentum_buffer"] = torch.zeros_like(parameter)
+        expected.state[parameter].update(entries)
+    _steps(reference, expected, 1)
+    for theirs, ours in zip(reference.parameters(), again.parameters()):
+        assert torch.equal(theirs, ours)

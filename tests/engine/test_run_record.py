@@ -1,7 +1,9 @@
 """What a resumed run does with keys that have changed, by a Trainer of a tiny network."""
 
+import argparse
 import itertools
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from gn_det.checkpoint import Checkpointer, Report, load_file
 from gn_det.config import ConfigError
 from gn_det.engine import Trainer, load_runnable_config
 from gn_det.engine.run_record import RunRecord, plain_values
+from gn_det.engine.setup import open_output_folder
 
 BASE = {
     "MODEL.DEVICE": "cpu",
@@ -210,12 +213,33 @@ def test_what_a_run_cannot_change(half):
     for key, value, words in (
         ("MODEL.GN.NUM_GROUPS", 16, r"32 -> 16: .* Set MODEL\.GN\.NUM_GROUPS 32, or start a new"),
         ("MODEL.PIXEL_STD", [2.0, 1.0, 1.0], r"compute something else\. Set MODEL\.PIXEL_STD \["),
+        ("INPUT.WINDOW", (0, 100), r"\[\] -> \[0, 100\]: .* Set INPUT\.WINDOW \[\]"),
+        ("MODEL.FPN.FUSE_TYPE", "avg", r"sum -> avg: .* Set MODEL\.FPN\.FUSE_TYPE sum"),
         ("INPUT.FORMAT", "RGB", r"BGR -> RGB: .* Set INPUT\.FORMAT BGR"),
         ("SEED", 2, r"1 -> 2: .*Set SEED -1: the run keeps its seed"),
     ):
         with pytest.raises(ConfigError, match=f"^{key} .*{words}"):
             run(half, {key: value}, resume=True)
     assert [path.name for path in half.glob("*.pth")] == ["model_0000005.pth"]
+
+
+def test_config_yaml_is_that_of_the_run(half, tmp_path, caplog):
+    """A resume that is refused leaves it, one that is accepted writes the new keys."""
+    config = half / "config.yaml"
+    config.write_text("of the user")
+    args = argparse.Namespace(config_file="", resume=True, eval_only=False)
+    for keys, accepted in (({"SEED": 2}, False), ({"SOLVER.BASE_LR": 0.03}, True)):
+        values = {**BASE, "OUTPUT_DIR": str(half), **keys}
+        opts = list(itertools.chain.from_iterable(values.items()))
+        cfg = load_runnable_config("mask_rcnn_R50_gn_all.yaml", opts)
+        open_output_folder(cfg, args, str(half))
+        assert config.read_text() == "of the user"
+        with nullcontext() if accepted else pytest.raises(ConfigError, match="^SEED 1 -> 2"):
+            TinyTrainer(cfg).resume_or_load(resume=True)
+        assert (config.read_text() == cfg.dump()) is accepted
+    caplog.set_level("INFO", "gn_det")
+    run(tmp_path / "new", {"SOLVER.MAX_ITER": 6}, resume=True)
+    assert "new holds no checkpoint: a new run starts." in caplog.text
 
 
 def test_what_is_taken_and_has_no_effect_is_said(half, caplog):

@@ -4,6 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
+from gn_det.checkpoint import Report
 from gn_det.config import ConfigError
 from gn_det.engine.same_classes import (
     refuse_other_classes,
@@ -47,7 +48,10 @@ def test_what_would_be_scored_as_other_classes():
     assert renamed.endswith("set DATASETS.IGNORE_CLASS_NAMES True (in a Python config "
                             "train.ignore_class_names).")  # fmt: skip
     assert "class 3 is missing in the weights and 'dock' in val" in refusal(SHIPS, [*SHIPS, "dock"])
-    assert "class 0 is 'ship' in the weights and 'buoy' in val" in refusal(SHIPS, SHIPS[1:])
+    subset = refusal(SHIPS, SHIPS[1:])
+    assert "class 0 is 'ship' in the weights and 'buoy' in val" in subset
+    assert "IGNORE" not in subset  # they are classes of the weights, not renamed ones
+    assert "IGNORE" in refusal(SHIPS, ["vessel", "buoy"])
 
 
 def test_every_dataset_and_every_head_is_compared():
@@ -84,13 +88,20 @@ def test_a_run_keeps_its_classes(names):
 )
 def test_a_new_run_says_what_it_has_to_learn(names, level, text, caplog):
     with caplog.at_level(logging.INFO, "gn_det"):
-        warn_of_other_classes("a.pth", things(*SHIPS), things(*names))
-        warn_of_other_classes("a.pth", things(*SHIPS), things(*SHIPS))
-        warn_of_other_classes("a.pth", {}, things(*SHIPS))
+        report = Report("gn_det", shape_mismatch=[("cls_score.bias", (4,), (2,))])
+        warn_of_other_classes("a.pth", things(*SHIPS), things(*names), report)
+        for saved in (things(*SHIPS), things(*SHIPS, "dock"), {}):
+            warn_of_other_classes("a.pth", saved, things(*SHIPS), Report("gn_det"))
     (record,) = caplog.records
     assert record.levelname == level
     assert record.getMessage().startswith("a.pth was trained on other classes: class ")
     assert text in record.getMessage()
+
+
+def test_predictors_of_another_number_that_fit(caplog):
+    """The config kept the number of classes, and the data have fewer ones."""
+    warn_of_other_classes("a.pth", things(*SHIPS), things("tree", "bush"), Report("gn_det"))
+    assert "(3 classes in the weights, 2 in the training data). Its predictors are" in caplog.text
 
 
 @pytest.mark.usefixtures("forget")

@@ -82,6 +82,23 @@ def test_detectrons_mean_in_fine_tuning_is_a_warning():
     assert "MODEL.PIXEL_MEAN [102.9801" in message
 
 
+def test_another_window_is_warned_of():
+    known = PretrainSpec(window=(0, 4095))
+    (message,) = _messages(known, "INPUT.WINDOW", [0, 65535], fatal=False)
+    assert "trained with INPUT.WINDOW [0, 4095], but it is [0, 65535]" in message
+    assert len(_messages(known, fatal=False)) == 1  # images of 8 bits now
+    assert _messages(known, "INPUT.WINDOW", [0, 4095]) == []
+    # weights of 8-bit images, such as ImageNet's
+    assert _messages(PretrainSpec(), "INPUT.WINDOW", [0, 4095]) == []
+
+
+def test_images_are_checked_for_other_networks_too(tiny_cfg):
+    cfg = tiny_cfg()
+    cfg.MODEL.BACKBONE.NAME = "not_registered"
+    known = PretrainSpec(depth=18, pixel_mean=(1.0, 2.0, 3.0), pixel_std=(1.0, 1.0, 1.0))
+    assert [problem.fatal for problem in check_weights(cfg, known)] == [True]
+
+
 def test_stride_of_basic_blocks_is_no_matter():
     known = dataclasses.replace(R50_GN, depth=18, stride_in_1x1=True)
     options = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]

@@ -39,4 +39,6 @@ def test_the_first_bytes_tell_what_a_file_is():
     assert "git lfs pull" in identify_content(b"version https://git-lfs.github.com/spec/v1\n")
     assert "web page" in identify_content(b"<!DOCTYPE html>")
     assert "gzip" in identify_content(b"\x1f\x8b\x08")
+    assert "NumPy" in identify_content(b"\x93NUMPY\x01\x00")
+    assert "DICOM" in identify_content(bytes(128) + b"DICM")
     assert identify_content(b'{"images": []}') == identify_content(b"") == ""

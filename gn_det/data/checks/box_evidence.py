@@ -1,15 +1,22 @@
 """Boxes that cannot be meant: they are not x, y, width, height in pixels of their image.
 
-A box that has a mask is compared with it. The boxes without masks are looked at together: where
-many stick out of their images as x, y, width, height, but all fit in as x1, y1, x2, y2, they are
-corners.
+A box that has a mask is compared with it. All boxes are looked at together: where many stick out
+of their images as x, y, width, height, but all fit in as x1, y1, x2, y2, they are corners.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["READINGS", "BoxEvidence", "box_and_mask_problem", "is_fraction", "is_like", "overlap"]
+__all__ = [
+    "BY_MASK",
+    "READINGS",
+    "BoxEvidence",
+    "box_and_mask_problem",
+    "is_fraction",
+    "is_like",
+    "overlap",
+]
 
 Four = tuple[float, float, float, float]  # numbers of a box, or left, top, right, bottom
 Size = tuple[int, int]
@@ -23,14 +30,17 @@ READINGS: dict[str, tuple[Callable[[float, float, float, float], Four], ...]] = 
         lambda a, b, c, d: (b, a, d, c),  # y1, x1, y2, x2
     ),
 }
+# kinds of boxes whose mask shows that they are of another form, or wrong
+BY_MASK = {*READINGS, "box-relative", "box-mask"}
 _PARTS = (1, 100, 1000)  # of the image's sides: percent and thousandths are in use as well
 
 _PIXELS, _SHARE = 2.0, 0.1  # box and mask may differ by this much: tools round, people draw
 _COVERED = 0.75  # of the mask's bounding box; less of it in the box is a contradiction
 _RELATIVE_SIDE = 16  # in a smaller image, a whole object may be in the first pixel
 _SLACK = 1.0  # pixels, as for one box
-_FEW, _FEWER, _MANY = 0.1, 0.03, 0.25  # parts of all boxes; fewer will do where there are 20
+_FEW, _FEWER, _MANY = 0.1, 0.03, 0.25  # parts of all boxes
 _FIT = 0.98  # the part of all boxes that fits in by another reading
+_MIXED = 0.5  # where more of the other boxes would fit as corners, the objects are just large
 _CHANCE = 1e-4  # of objects that are all in the upper left by accident
 
 
@@ -130,18 +140,24 @@ class Suspicion(NamedTuple):
 
 
 class BoxEvidence:
-    """Counts what the boxes without a mask look like. Its memory does not grow with their number.
+    """Counts what boxes look like. Its memory does not grow with their number.
+
+    Args:
+        masked: Whether the boxes agree with their masks, so that only their scale is in doubt.
 
     Attributes:
         total: The number of boxes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, masked: bool = False) -> None:
         self.total = 0
-        self._relative = 0  # all four numbers are in 0 ... 1
+        self._masked = masked
+        self._unit = self._relative = 0  # four numbers in 0 ... 1, such as 1.0; and such as 0.5
         self._out = 0  # stick out of the image by more than rounding
+        self._out_fit = 0  # of these, fit in as corners
         self._fit: Counter[tuple[str, int]] = Counter()  # by the reading
         self._reach_x = self._reach_y = 0.0  # the largest part of an image's side
+        self._right = self._bottom = 0.0  # the largest
         self._examples: dict[str, str] = {}
 
     def add(self, box: list[float], size: Size, where: Callable[[], str]) -> None:
@@ -161,43 +177,61 @@ class BoxEvidence:
                 self._examples[of] = f"{where()}: {box}"
 
         example("any")
-        if min(box) >= 0 and max(box) <= 1 and is_fraction(box, size):
-            self._relative += 1
-            example("box-relative")
+        if min(box) >= 0 and max(box) <= 1 and min(size) > _RELATIVE_SIDE:
+            self._unit += float in map(type, box)
+            if is_fraction(box, size):
+                self._relative += 1
+                example("box-relative")
         self._reach_x = max(self._reach_x, (x + w) / width)
         self._reach_y = max(self._reach_y, (y + h) / height)
+        self._right, self._bottom = max(self._right, x + w), max(self._bottom, y + h)
         margin_x, margin_y = max(2.0, 0.05 * width), max(2.0, 0.05 * height)
         right, bottom = x + w - width, y + h - height
-        if x < -margin_x or y < -margin_y or right > margin_x or bottom > margin_y:
+        out = x < -margin_x or y < -margin_y or right > margin_x or bottom > margin_y
+        if out:
             self._out += 1
             example("out")
+        if self._masked:
+            return
         for kind, readings in READINGS.items():
             for place, read in enumerate(readings):
                 left, top, right, bottom = read(x, y, w, h)
                 if -_SLACK <= left < right <= width + _SLACK:
-                    self._fit[kind, place] += -_SLACK <= top < bottom <= height + _SLACK
+                    fits = -_SLACK <= top < bottom <= height + _SLACK
+                    self._fit[kind, place] += fits
+                    self._out_fit += fits and out and kind == "box-corners"
 
     def suspicion(self, images: int) -> Suspicion | None:
         """Return what the boxes look like; None where nothing speaks against them.
 
         Args:
-            images: The number of images that have boxes; 0 where masks have shown what they mean.
+            images: The number of images that have boxes; 0 where it is not known.
         """
         total, out, relative = self.total, self._out, self._relative
-        if relative and relative >= (1 if relative == total else max(3, _FEW * total)):
+        if total and self._unit == total:
+            return self._as("box-relative", total, "any")
+        if relative and relative >= min(3, _FEW / 2 * total):  # nothing is in the first pixel
             return self._as("box-relative", relative, "box-relative")
-        if total >= 3 and out >= max(2, (_FEWER if total >= 20 else _FEW) * total):
+        if total >= 3 and out >= 2:
             for kind, readings in READINGS.items():
-                # a few boxes may fit by accident, but seldom as corners
+                # a few boxes may fit by accident, but seldom as corners, most of which stick out
                 enough = total >= (3 if kind == "box-corners" else 6)
+                share = _FEWER if kind == "box-centre" and total >= 20 else _FEW
                 most = max(self._fit[kind, place] for place in range(len(readings)))
-                if enough and most >= _FIT * total:
+                if enough and out >= share * total and most >= _FIT * total:
                     return self._as(kind, out, "out")
+            others = self._fit["box-corners", 0] - self._out_fit
+            mixed = self._out_fit >= _FIT * out and others < _MIXED * (total - out)
+            if out >= max(6, _FEWER * total) and mixed:
+                return self._as("box-corners", out, "out")
             if total >= 6 and out >= _MANY * total:
                 return self._as("box-many-out", out, "out")
         reach_x, reach_y = self._reach_x, self._reach_y
         small = max(reach_x, reach_y) < 0.7 and (reach_x * reach_y) ** images < _CHANCE
         if small and images >= 3 and total >= 6:
+            for part in _PARTS[1:]:  # some reach the end
+                if 0.85 * part < self._right < 1.01 * part > self._bottom > 0.85 * part:
+                    return self._as("box-relative", total, "any")
             return self._as("box-upper-left", total, "any")
         return None
 

@@ -7,13 +7,14 @@ numbers for each record.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .box_evidence import BoxEvidence
-from .dict_records import DictRecords
+from .box_evidence import BY_MASK, BoxEvidence
+from .dict_records import DictRecords, refuse_malformed
 from .json_reader import CocoJson, Record
+from .kinds import KINDS
 from .records import annotation_problems, box_problem, has_mask, id_problem, image_problems
 from .report import MAX_EXAMPLES, Report
 
@@ -45,7 +46,9 @@ class CheckedJson:
         usable: The number of annotations that training and evaluation can use: those of a known
             image with a box that has an area, without crowds.
         classes_named: Whether the names of the classes are known; if not, they are numbers.
-        unmeant_boxes: Whether the boxes without a mask, all together, cannot be meant as they are.
+        unmeant: Whether the boxes that have a mask (True) or none (False), all together, cannot be
+            meant as they are.
+        shifted: Whether the class ids of the annotations begin one below those of the classes.
     """
 
     path: str
@@ -54,7 +57,8 @@ class CheckedJson:
     classes: dict[Any, str] = field(default_factory=dict)
     objects: Counter[Any] = field(default_factory=Counter)
     usable: int = 0
-    unmeant_boxes: bool = False
+    unmeant: set[bool] = field(default_factory=set)
+    shifted: bool = False
     classes_named: bool = True
 
     @property
@@ -100,9 +104,14 @@ def check_train_dicts(dicts: Sequence[dict], classes: Sequence[str] | None) -> C
     Returns:
         The result. None where the dicts have no ``annotations``, which a mapper of one's own may
         find elsewhere, or have rotated boxes, which have other rules.
+
+    Raises:
+        DatasetError: An entry is no dict, or its annotations are none.
     """
+    refuse_malformed(dicts)
     annotations = [a for record in dicts for a in record.get("annotations") or ()]
-    rotated = any(len(box) == 5 for a in annotations if (box := a.get("bbox")) is not None)
+    boxes = [a.get("bbox") for a in annotations]
+    rotated = any(isinstance(box, Sized) and len(box) == 5 for box in boxes)
     if rotated or not any("annotations" in record for record in dicts):
         return None
     check = _Check(DictRecords(dicts, classes), "its list of dicts")
@@ -120,7 +129,8 @@ class _Check:
         self.file_names: set[str] = set()
         self.annotation_ids: set[Any] = set()
         self.annotated: set[Any] = set()  # ids of images that have annotations
-        self.boxes = BoxEvidence()
+        self.boxes = {masked: BoxEvidence(masked) for masked in (False, True)}
+        self.no_lists: set[str] = set()  # sections that are something else
         self.masks: Counter[bool] = Counter()  # the number of annotations with and without a mask
         self.first_without_mask = ""
         self.examples: dict[Any, list[str]] = defaultdict(list)  # some annotations of a class id
@@ -146,9 +156,12 @@ class _Check:
             "categories": self.category,
             "annotations": self.annotation,
         }.get(record.section)
-        if check is None or record.place is None:
+        if check is None:
             return
-        if isinstance(record.value, dict):
+        if record.place is None:
+            self.no_lists.add(record.section)
+            self.report.add("section", f"{record.section}: not a list", record.value)
+        elif isinstance(record.value, dict):
             check(record.value, record.place)
         else:
             self.report.add("record", record.where, record.value)
@@ -160,7 +173,7 @@ class _Check:
         no_size = isinstance(self.json, DictRecords) and not image.keys() & {"width", "height"}
         for kind, value in problems:
             if not (no_size and kind == "image-size"):
-                self.report.add(kind, where, value)
+                self.report.add(kind, where, repr(value) if kind == "id-text" else value)
         kinds = {kind for kind, _ in problems}
         if "image-id" in kinds:
             return
@@ -181,7 +194,7 @@ class _Check:
             self.report.add("class-id", where, number)
             return
         if problem:
-            self.report.add(problem, where, number)
+            self.report.add(problem, where, repr(number))
         if number in classes:
             self.report.add("class-twice", f"{classes[number]} and {name}", number)
         if not isinstance(name, str) or not name.strip():
@@ -206,7 +219,7 @@ class _Check:
         if problems != [None, None, None]:
             if "id-text" in problems:
                 text = (number, image_id, class_id)[problems.index("id-text")]
-                report.add("id-text", where(), text)
+                report.add("id-text", where(), repr(text))
             if problems[0] == "missing":
                 report.add("annotation-id", where(), number)
             if "missing" in problems[1:]:
@@ -237,9 +250,10 @@ class _Check:
             return
         box: Any = annotation.get("bbox")
         usable = (None, "box-outside", "box-away")
-        self.found.usable += "box-zero" not in {kind for kind, _ in problems_of_shape}
-        if size and not masked and box_problem(box, size) in usable:
-            self.boxes.add(box, size, where)
+        kinds = {kind for kind, _ in problems_of_shape}
+        self.found.usable += "box-zero" not in kinds
+        if size and kinds.isdisjoint(BY_MASK) and box_problem(box, size) in usable:
+            self.boxes[masked].add(box, size, where)
 
     def whole_file(self) -> None:
         found, report, counts = self.found, self.report, self.json.counts
@@ -248,8 +262,8 @@ class _Check:
         elif self.json.encoding != "utf-8":
             report.add("encoding", value=self.json.encoding)
         for section in ("images", "categories") if found.classes_named else ("images",):
-            if not counts.get(section):
-                state = "an empty list" if section in counts else "missing, or not a list"
+            if not counts.get(section) and section not in self.no_lists:
+                state = "an empty list" if section in counts else "missing"
                 report.add("section", f"{section}: {state}")
         if not counts.get("annotations"):
             report.add("no-annotations")
@@ -257,21 +271,34 @@ class _Check:
             texts = [i for i in ids if isinstance(i, str)]
             if 0 < len(texts) < len(ids):
                 report.add("id-mixed", section, texts[0])
+        found.shifted = _is_shifted(found.objects, found.classes)
+        hint = ", ids of annotations seem to count from 0, and those of classes from 1"
         for class_id, count in found.objects.items():
             if class_id not in found.classes:
-                report.add("class-unknown", self.examples[class_id][0], class_id, count)
+                text = f"{class_id!r}{hint if found.shifted else ''}"
+                report.add("class-unknown", self.examples[class_id][0], text, count)
         for class_id, name in found.classes.items():
             if counts.get("annotations") and not found.objects[class_id]:
                 report.add("class-empty", name, class_id)
-        if seen := self.boxes.suspicion(0 if self.masks[True] else len(self.annotated)):
-            text = f"{seen.boxes:,} of {seen.total:,} boxes, such as {seen.example}"
-            report.add(seen.kind, text, count=seen.boxes)
-            found.unmeant_boxes = seen.kind in report.of("error")
+        annotated = 0 if self.masks[True] and self.masks[False] else len(self.annotated)
+        for masked, boxes in self.boxes.items():
+            if seen := boxes.suspicion(annotated):
+                text = f"{seen.boxes:,} of {seen.total:,} boxes, such as {seen.example}"
+                report.add(seen.kind, text, count=seen.boxes)
+                if KINDS[seen.kind].severity == "error":
+                    found.unmeant.add(masked)
         if self.masks[True] and self.masks[False]:
             report.add("mask-some", self.first_without_mask, count=self.masks[False])
         for image_id, image in found.images.items():
             if image_id not in self.annotated:
                 report.add("image-empty", image.file_name)
+
+
+def _is_shifted(used: Iterable[Any], known: Iterable[Any]) -> bool:
+    """Return whether class ids look like places from 0 of classes whose ids begin with 1."""
+    used, known = set(used), set(known)
+    whole = {type(i) for i in used | known} == {int}
+    return whole and 0 in used - known and 1 in known and {i + 1 for i in used} <= known
 
 
 def compare_classes(found: CheckedJson, train: CheckedJson) -> None:

@@ -23,7 +23,8 @@ from gn_det.data.formats import DICT_FIELDS, write_coco_json
 from gn_det.utils import and_more
 
 from .coco_json import CheckedJson, check_json, check_train_dicts, compare_classes
-from .depth import depth_problem, window_warning
+from .depth import depth_problem, window_warnings
+from .dict_records import refuse_malformed
 from .images import check_images_of, missing_files
 from .kinds import KINDS
 from .many_objects import warn_of_many_objects
@@ -80,6 +81,7 @@ def check_dicts(name: str, dicts: list[dict]) -> CheckedJson:
     Raises:
         DatasetError: The dicts cannot be converted to COCO's format.
     """
+    refuse_malformed(dicts)
     without = [place for place, record in enumerate(dicts) if "image_id" not in record]
     if without:
         raise DatasetError(f"{name}: its dict {without[0]} has no image_id. {DICT_FIELDS}")
@@ -108,7 +110,7 @@ def check_images(dicts: list[dict], where: str, cfg: CfgNode | None = None) -> N
             have more than 8 bits without ``INPUT.WINDOW``, or are too narrow to be resized. The
             message has their number and the first ones.
     """
-    if problem := _image_problem(dicts, cfg, training=True):
+    if problem := _image_problem(dicts, where, cfg, training=True):
         raise DatasetError(f"{where}: {problem}")
 
 
@@ -126,7 +128,9 @@ def check_masks(dicts: list[dict], where: str) -> None:
         raise DatasetError(f"{where}: {problem}")
 
 
-def _image_problem(dicts: list[dict], cfg: CfgNode | None, *, training: bool) -> str | None:
+def _image_problem(
+    dicts: list[dict], where: str, cfg: CfgNode | None, *, training: bool
+) -> str | None:
     missing = list(missing_files(record["file_name"] for record in dicts))
     if missing:
         return f"{len(missing)} of {len(dicts)} images are missing, the first:{_listed(missing)}"
@@ -146,13 +150,13 @@ def _image_problem(dicts: list[dict], cfg: CfgNode | None, *, training: bool) ->
     stacks = [path for path, finding in found.items() if finding.pages > 1]
     if stacks:
         logger.warning(
-            f"{len(stacks)} of {len(files)} images that were read are TIFFs with several pages, "
-            f"such as {stacks[0]}: only the first page is used."
+            f"{where}: {len(stacks)} of {len(files)} images that were read are TIFFs with several "
+            f"pages, such as {stacks[0]}: only the first page is used."
         )
     deep = {path: finding.values for path, finding in found.items() if finding.values}
     window = () if cfg is None else cfg.INPUT.WINDOW
-    if window and (warning := window_warning(list(deep.values()), window)):
-        logger.warning(warning)
+    for warning in window_warnings(deep, [path for path, _ in files], window) if window else ():
+        logger.warning(f"{where}: {warning}")
     if not window and (problem := depth_problem(deep, len(files))):
         return problem
     return None if cfg is None else narrow_problem(dicts, cfg, training=training)
@@ -247,7 +251,7 @@ def _content_problems(cfg: CfgNode, named: list[tuple[str, str]]) -> Iterator[st
             yield f"{key} {name}: {found.path} has{_listed(lines)}{advice}"
         elif tested:
             _warn_of_many_objects(cfg, name, load(name))
-            problems = _test_problems(cfg, found, load(name))
+            problems = _test_problems(cfg, name, found, load(name))
             yield from (f"{key} {name}: {problem}" for problem in problems)
         for line in found.report.lines("warning"):
             logger.warning(f"{name}: {line}")
@@ -336,7 +340,7 @@ def _check_annotations(
     return check_train_dicts(load(name), metadata.get("thing_classes"))
 
 
-def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Iterator[str]:
+def _test_problems(cfg: CfgNode, name: str, found: CheckedJson, dicts: list[dict]) -> Iterator[str]:
     if not found.usable:
         yield f"there is nothing to score: {_NO_OBJECT}"
     elif cfg.MODEL.MASK_ON and (problem := _mask_problem(dicts, crowds=True)):
@@ -347,7 +351,7 @@ def _test_problems(cfg: CfgNode, found: CheckedJson, dicts: list[dict]) -> Itera
             "no annotation has keypoints, but MODEL.KEYPOINT_ON is True. Set MODEL.KEYPOINT_ON "
             "False, or add keypoints."
         )
-    if problem := _image_problem(dicts, cfg, training=False):
+    if problem := _image_problem(dicts, f"DATASETS.TEST {name}", cfg, training=False):
         yield problem
 
 

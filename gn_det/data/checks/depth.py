@@ -1,16 +1,17 @@
 """The values of images with more than 8 bits a channel, and what to set for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 import numpy as np
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from gn_det.data.read_image import apply_window, fits_8_bits, raw_values
+from gn_det.data.read_image import apply_window, fits_8_bits, pixel_type, raw_values
 
 from .report import Report
 
-__all__ = ["PixelRange", "depth_problem", "pixel_range", "report_depth", "window_warning"]
+__all__ = ["PixelRange", "depth_problem", "pixel_range", "report_depth", "window_warnings"]
 
 _PIXELS = 65536  # of each image, for the percentiles
 _LEVELS = 16  # of 255, which the middle 98% of the pixels span at least where a window fits
@@ -120,13 +121,32 @@ def depth_problem(deep: Mapping[str, PixelRange], count: int) -> str | None:
     )
 
 
-def window_warning(deep: Sequence[PixelRange], window: Sequence[float | str]) -> str | None:
-    """Return that a window makes images nearly white or black; None where it does not.
+def window_warnings(
+    deep: Mapping[str, PixelRange], paths: Sequence[str], window: Sequence[float | str]
+) -> Iterator[str]:
+    """Yield that a window makes images nearly white or black, or does not count for some.
 
     Args:
-        deep: The values of images with more than 8 bits a channel.
+        deep: The values of the images with more than 8 bits a channel, by their paths.
+        paths: The paths of all images that were read.
         window: The value of ``INPUT.WINDOW``, which is not empty.
     """
+    if problem := _blank_problem(list(deep.values()), window):
+        yield problem
+    if shallow := [path for path in paths if path not in deep and _has_8_bits(path)]:
+        yield (
+            f"INPUT.WINDOW {list(window)} is for images with more than 8 bits a channel: "
+            f"{len(shallow)} of {len(paths)} images that were read have 8 bits, such as "
+            f"{shallow[0]}, and stay as they are."
+        )
+
+
+def _has_8_bits(path: str) -> bool:
+    with Image.open(path) as image:
+        return not pixel_type(image)
+
+
+def _blank_problem(deep: Sequence[PixelRange], window: Sequence[float | str]) -> str | None:
     if not deep or any(isinstance(end, str) for end in window):
         return None
     seen = _together(deep)

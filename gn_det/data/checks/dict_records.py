@@ -11,12 +11,32 @@ import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_tools
 
+from gn_det.data.errors import DatasetError
+from gn_det.data.formats import DICT_FIELDS
+
 from .json_reader import Record
 from .records import box_problem
 
-__all__ = ["DictRecords"]
+__all__ = ["DictRecords", "refuse_malformed"]
 
 _MODES = (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)  # Detectron2 converts no other
+
+
+def refuse_malformed(dicts: Sequence[Any]) -> None:
+    """Refuse what is no list of dicts with lists of annotations, which are dicts again.
+
+    Args:
+        dicts: What the function of a registered dataset returned.
+
+    Raises:
+        DatasetError: An entry is of another type. The message has its number.
+    """
+    for place, record in enumerate(dicts):
+        if not isinstance(record, dict):
+            raise DatasetError(f"its entry {place} is no dict: {type(record)}. {DICT_FIELDS}")
+        objects = record.get("annotations") or ()
+        if not isinstance(objects, list | tuple) or any(type(a) is not dict for a in objects):
+            raise DatasetError(f"annotations of dict {place} are no list of dicts. {DICT_FIELDS}")
 
 
 class DictRecords:
@@ -85,6 +105,8 @@ def _annotation(annotation: dict) -> dict:
         }
     else:
         mask = _plain(mask)
+        if isinstance(mask, list):  # a training reshapes arrays of points
+            mask = [_flat(polygon) for polygon in mask]
     found = {
         "category_id": _plain(annotation.get("category_id")),
         "segmentation": mask,
@@ -99,9 +121,15 @@ def _annotation(annotation: dict) -> dict:
     return {**found, "bbox": box}
 
 
+def _flat(polygon: Any) -> Any:
+    """Return [[x, y], [x, y], ...] as [x, y, x, y, ...]; anything else as it is."""
+    points = isinstance(polygon, list) and all(isinstance(p, list) and len(p) == 2 for p in polygon)
+    return [v for point in polygon for v in point] if points else polygon
+
+
 def _plain(value: Any) -> Any:
-    """Return numbers, tuples and arrays of NumPy as Python's own numbers and lists."""
-    if isinstance(value, np.ndarray | np.generic):
+    """Return numbers, tuples, arrays and tensors as Python's own numbers and lists."""
+    if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -1,12 +1,13 @@
 """What ``--fix`` does to one annotation: a fix for each kind of problem, until none is left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from pycocotools import mask as mask_tools
 
 from .plain_shapes import encoded_rle, read_box, read_mask
 from .records import (
+    NUMBERS,
     annotation_problems,
     box_problem,
     has_mask,
@@ -19,8 +20,9 @@ __all__ = ["Fix", "fix_annotation", "object_area"]
 
 Size = tuple[int, int]
 _ROUNDS = 8  # a fix may uncover the next problem: no box, then a box outside the image
-# the kinds whose fix has a meaning only where boxes are x, y, width, height in pixels
-_OF_PLAIN_BOXES = {"box-negative", "box-zero", "box-away", "box-outside"}
+# the kinds whose fix has a meaning only where the numbers are x, y, width, height in pixels
+_OF_PIXELS = {"box-negative", "box-zero", "box-away", "box-outside"}
+_OF_PIXELS |= {"polygon-away", "polygon-outside"}
 
 
 class Fix(NamedTuple):
@@ -40,15 +42,15 @@ class _NotFixable(Exception):
 
 
 def fix_annotation(
-    annotation: dict, size: Size, *, unmeant_boxes: bool = False
+    annotation: dict, size: Size, *, unmeant: Collection[bool] = ()
 ) -> tuple[dict | None, list[Fix]]:
     """Fix box, mask, area and ``iscrowd`` of an annotation, in place.
 
     Args:
         annotation: The record. Its ids are good.
         size: The size (width, height) of its image in pixels.
-        unmeant_boxes: Whether the boxes of the file that have no mask are of another form. They
-            stay as they are, because nobody knows what they mean.
+        unmeant: Whether the boxes of the file that have a mask (True) or none (False) are of
+            another form. They stay as they are, because nobody knows what they mean.
 
     Returns:
         The annotation, or None where it has to be removed; and what was fixed. Of a removed
@@ -57,8 +59,8 @@ def fix_annotation(
     fixed: list[Fix] = []
     for _ in range(_ROUNDS):
         kinds = {kind for kind, _ in annotation_problems(annotation, size)} & _FIXES.keys()
-        if unmeant_boxes and not has_mask(annotation):
-            kinds -= _OF_PLAIN_BOXES
+        if has_mask(annotation) in unmeant:
+            kinds -= _OF_PIXELS
         if not kinds:
             return annotation, fixed
         # in the order of _FIXES: masks come before boxes, which are computed from them
@@ -78,10 +80,11 @@ def _changes(before: dict, after: dict) -> str:
     for key in ("segmentation", "bbox", "iscrowd", "ignore", "area"):
         old, new = before.get(key), after.get(key)
         if key == "segmentation" and old and not new:
-            texts.append(f"the mask {shown(old, 50)} is removed, the box is kept")
+            texts.append(f"the mask {shown(repr(old), 100)} is removed, the box is kept")
         elif (key in before) != (key in after) or repr(old) != repr(new):
-            was = shown(old, 50) if key in before else "missing"
-            texts.append(f"{key} {was} is now {shown(new, 50) if key in after else 'left out'}")
+            was = shown(repr(old), 100) if key in before else "missing"
+            now = shown(repr(new), 100) if key in after else "left out"
+            texts.append(f"{key} {was} is now {now}")
     return ", ".join(texts)
 
 
@@ -160,7 +163,11 @@ _FLAGS = {
 
 def _flag(value: Any) -> int | None:
     """Return the 0 or 1 that a value means."""
-    return _FLAGS.get(str(value).strip().lower()) if not isinstance(value, list | dict) else None
+    if isinstance(value, list) and len(value) == 1:  # as XML is converted
+        return _flag(value[0])
+    if type(value) in NUMBERS and value == value:  # Detectron2 takes all but 0 as a crowd
+        return int(value != 0)
+    return _FLAGS.get(str(value).strip().lower())
 
 
 def _fix_crowd(annotation: dict, size: Size) -> None:

@@ -133,7 +133,7 @@ class _FixedCopy:
         """Add a line to the list of changes."""
         self.count += 1
         self.reasons[kind] += change.startswith("removed")
-        self.changes.write(f"{shown(where, 160)}: {kind}: {shown(change, 160)}\n")
+        self.changes.write(f"{shown(where, 160)}: {kind}: {shown(change, 400)}\n")
 
     def write(self, file: TextIO) -> Repaired:
         largest = 0
@@ -154,8 +154,10 @@ class _FixedCopy:
         classes = self.without_duplicates("class", self.categories, "name")
         self.class_ids = set(classes)
         # annotations may name what they mean
-        self.image_names = _by_name(images, "file_name")
-        self.class_names = _by_name(classes, "name")
+        self.image_names: dict[str, Any] = {}
+        for part in (_stem, os.path.basename, str):  # a whole name comes before a part of one
+            self.image_names |= _by_name({i: part(images[i]["file_name"]) for i in images})
+        self.class_names = _by_name({i: classes[i]["name"] for i in classes})
         if self.json.encoding != "utf-8":
             kind = "byte-order-mark" if self.json.encoding == "utf-8-sig" else "encoding"
             self.change("the file", kind, f"written as UTF-8, it was {self.json.encoding}")
@@ -173,7 +175,13 @@ class _FixedCopy:
         reasons = ", ".join(
             f"{number:,} x {kind}" for kind, number in (+self.reasons).most_common(_KINDS_SHOWN)
         )
-        hint = " Does --image-root name the right folder?" if self.reasons["file-missing"] else ""
+        hint = ""
+        if self.reasons["file-missing"]:
+            hint = " Does --image-root name the right folder?"
+        elif self.reasons["class-unknown"] and not self.left["categories"]:
+            hint = ' Write the classes first: "categories": [{"id": 1, "name": "..."}, ...].'
+        elif self.reasons["image-size"]:
+            hint = " Without --no-images, sizes are read from the files."
         return (
             f"{self.json.path}: no copy is written, because none of its {count:,} {section} would "
             f"be left. They would be removed for {reasons}.{hint}"
@@ -219,8 +227,9 @@ class _FixedCopy:
             return
         name = category.get("name")
         if not isinstance(name, str) or not name.strip():
-            category["name"] = f"class_{category['id']}"
-            self.change(where, "class-name", f"named {category['name']}")
+            plain = type(name) in (int, float)  # a digit, say
+            category["name"] = str(name) if plain else f"class_{category['id']}"
+            self.change(where, "class-name", f"{name!r} is now {category['name']!r}")
         self.categories[index] = category
 
     def plain_id(self, record: dict, key: str, where: str) -> None:
@@ -320,13 +329,11 @@ class _FixedCopy:
         if image_id not in self.sizes:
             self.change(where, "image-unknown", f"removed: there is no image {image_id}")
             return _REMOVED
-        if class_id not in self.class_ids:
+        if class_id not in self.class_ids and not self.found.shifted:
             self.change(where, "class-unknown", f"removed: there is no class {class_id}")
             return _REMOVED
         masked = has_mask(annotation)
-        fixed, fixes = fix_annotation(
-            annotation, self.sizes[image_id], unmeant_boxes=self.found.unmeant_boxes
-        )
+        fixed, fixes = fix_annotation(annotation, self.sizes[image_id], unmeant=self.found.unmeant)
         for fix in fixes:
             self.change(where, *fix)
         if fixed is None:
@@ -353,10 +360,14 @@ class _FixedCopy:
         self.next_id += 1
 
 
-def _by_name(records: Mapping[Any, dict], key: str) -> dict[str, Any]:
-    """Return the ids of records by their name, without names that several have."""
-    uses = Counter(record[key] for record in records.values())
-    return {record[key]: i for i, record in records.items() if uses[record[key]] == 1}
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _by_name(names: Mapping[Any, str]) -> dict[str, Any]:
+    """Return ids by their name, without names that several have."""
+    uses = Counter(names.values())
+    return {name: i for i, name in names.items() if uses[name] == 1}
 
 
 def _finite(value: Any) -> Any:

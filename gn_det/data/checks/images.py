@@ -86,7 +86,7 @@ def check_image(path: str, size: tuple[int, int] | None) -> ImageFinding | None:
 
 
 def _check(file: BinaryIO, size: tuple[int, int] | None) -> ImageFinding | None:
-    head = file.read(64)
+    head = file.read(132)
     file.seek(0)
     if not head:
         return ImageFinding("file-unreadable", "it is empty")
@@ -96,7 +96,7 @@ def _check(file: BinaryIO, size: tuple[int, int] | None) -> ImageFinding | None:
         image = Image.open(file)
     except UnidentifiedImageError:
         detail = identify_content(head) or (
-            f"no format that Pillow knows, it starts with {head[:8]!r}"
+            f"no format that Pillow knows, it starts with {head[:8]!r}: write it as a PNG or TIFF"
         )
         if head[:4] in (b"II*\0", b"MM\0*"):
             detail = (

@@ -49,7 +49,7 @@ _KINDS = [
     # the file as a whole
     ("encoding", "error", "UTF-16 or 32, which JSON is not written in", "written as UTF-8"),
     ("byte-order-mark", "warning", "three bytes before the JSON", "written without"),
-    ("section", "error", "images or categories are missing, empty or not a list"),
+    ("section", "error", "images or categories are missing or empty, or a section is not a list"),
     ("no-annotations", "warning", "there is no annotation: nothing can be learned or scored"),
     ("record", "error", "an image, annotation or class is not a {...} record", "removed"),
     ("key-twice", "warning", "a record has a key twice: readers keep the last", "the last is kept"),
@@ -87,7 +87,12 @@ _KINDS = [
     # classes
     ("class-id", "error", "the class's id is missing or no whole number (64 bits)", _CLASS),
     ("class-twice", "error", "two classes have the same id", "one is kept if the name is the same"),
-    ("class-name", "error", "the class's name is missing or not text", "named class_ID"),
+    (
+        "class-name",
+        "error",
+        "the class's name is missing or not text",
+        "a number as text; else class_ID",
+    ),
     ("class-name-twice", "warning", "two classes have the same name"),
     ("class-empty", "warning", "a class has no annotation"),
     ("class-not-in-train", "error", "the training data do not have this class"),
@@ -109,7 +114,12 @@ _KINDS = [
         _REMOVED,
     ),
     ("image-unknown", "warning", "the annotation's image does not exist", f"{_BY_NAME}{_REMOVED}"),
-    ("class-unknown", "error", "the annotation's class does not exist", f"{_BY_NAME}{_REMOVED}"),
+    (
+        "class-unknown",
+        "error",
+        "the annotation's class does not exist",
+        f"nothing where all ids are one too low; {_BY_NAME}{_REMOVED}",
+    ),
     (
         "ignore",
         "error",
@@ -175,7 +185,7 @@ _KINDS = [
     ("polygon-nan", "error", "a polygon has NaN, inf or a number that is too large", _POLYGON),
     ("polygon-away", "error", "a polygon is outside the image, or far out of it", _POLYGON),
     ("polygon-outside", "warning", "a polygon is more than one pixel outside", "clipped"),
-    ("rle-size", "error", "the RLE and the image differ in size", f"swapped, {_PROVEN}"),
+    ("rle-size", "error", "the RLE's size is missing or not the image's", f"swapped, {_PROVEN}"),
     ("rle-counts", "error", "the counts of the RLE are malformed or do not fill it", _READ),
 ]
 KINDS = {kind[0]: Kind(*kind) for kind in _KINDS}

@@ -20,7 +20,7 @@ from .rle import rle_extent, run_lengths
 __all__ = ["encoded_rle", "read_box", "read_mask"]
 
 Size = tuple[int, int]
-_NUMBERS = re.compile(r"[\d\s.,;eE+-]{1,100000}")
+_NUMBERS = re.compile(r"\[?[\d\s.,;eE+-]{1,100000}\]?")
 _CORNERS = [("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax")]
 _CORNERS += [("left", "top", "right", "bottom")]
 _SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
@@ -77,17 +77,19 @@ def read_mask(value: Any, size: Size, box: list[float] | None) -> list | dict | 
 
 
 def _decoded(value: Any) -> Any:
-    """Return what a text holds, where it is JSON; anything else as it is."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
+    """Return what a text holds, where it is JSON or Python's; anything else as it is."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{", "("):
+        listed = value.strip().translate({ord("("): "[", ord(")"): "]"})  # no tuples
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return read(listed)
     return value
 
 
 def _numbers(value: Any) -> list[float] | None:
     """Return a list of numbers, texts such as "1.5" and "1,2 3" included; None where it is none."""
     if isinstance(value, str) and _NUMBERS.fullmatch(value):
-        value = re.split(r"[\s,;]+", value.strip(" ,;"))
+        value = re.split(r"[\s,;]+", value.strip(" ,;[]"))
     if not isinstance(value, list):
         return None
     numbers: list[Any] = []
@@ -122,7 +124,10 @@ def _polygons(value: Any) -> list[list[float]]:
                 return [[v for point in zip(xs, ys) for v in point]]
         if rectangle := _rectangle_of(value):
             return [_four_corners(rectangle)]
-        return _polygons(value.get("points"))
+        if value.get("interior"):
+            return []  # a polygon cannot have holes
+        keys = [key for key in ("points", "exterior", "coordinates") if key in value]
+        return _polygons(value[keys[0]]) if keys else []
     polygon = _numbers(value) or _points(value)
     if polygon:
         return [polygon]
@@ -196,7 +201,9 @@ def _counts(counts: Any) -> list[Any]:
             with suppress(ValueError, SyntaxError):
                 found.append(ast.literal_eval(counts).decode("ascii"))
         found.append(counts.replace("\\\\", "\\"))
-    elif numbers := _numbers(counts):
+    elif isinstance(counts, bytes):
+        found = [counts.decode("latin-1")]
+    if numbers := _numbers(counts):
         whole = [int(v) for v in numbers if abs(v) < 2**31 and v == int(v)]
         if len(whole) == len(numbers):
             found.append(whole)

@@ -100,7 +100,6 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
         wrong = mask_problems(mask, size)
         problems += wrong
         sound = {kind for kind, _ in wrong} <= {"polygon-outside"}
-        sound = {kind for kind, _ in wrong} <= {"polygon-outside"}
         comparable = of_box in (None, *_NO_FORM) and not annotation.get("iscrowd")
         if sound and comparable:
             extent = mask_extent(mask)
@@ -109,20 +108,21 @@ def annotation_problems(annotation: dict, size: Size) -> list[tuple[str, Any]]:
             if by_mask and (of_box is None or by_mask not in _NO_FORM[of_box]):
                 left, top, right, bottom = extent
                 spans = [round(v, 2) for v in (left, top, right - left, bottom - top)]
-                of_box, found = by_mask, f"{box}, but the mask spans {spans}"
+                short = [round(v, 4) for v in box]
+                of_box, found = by_mask, f"{short}, but the mask spans {spans}"
     if of_box:
         problems.insert(0, (of_box, found))
     area = annotation.get("area")
     if not is_area(area):
-        problems.append(("area", area))
+        problems.append(("area", repr(area)))
     if "iscrowd" not in annotation:
         problems.append(("crowd-missing", None))
     elif (crowd := annotation["iscrowd"]) not in (0, 1):
-        problems.append(("crowd-value", crowd))
+        problems.append(("crowd-value", repr(crowd)))
     elif crowd:
         problems.append(("crowd", None))
     if annotation.get("ignore", 0) != 0:
-        problems.append(("ignore", annotation["ignore"]))
+        problems.append(("ignore", repr(annotation["ignore"])))
     return problems
 
 
@@ -244,6 +244,8 @@ def rle_problem(rle: dict, size: Size) -> str | None:
         rle: The mask as run lengths.
         size: The size of its image.
     """
+    if not rle.keys() & {"size", "counts"}:
+        return "mask-format"
     stated = rle.get("size")
     if type(stated) is not list or len(stated) != 2 or set(map(type, stated)) != {int}:
         return "rle-size"

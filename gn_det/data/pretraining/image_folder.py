@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from gn_det.data.checks.depth import depth_problem, window_warning
+from gn_det.data.checks.depth import depth_problem, window_warnings
 from gn_det.data.checks.images import check_image, check_images_of
 from gn_det.data.errors import DatasetError
 from gn_det.data.read_image import read_image
@@ -130,7 +130,7 @@ def _check_sample(folder: str, images: dict[str, list[str]], window: Sequence) -
             f"as {path}: {finding.detail}."
         )
     deep = {path: finding.values for path, finding in found.items() if finding.values}
-    if window and (warning := window_warning(list(deep.values()), window)):
+    for warning in window_warnings(deep, sample, window) if window else ():
         logger.warning(f"{folder}: {warning}")
     if not window and (problem := depth_problem(deep, len(sample))):
         raise DatasetError(f"{folder}: {' '.join(problem.split())}")

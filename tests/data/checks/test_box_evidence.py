@@ -263,3 +263,50 @@ def test_extent_of_an_rle(seed):
     rle = mask_tools.encode(mask)
     extent = rle_extent({"size": rle["size"], "counts": rle["counts"].decode()})
     assert extent == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_boxes_that_are_all_of_the_image(tmp_path):
+    counts, _ = found(tmp_path, dataset([[0.0, 0.0, 1.0, 1.0]] * 2, (640, 480)))
+    assert counts == {"box-relative": 2}
+
+
+@pytest.mark.parametrize(("right", "relative"), [(19, 1), (38, 2), (300, 3)])
+def test_a_few_relative_boxes(tmp_path, right, relative):
+    boxes = random_boxes(0, right, (640, 480)) + [[0.25, 0.5, 0.1, 0.2]] * relative
+    assert found(tmp_path, dataset(boxes, (640, 480)))[0] == {"box-relative": relative}
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("part", [100, 1000])
+def test_percent_in_large_images(tmp_path, masks, part):
+    boxes = [[v * part for v in box] for box in random_boxes(0, 200, (1, 1))]
+    boxes += [[0.8 * part, 0.8 * part, 0.2 * part, 0.2 * part]]
+    counts, _ = found(tmp_path, dataset(boxes, (2000, 1600), masks))
+    assert counts == {"box-relative": 201}
+
+
+@pytest.mark.parametrize("every", [3, 5, 10])
+def test_some_boxes_are_corners(tmp_path, every):
+    size = (640, 480)
+    boxes = random_boxes(0, 300, size)
+    for i in range(0, 300, every):
+        x, y, w, h = boxes[i]
+        boxes[i] = [x, y, x + w, y + h]
+    counts, _ = found(tmp_path, dataset(boxes, size))
+    assert set(counts) == {"box-corners"}
+
+
+def test_large_objects_that_go_on_beside_the_image_are_no_corners(tmp_path):
+    rng = np.random.default_rng(0)
+    boxes = []
+    for i in range(200):
+        w, h = rng.uniform(350, 450), rng.uniform(280, 400)
+        x, y = rng.uniform(0, 640 - w), rng.uniform(0, 480 - h)
+        boxes.append([x + 100 if i % 12 == 0 else x, y, w, h])
+    assert not found(tmp_path, dataset(boxes, (640, 480)))[0]
+
+
+def test_boxes_and_masks_of_larger_images(tmp_path):
+    boxes = [[2 * v for v in box] for box in random_boxes(0, 200, (640, 480))]
+    counts, _ = found(tmp_path, dataset(boxes, (640, 480), True))
+    assert "box-many-out" in counts

@@ -219,7 +219,7 @@ def test_pages_of_a_tiff(made, caplog):
     record = {"file_name": str(made.root / "1.tif"), "width": 64, "height": 48}
     check_images([record], "DATASETS.TRAIN x")
     (warning,) = ours(caplog)
-    assert warning.startswith("1 of 1 images that were read are TIFFs with several pages, such as")
+    assert warning.startswith("DATASETS.TRAIN x: 1 of 1 images that were read are TIFFs with")
 
 
 def test_narrow_images(made, registered):

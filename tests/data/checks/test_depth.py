@@ -8,7 +8,7 @@ import gn_det
 from gn_det.config.values import pixel_problems
 from gn_det.data import check_files
 from gn_det.data.checks.coco_json import ImageRecord
-from gn_det.data.checks.depth import PixelRange, depth_problem, report_depth, window_warning
+from gn_det.data.checks.depth import PixelRange, depth_problem, report_depth, window_warnings
 from gn_det.data.checks.images import check_image
 from gn_det.data.checks.report import Report
 
@@ -104,19 +104,33 @@ def test_the_options_can_be_typed():
 
 
 def test_windows_that_do_not_fit():
-    for window in ([0, 4095], [90, 3000], ["1%", "99%"], [0, "99%"]):
-        assert window_warning([CAMERA], window) is None
-    assert window_warning([], [0, 1]) is None
-    assert window_warning([CAMERA._replace(first=100, last=100)], [0, 4095]) is None
-    white = window_warning([CAMERA], [0, 50])
-    assert white == (
+    def warnings(values, window):
+        return list(window_warnings({"a.png": values}, ["a.png"], window))
+
+    for window in ([0, 4095], [90, 3000], ["1%", "99%"], [0, "99%"], [0, 46_000]):
+        assert warnings(CAMERA, window) == []  # the last: (3000 - 100) / 46,000 x 255 >= 16 levels
+    assert list(window_warnings({}, [], [0, 1])) == []
+    assert warnings(CAMERA._replace(first=100, last=100), [0, 4095]) == []
+    assert warnings(CAMERA, [0, 50]) == [
         "INPUT.WINDOW [0, 50] makes nearly all pixels 255 to 255 of 255: the values are 90 to "
         "4095, 98% of the pixels 100 to 3000."
-    )
-    assert "makes nearly all pixels 0 to 12 of 255" in window_warning([CAMERA], [0, 65535])
-    assert "makes nearly all pixels 0 to 0 of 255" in window_warning([CAMERA], [5000, 6000])
-    # 16 levels: (3000 - 100) / high * 255 >= 16
-    assert window_warning([CAMERA], [0, 46_000]) is None
+    ]
+    (dark,) = warnings(CAMERA, [0, 65535])
+    assert "makes nearly all pixels 0 to 12 of 255" in dark
+    (black,) = warnings(CAMERA, [5000, 6000])
+    assert "makes nearly all pixels 0 to 0 of 255" in black
+
+
+def test_a_window_says_which_images_it_is_not_for(tmp_path):
+    paths = [str(tmp_path / name) for name in ("deep.png", "dark.png", "shallow.png")]
+    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(paths[0])
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(paths[1])  # the window counts for it
+    Image.fromarray(np.full((4, 4), 200, np.uint8)).save(paths[2])
+    deep = {path: f.values for path in paths if (f := check_image(path, (4, 4)))}
+    assert list(deep) == paths[:1]
+    assert list(window_warnings(deep, paths[:2], ["1%", "99%"])) == []
+    (warning,) = window_warnings(deep, paths, ["1%", "99%"])
+    assert f"1 of 3 images that were read have 8 bits, such as {paths[2]}, and stay" in warning
 
 
 def test_report():

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_tools
 
+from gn_det.data import DatasetError
 from gn_det.data.checks.coco_json import check_train_dicts
 from gn_det.data.checks.dict_records import DictRecords
 
@@ -49,6 +51,8 @@ def as_rle(**kinds_of):
         {"category_id": np.int64(2)},
         {"segmentation": [np.array(SQUARE)]},
         {"segmentation": (tuple(SQUARE),)},
+        {"segmentation": [np.array(SQUARE).reshape(-1, 2)]},  # as Detectron2's mapper reshapes it
+        {"bbox": torch.tensor([10, 10, 30, 20])},
         {"segmentation": as_rle()[0]},
         {"segmentation": as_rle()[0].astype(bool)},
         {"segmentation": as_rle()[1]},
@@ -136,3 +140,20 @@ def test_counts_are_known():
     records = DictRecords([record(), record()], CLASSES)
     assert len(list(records)) == 2 + 3 + 2
     assert records.counts == {"images": 2, "categories": 3, "annotations": 2}
+
+
+@pytest.mark.parametrize(
+    ("dicts", "words"),
+    [
+        ([record(), "a.png"], "its entry 1 is no dict: <class 'str'>. Each dict needs file_name"),
+        ([{**record(), "annotations": 5}], "annotations of dict 0 are no list of dicts. Each"),
+        ([{**record(), "annotations": [5]}], "annotations of dict 0 are no list of dicts. Each"),
+    ],
+)
+def test_what_is_no_list_of_dicts(dicts, words):
+    with pytest.raises(DatasetError, match=words):
+        check_train_dicts(dicts, CLASSES)
+
+
+def test_a_box_that_is_a_number():
+    assert kinds(record(bbox=5)) == {"box-format"}

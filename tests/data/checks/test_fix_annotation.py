@@ -1,6 +1,9 @@
 """Hand-worked: what becomes of one annotation."""
 
+import json
+
 import pytest
+from pycocotools import mask as mask_tools
 
 from gn_det.data.checks.fix_annotation import fix_annotation
 
@@ -49,6 +52,8 @@ def test_good_one_is_left():
         ({"segmentation": [*SQUARE, [1, 1, 2]], "area": 7}, "area", 200, ["polygon-odd", "area"]),
         ({"iscrowd": "1"}, "iscrowd", 1, ["crowd-value"]),
         ({"iscrowd": None}, "iscrowd", 0, ["crowd-value"]),
+        ({"iscrowd": ["1"]}, "iscrowd", 1, ["crowd-value"]),
+        ({"iscrowd": 2}, "iscrowd", 1, ["crowd-value"]),  # as Detectron2 and pycocotools take it
     ],
 )
 def test_fixed(changes, key, value, kinds):
@@ -102,3 +107,44 @@ def test_box_and_area_of_an_rle(key):
     annotation, kinds = fixed(**{"segmentation": rle, "bbox": [2, 3, 2, 5], key: None})
     assert annotation[key] == {"bbox": [2, 3, 2, 5], "area": 10}[key]
     assert len(kinds) == 1
+
+
+def test_values_before_and_after_are_complete():
+    box = [x + 0.123456789012 for x in (5, 10, 20, 10)]
+    box[0] -= 15
+    _, fixes = fix_annotation({**GOOD, "segmentation": [], "bbox": box, "iscrowd": "0"}, SIZE)
+    texts = [fix.change for fix in fixes]
+    assert texts[0].startswith(f"bbox {box} is now [0, {box[1]}, ")
+    assert "iscrowd '0' is now 0" in texts
+
+
+POINTS = [(10, 10), (30, 10), (30, 20), (10, 20)]
+RUNS = [10 * 48 + 10, *[10, 38] * 19, 10, 48 * 64 - 29 * 48 - 20]
+
+
+@pytest.mark.parametrize(
+    ("mask", "plain"),
+    [
+        (str(POINTS), SQUARE),  # as Python prints it
+        (str({"size": [48, 64], "counts": b"1234"}), None),
+        ({"points": {"exterior": POINTS, "interior": []}}, SQUARE),
+        ({"points": {"exterior": POINTS, "interior": [POINTS]}}, None),  # a hole
+        ({"type": "Polygon", "coordinates": [POINTS]}, SQUARE),
+        ({"size": [48, 64], "counts": str(RUNS)}, {"size": [48, 64], "counts": RUNS}),
+        (
+            {"size": [48, 64], "counts": " ".join(map(str, RUNS))},
+            {"size": [48, 64], "counts": RUNS},
+        ),
+    ],
+)
+def test_more_forms_of_masks(mask, plain):
+    mask = json.loads(json.dumps(mask))  # lists for tuples
+    annotation, _ = fix_annotation({**GOOD, "segmentation": mask}, SIZE)
+    assert annotation.get("segmentation") == plain
+
+
+def test_a_mask_as_python_prints_it():
+    rle = mask_tools.merge(mask_tools.frPyObjects(SQUARE, 48, 64))
+    annotation, _ = fix_annotation({**GOOD, "segmentation": str(rle)}, SIZE)
+    assert annotation["segmentation"] == {"size": [48, 64], "counts": rle["counts"].decode()}
+    assert annotation["area"] == 200

@@ -204,3 +204,53 @@ def test_deep_nesting(made):
         assert not out.exists()
     else:
         assert deep in out.read_text()
+
+
+def test_boxes_and_masks_of_larger_images_stay(made):
+    for annotation in made.content["annotations"]:
+        x, y, w, h = annotation["bbox"] = [v + 30 for v in annotation["bbox"]]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    before = json.loads(json.dumps(made.content))
+    content, _ = fixed(made)
+    assert [a["bbox"] for a in content["annotations"]] == [a["bbox"] for a in before["annotations"]]
+    assert check_json(made.json.with_name("out.json")).report.counts["box-many-out"]
+
+
+def test_class_ids_that_are_one_too_low_stay(made):
+    places = {c["id"]: place for place, c in enumerate(made.content["categories"])}
+    for annotation in made.content["annotations"]:
+        annotation["category_id"] = places[annotation["category_id"]]
+    for category in made.content["categories"]:
+        category["id"] = places[category["id"]] + 1
+    content, changes = fixed(made)
+    assert content == made.content
+    assert changes == []
+    report = check_json(made.json).report
+    assert "seem to count from 0" in report.examples["class-unknown"][0]
+
+
+@pytest.mark.parametrize("part", [str, lambda name: name.removesuffix(".png")])
+def test_images_by_their_name(made, part):
+    names = {i["id"]: i["file_name"] for i in made.content["images"]}
+    ids = [a["image_id"] for a in made.content["annotations"]]
+    for image in made.content["images"]:
+        image["file_name"] = f"train/x{image['file_name']}"
+    for annotation in made.content["annotations"]:
+        annotation["image_id"] = f"x{part(names[annotation['image_id']])}"
+    content, _ = fixed(made)
+    assert [a["image_id"] for a in content["annotations"]] == ids
+
+
+def test_numbers_as_class_names(made):
+    made.content["categories"][0]["name"] = 7
+    content, changes = fixed(made)
+    assert content["categories"][0]["name"] == "7"
+    assert changes == ["categories[0]: class-name: 7 is now '7'"]
+
+
+@pytest.mark.parametrize("value", [None, {"1": {}}, 3])
+def test_annotations_that_are_no_list(made, value):
+    made.content["annotations"] = value
+    made.write()
+    report = check_json(made.json).report
+    assert report.examples["section"][0].startswith("annotations: not a list")
