@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from gn_det.utils import did_you_mean
 
 from .coco import COCOEvaluator
 
-__all__ = ["EVALUATORS", "Score", "build_evaluator", "scores_of"]
+__all__ = ["EVALUATORS", "Score", "build_evaluator", "check_evaluator", "scores_of"]
 
 LVIS_LIMIT = 300  # the detections of an image that LVIS's AP counts
 INSTALL = {
@@ -42,22 +42,49 @@ class Score(NamedTuple):
 
     Attributes:
         evaluator: The class.
-        needs: The outputs of a model, one of which is scored.
+        metrics: The outputs of a model, one of which is scored, and the main metric of each task
+            that is measured of it.
         package: The package that it imports; "" for none but gn_det's own.
         metadata: The key that the dataset's metadata needs for it; "" for none.
+        setup: What it reads of the dataset, for the message where that is not there.
     """
 
     evaluator: type[DatasetEvaluator]
-    needs: tuple[str, ...]
+    metrics: Mapping[str, tuple[str, ...]]
     package: str = ""
     metadata: str = ""
+    setup: str = ""
 
 
-_COCO = Score(COCOEvaluator, ("instances", "proposals"))
-_SEM_SEG = Score(SemSegEvaluator, ("sem_seg",))
-_PANOPTIC = Score(COCOPanopticEvaluator, ("panoptic_seg",), "panopticapi")
-_CITY_INSTANCE = Score(CityscapesInstanceEvaluator, ("instances",), "cityscapesscripts")
-_CITY_SEM_SEG = Score(CityscapesSemSegEvaluator, ("sem_seg",), "cityscapesscripts")
+_PROPOSALS: dict[str, tuple[str, ...]] = {"proposals": ("box_proposals/AR@1000",)}
+_COCO = Score(COCOEvaluator, {"instances": ("bbox/AP", "segm/AP", "keypoints/AP"), **_PROPOSALS})
+_LVIS = Score(
+    LVISEvaluator,
+    {"instances": ("bbox/AP", "segm/AP"), **_PROPOSALS},
+    "lvis",
+    setup="json_file in its metadata",
+)
+_VOC = Score(
+    PascalVOCDetectionEvaluator,
+    {"instances": ("bbox/AP",)},
+    setup="dirname, split, thing_classes and year (2007 or 2012) in its metadata",
+)
+_SEM_SEG = Score(
+    SemSegEvaluator,
+    {"sem_seg": ("sem_seg/mIoU",)},
+    setup="stuff_classes and ignore_label in its metadata, and sem_seg_file_name of each image",
+)
+_PANOPTIC = Score(
+    COCOPanopticEvaluator,
+    {"panoptic_seg": ("panoptic_seg/PQ",)},
+    "panopticapi",
+    setup="panoptic_json, panoptic_root, thing_dataset_id_to_contiguous_id and "
+    "stuff_dataset_id_to_contiguous_id in its metadata",
+)
+_CITY_INSTANCE = Score(
+    CityscapesInstanceEvaluator, {"instances": ("segm/AP",)}, "cityscapesscripts"
+)
+_CITY_SEM_SEG = Score(CityscapesSemSegEvaluator, {"sem_seg": ("sem_seg/IoU",)}, "cityscapesscripts")
 
 # As in Detectron2's tools/train_net.py, and of cityscapes_panoptic_seg as in its Panoptic-DeepLab.
 EVALUATORS: dict[str, tuple[Score, ...]] = {
@@ -65,8 +92,8 @@ EVALUATORS: dict[str, tuple[Score, ...]] = {
     # only the annotations with separate files of semantic segmentation have sem_seg_root
     "coco_panoptic_seg": (_SEM_SEG._replace(metadata="sem_seg_root"), _COCO, _PANOPTIC),
     "sem_seg": (_SEM_SEG,),
-    "lvis": (Score(LVISEvaluator, ("instances", "proposals"), "lvis"),),
-    "pascal_voc": (Score(PascalVOCDetectionEvaluator, ("instances",)),),
+    "lvis": (_LVIS,),
+    "pascal_voc": (_VOC,),
     "cityscapes_instance": (_CITY_INSTANCE,),
     "cityscapes_sem_seg": (_CITY_SEM_SEG,),
     "cityscapes_panoptic_seg": (_PANOPTIC, _CITY_SEM_SEG, _CITY_INSTANCE),
@@ -100,10 +127,34 @@ def scores_of(dataset_name: str) -> list[Score]:
     return scores
 
 
-def _read_labels(filename: str, dtype: Any = None) -> np.ndarray:
+def _read_labels(dataset_name: str, filename: str, dtype: Any = None) -> np.ndarray:
+    """Read a picture of labels; Detectron2 would fail at unknown ones, or ignore them."""
     # Detectron2's own function asks for an array without a copy, which NumPy 2 refuses
     with PathManager.open(filename, "rb") as file:
-        return np.array(Image.open(file), dtype=dtype)
+        labels = np.array(Image.open(file), dtype=dtype)
+    if labels.ndim != 2:
+        raise DatasetError(f"{filename} is a color picture, and not one label for each pixel.")
+    metadata = MetadataCatalog.get(dataset_name)
+    known, ignored = len(metadata.stuff_classes), metadata.ignore_label
+    wrong = ((labels < 0) | (labels >= known)) & (labels != ignored)
+    if wrong.any():
+        raise DatasetError(
+            f"{filename} has the label {labels[wrong][0]}, but {dataset_name} has {known} "
+            f"stuff_classes, from 0 to {known - 1}, and the ignore_label {ignored}."
+        )
+    return labels
+
+
+def _build_sem_seg(dataset_name: str, output_dir: str | None) -> SemSegEvaluator:
+    read = partial(_read_labels, dataset_name)
+    evaluator = SemSegEvaluator(dataset_name, output_dir=output_dir, sem_seg_loading_fn=read)
+    files = list(evaluator.input_file_to_gt_file.values())
+    for file in files:
+        if not PathManager.isfile(file):
+            raise DatasetError(f"{dataset_name}: its sem_seg_file_name {file} does not exist.")
+    for file in files[:1]:  # the others are read with their images
+        read(file, int)
+    return evaluator
 
 
 def _is_installed(package: str) -> bool:
@@ -149,7 +200,7 @@ def build_evaluator(
 
     Raises:
         DatasetError: The ``evaluator_type`` is unknown, a package is not installed, or the dataset
-            is unknown, missing or cannot be read.
+            is unknown, missing, cannot be read, or lacks what the evaluator reads.
         ValueError: The scorer is unknown.
     """
     make: dict[type, Callable[[], DatasetEvaluator]] = {
@@ -167,11 +218,32 @@ def build_evaluator(
             output_dir=output_dir,
             max_dets_per_image=max(LVIS_LIMIT, max_detections),
         ),
-        SemSegEvaluator: partial(
-            SemSegEvaluator, dataset_name, output_dir=output_dir, sem_seg_loading_fn=_read_labels
-        ),
+        SemSegEvaluator: partial(_build_sem_seg, dataset_name, output_dir),
         COCOPanopticEvaluator: partial(COCOPanopticEvaluator, dataset_name, output_dir),
     }
-    kinds: list[Any] = [score.evaluator for score in scores_of(dataset_name)]
-    evaluators = [make.get(kind, partial(kind, dataset_name))() for kind in kinds]
+    evaluators = []
+    for score in scores_of(dataset_name):
+        kind: Any = score.evaluator
+        try:
+            evaluators.append(make.get(kind, partial(kind, dataset_name))())
+        except (AssertionError, AttributeError, KeyError) as error:
+            if not score.setup:
+                raise
+            raise DatasetError(
+                f"{dataset_name}: {kind.__name__} needs {score.setup} ({error})."
+            ) from error
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def check_evaluator(dataset_name: str) -> None:
+    """Check before a training that the evaluator of a dataset can be built.
+
+    Args:
+        dataset_name: The name of a registered dataset.
+
+    Raises:
+        DatasetError: See :func:`build_evaluator`. What :class:`COCOEvaluator` reads is checked with
+            the datasets.
+    """
+    if any(score.evaluator is not COCOEvaluator for score in scores_of(dataset_name)):
+        build_evaluator(dataset_name, None)

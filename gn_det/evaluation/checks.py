@@ -12,7 +12,7 @@ from gn_det.config import ConfigError
 from gn_det.config.expected_results import TASKS
 from gn_det.data import DatasetError
 
-from .by_type import EVALUATORS, scores_of
+from .by_type import EVALUATORS, Score, check_evaluator, scores_of
 from .scoring import COCO_SIGMAS
 from .tta import tta_problems
 
@@ -27,15 +27,6 @@ _OUTPUTS = {
     "SemanticSegmentor": ("sem_seg",),
     "PanopticFPN": ("instances", "sem_seg", "panoptic_seg"),
 }
-# task: its main metric, in the order of preference
-_MAIN = {
-    "bbox": "AP",
-    "segm": "AP",
-    "keypoints": "AP",
-    "panoptic_seg": "PQ",
-    "sem_seg": "mIoU",
-    "box_proposals": "AR@1000",
-}
 
 
 def check_evaluation(cfg: CfgNode) -> None:
@@ -48,17 +39,19 @@ def check_evaluation(cfg: CfgNode) -> None:
         ConfigError: ``TEST.AUG``, ``TEST.KEYPOINT_OKS_SIGMAS`` or ``SOLVER.BEST_METRIC`` does not
             fit the model.
         DatasetError: A dataset has an unknown ``evaluator_type``, needs a package that is not
-            installed, or what the model does not predict.
+            installed, or what the model does not predict, or lacks what its evaluator reads.
     """
     for name in cfg.DATASETS.TEST:
         outputs = _OUTPUTS.get(cfg.MODEL.META_ARCHITECTURE)
         for score in scores_of(name):
-            if outputs and not set(outputs) & set(score.needs):
+            if outputs and not _metrics_of(cfg, score):
+                without = " without masks" if set(outputs) & set(score.metrics) else ""
                 raise DatasetError(
                     f"DATASETS.TEST {name}: {score.evaluator.__name__} scores "
-                    f"{' or '.join(score.needs)}, but MODEL.META_ARCHITECTURE "
-                    f"{cfg.MODEL.META_ARCHITECTURE} predicts {', '.join(outputs)}."
+                    f"{' or '.join(score.metrics)}, but MODEL.META_ARCHITECTURE "
+                    f"{cfg.MODEL.META_ARCHITECTURE} predicts {', '.join(outputs)}{without}."
                 )
+        check_evaluator(name)
     if cfg.DATASETS.TEST:
         problems = [*tta_problems(cfg), *_sigma_problems(cfg), *_metric_problems(cfg)]
         if problems:
@@ -71,20 +64,20 @@ def best_metric(cfg: CfgNode) -> str:
     Args:
         cfg: A finished config.
     """
-    tasks = _tasks(cfg)
-    if cfg.SOLVER.BEST_METRIC != "bbox/AP" or not tasks or "bbox" in tasks:
-        return cfg.SOLVER.BEST_METRIC
-    return next(f"{task}/{metric}" for task, metric in _MAIN.items() if task in tasks)
+    metric, metrics = cfg.SOLVER.BEST_METRIC, _metrics(cfg)
+    if metric != "bbox/AP" or not metrics or metric in metrics:
+        return metric
+    return metrics[0]
 
 
 def _metric_problems(cfg: CfgNode) -> Iterator[str]:
-    tasks, metric = _tasks(cfg), best_metric(cfg)
+    metrics, metric = _metrics(cfg), best_metric(cfg)
+    tasks = {name.partition("/")[0] for name in metrics}
     # a hook of a user's own may measure anything else
     if tasks and metric.partition("/")[0] in {*TASKS} - tasks:
-        known = [f"{task}/{main}" for task, main in _MAIN.items() if task in tasks]
         yield (
             f"SOLVER.BEST_METRIC is {metric}, which is not measured of this model on "
-            f"{', '.join(cfg.DATASETS.TEST)}. Set it to one such as {', '.join(known)}, or to ''."
+            f"{', '.join(cfg.DATASETS.TEST)}. Set it to one such as {', '.join(metrics)}, or to ''."
         )
 
 
@@ -98,23 +91,26 @@ def _sigma_problems(cfg: CfgNode) -> Iterator[str]:
         )
 
 
-def _tasks(cfg: CfgNode) -> set[str]:
-    """Return the tasks that are measured; empty where that is not known."""
-    model = cfg.MODEL
-    tasks: set[str] = set()
-    if model.META_ARCHITECTURE not in _OUTPUTS:
-        return tasks
+def _metrics(cfg: CfgNode) -> list[str]:
+    """Return the main metric of each task that is measured; empty where that is not known."""
+    found: dict[str, None] = {}
     for name in cfg.DATASETS.TEST:
-        kind = MetadataCatalog.get(name).get("evaluator_type") or "coco"
+        metadata = MetadataCatalog.get(name)
+        kind = metadata.get("evaluator_type") or "coco"
         if kind not in EVALUATORS:  # of a user's own
-            return set()
+            return []
         for score in EVALUATORS[kind]:
-            tasks |= set(score.needs) & set(_OUTPUTS[model.META_ARCHITECTURE])
-    if "proposals" in tasks:
-        tasks = tasks - {"proposals"} | {"box_proposals"}
-    if "instances" in tasks:
-        tasks = tasks - {"instances"} | {"bbox"}
-        if model.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN"):
-            tasks |= {"segm"} if model.MASK_ON else set()
-            tasks |= {"keypoints"} if model.KEYPOINT_ON else set()
-    return tasks
+            if not score.metadata or metadata.get(score.metadata):
+                found |= dict.fromkeys(_metrics_of(cfg, score))
+    return list(found)
+
+
+def _metrics_of(cfg: CfgNode, score: Score) -> list[str]:
+    model = cfg.MODEL
+    rcnn = model.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")
+    absent = {
+        "segm/AP": not (rcnn and model.MASK_ON),
+        "keypoints/AP": not (rcnn and model.KEYPOINT_ON),
+    }
+    outputs = _OUTPUTS.get(model.META_ARCHITECTURE, ())
+    return [m for output in outputs for m in score.metrics.get(output, ()) if not absent.get(m)]

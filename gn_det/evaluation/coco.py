@@ -210,7 +210,7 @@ def score_file(
         ValueError: The scorer is unknown.
     """
     check_scorer(scorer)
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type") or "coco"
     if kind not in ("coco", "coco_panoptic_seg"):
         raise DatasetError(
             f"{dataset_name} has the evaluator_type {kind!r}: its score is not COCO's AP, by which "

@@ -21,6 +21,14 @@ from .scorers import ANNOTATION_KEYS
 __all__ = ["RESULTS_FILE", "read_detections"]
 
 RESULTS_FILE = "coco_instances_results.json"
+_NAMES = {  # of what json reads
+    dict: "an object",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 MAX_NUMBER = 1e9  # of a box or keypoint, in pixels: the product of two is still exact enough
 
 
@@ -51,15 +59,16 @@ def read_detections(path: str, truth: COCO, dataset_name: str) -> tuple[list[dic
         if isinstance(content, dict) and isinstance(content.get("annotations"), list):
             hint = " Its 'annotations' may be that list: write them alone to a file."
         raise DatasetError(
-            f"{path} holds a {type(content).__name__}, not a list of detections as "
+            f"{path} holds {_NAMES[type(content)]}, not a list of detections as "
             f"{RESULTS_FILE} does.{hint}"
         )
     images, categories = truth.imgs, set(truth.getCatIds())
+    points = max((len(a.get("keypoints") or ()) for a in truth.anns.values()), default=0) // 3
     fields = _fields_of(content)
     detections = []
     for number, entry in enumerate(content):
         try:
-            detections.append(_checked(entry, fields, images, categories, dataset_name))
+            detections.append(_checked(entry, fields, images, categories, points, dataset_name))
         except _WrongEntry as wrong:
             raise DatasetError(f"{path}: entry {number} {wrong}") from None
     return detections, [task for task, key in ANNOTATION_KEYS.items() if key in fields] or ["bbox"]
@@ -70,9 +79,8 @@ def _read_json(path: str) -> object:
     try:
         with open_regular(path) as file:
             content = file.read()
-        if not content.strip():
-            raise DatasetError(f"{path} is empty. A file without detections holds [].")
-        return json.loads(content)
+        if content.strip():
+            return json.loads(content)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such file.") from None
     except OSError as error:
@@ -83,6 +91,7 @@ def _read_json(path: str) -> object:
     except (ValueError, RecursionError) as error:
         what = identify_content(content)
         raise DatasetError(f"{path} is not JSON: {f'it is {what}.' if what else error}") from None
+    raise DatasetError(f"{path} is empty. A file without detections holds [].")
 
 
 def _fields_of(content: list) -> dict[str, int]:
@@ -97,7 +106,12 @@ def _fields_of(content: list) -> dict[str, int]:
 
 
 def _checked(
-    entry: Any, fields: Mapping[str, int], images: dict, categories: set, dataset_name: str
+    entry: Any,
+    fields: Mapping[str, int],
+    images: dict,
+    categories: set,
+    points: int,
+    dataset_name: str,
 ) -> dict:
     if not isinstance(entry, dict):
         raise _WrongEntry(f"is not a detection: {shorten(repr(entry), 40)} is no object.")
@@ -119,7 +133,11 @@ def _checked(
         "score": _finite(entry["score"], "score"),
     }
     size = _size(images[checked["image_id"]])
-    read = {"bbox": _box, "segmentation": lambda mask: _mask(mask, size), "keypoints": _keypoints}
+    read = {
+        "bbox": _box,
+        "segmentation": lambda mask: _mask(mask, size),
+        "keypoints": lambda found: _keypoints(found, points, dataset_name),
+    }
     return checked | {key: read[key](entry[key]) for key in fields}
 
 
@@ -168,10 +186,14 @@ def _box(box: Any) -> list[float]:
     return numbers
 
 
-def _keypoints(points: Any) -> list[float]:
-    if not isinstance(points, list) or not points or len(points) % 3:
-        raise _WrongEntry(f"has keypoints {_shown(points)}. They are [x, y, v, x, y, v, ...].")
-    return _numbers(points, "keypoints")
+def _keypoints(found: Any, points: int, dataset_name: str) -> list[float]:
+    if not isinstance(found, list) or not found or len(found) % 3:
+        raise _WrongEntry(f"has keypoints {_shown(found)}. They are [x, y, v, x, y, v, ...].")
+    if points and len(found) != 3 * points:
+        raise _WrongEntry(
+            f"has {len(found) // 3} keypoints, but the objects of {dataset_name} have {points}."
+        )
+    return _numbers(found, "keypoints")
 
 
 def _mask(mask: Any, size: list[int] | None) -> dict:

@@ -131,10 +131,9 @@ def _by_hotcoco(
         if iou_type == "keypoints":
             found = expected.load_res(
                 [
-                    {"image_id": int(image), "category_id": int(k), "score": value, "keypoints": d}
-                    for image, value, k, d in zip(
-                        *(table[:, column].tolist() for column in (0, 5, 6)),
-                        (detection["keypoints"] for detection in detections),
+                    {**detection, "image_id": int(image), "category_id": int(k)}
+                    for detection, image, k in zip(
+                        _compared(detections, iou_type), *table[:, [0, 6]].T.tolist()
                     )
                 ]
             )
@@ -191,10 +190,7 @@ def _with_exact_ids(truth: COCO) -> tuple[dict, dict, dict]:
 def _by_pycocotools(
     truth: COCO, detections: list[dict], iou_type: str, limits: list[int], sigmas: list[float]
 ) -> Tables:
-    # copies, because loadRes and evaluate add keys. Without the box for masks, because COCO would
-    # use the area of the box for APs, APm and APl.
-    keys = ("image_id", "category_id", "score", ANNOTATION_KEYS[iou_type])
-    detections = [{key: detection[key] for key in keys} for detection in detections]
+    detections = _compared(detections, iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
         found = truth.loadRes(detections) if detections else _nothing(truth)
         evaluation = _WithProgressBar(truth, found, iou_type)
@@ -204,6 +200,18 @@ def _by_pycocotools(
         evaluation.evaluate()
         evaluation.accumulate()
     return Tables(evaluation.eval["precision"], evaluation.eval["recall"], limits)
+
+
+def _compared(detections: list[dict], iou_type: str) -> list[dict]:
+    """Return copies, since ``loadRes`` adds keys, of what is compared, and of what has an area.
+
+    As in Detectron2, APm and APl of keypoints go by the area of the boxes, where there are any, and
+    APs, APm and APl of masks by the area of the masks.
+    """
+    keys = ["image_id", "category_id", "score", ANNOTATION_KEYS[iou_type]]
+    if iou_type == "keypoints" and all("bbox" in detection for detection in detections):
+        keys.append("bbox")
+    return [{key: detection[key] for key in keys} for detection in detections]
 
 
 def _nothing(truth: COCO) -> COCO:

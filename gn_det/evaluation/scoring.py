@@ -65,11 +65,6 @@ def score(
     truth = fill_missing_fields(truth)
     if iou_type == "keypoints":
         _check_sigmas(truth, detections, keypoint_sigmas)
-    if 0 in truth.anns:
-        logger.warning(
-            "An annotation has the id 0, which means 'not found' in pycocotools: that object "
-            "always counts as missed. Number the annotations from 1."
-        )
     tables = tables_of(
         truth,
         detections,
@@ -105,17 +100,24 @@ def _check(truth: COCO, detections: list[dict], iou_type: str) -> None:
             f"Annotation {without[0]['id']} of image {without[0]['image_id']} has no {key}, "
             f"without which COCO's AP of {iou_type} is not defined."
         )
+    for annotation in known if iou_type == "segm" else ():
+        image = truth.imgs[annotation["image_id"]]
+        if not (image.get("height") and image.get("width")):
+            raise DatasetError(
+                f"Image {image['id']} has no height and width in the annotations, without which "
+                "COCO's AP of segm is not defined."
+            )
 
 
 def _check_sigmas(truth: COCO, detections: list[dict], sigmas: Sequence[float]) -> None:
     """Refuse keypoints whose number is not that of the sigmas: pycocotools would fail or skip."""
     expected = len(sigmas) or len(COCO_SIGMAS)
-    for what, annotations in (("ground truth", truth.anns.values()), ("detections", detections)):
+    for what, annotations in (("An object", truth.anns.values()), ("A detection", detections)):
         for annotation in annotations:
             if (count := len(annotation["keypoints"]) // 3) != expected:
                 raise DatasetError(
-                    f"The {what} has {count} keypoints in image {annotation['image_id']}, and "
-                    f"there are {expected} OKS sigmas. TEST.KEYPOINT_OKS_SIGMAS takes one number "
+                    f"{what} in image {annotation['image_id']} has {count} keypoints, and there "
+                    f"are {expected} OKS sigmas. TEST.KEYPOINT_OKS_SIGMAS takes one number "
                     "for each keypoint; [] is COCO's 17."
                 )
 

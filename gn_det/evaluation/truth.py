@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-from numbers import Real
 from tempfile import TemporaryDirectory
 
 from detectron2.utils import comm
@@ -56,8 +55,9 @@ def fill_missing_fields(truth: COCO) -> COCO:
 
     A missing ``iscrowd`` becomes 0. A missing ``area`` becomes the area of the mask, or of the box
     if there is no mask. Where others have keypoints, missing ones become zeros, which COCO's rules
-    leave out; a missing ``num_keypoints`` is counted. If an id is not a number, all annotations are
-    renumbered. Annotations of unknown images are removed; pycocotools ignores them too.
+    leave out; a missing ``num_keypoints`` is counted. If an id is not a whole number above 0, or is
+    there twice, all annotations are renumbered: 0 means "not found" in pycocotools. Annotations of
+    unknown images are removed; pycocotools ignores them too.
 
     Args:
         truth: The ground truth, in which each annotation of a known image has a box or a mask.
@@ -70,7 +70,8 @@ def fill_missing_fields(truth: COCO) -> COCO:
     """
     annotations = truth.dataset["annotations"]
     known = [a for a in annotations if a["image_id"] in truth.imgs]
-    unnumbered = not all(isinstance(a["id"], Real) for a in known)
+    ids = [a["id"] for a in known]
+    unnumbered = len({*ids}) < len(ids) or not all(type(i) is int and i > 0 for i in ids)
     lacking = [a for a in known if a.get("iscrowd") is None or not is_area(a.get("area"))]
     number = max((len(a.get("keypoints") or ()) for a in known), default=0)
     pointless = [

@@ -139,6 +139,71 @@ def test_semantic_segmentation(tmp_path):
     assert results["IoU-a"] == pytest.approx(50)
 
 
+def _labels(value, shape=(6, 8)):
+    labels = np.zeros(shape, np.uint8)
+    labels[3, 2:4] = value
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            _labels(2),
+            r"truth.png has the label 2, but by_type_stuff has 2 stuff_classes, from 0 to 1",
+        ),
+        (_labels(254), "has the label 254, but .* the ignore_label 255"),
+        (_labels(0, (6, 8, 3)), "is a color picture, and not one label for each pixel"),
+        (None, "its sem_seg_file_name .*truth.png does not exist"),
+    ],
+)
+def test_wrong_labels_are_found_before_the_evaluation(tmp_path, labels, message):
+    # of 2 in place of 255, Detectron2 would ignore the pixels; of 254 it would fail at the end
+    if labels is not None:
+        Image.fromarray(labels).save(tmp_path / "truth.png")
+    record = {"file_name": "x.png", "sem_seg_file_name": str(tmp_path / "truth.png")}
+    DatasetCatalog.register("by_type_stuff", lambda: [record])
+    MetadataCatalog.get("by_type_stuff").set(
+        evaluator_type="sem_seg", stuff_classes=["a", "b"], ignore_label=255
+    )
+    with pytest.raises(DatasetError, match=message):
+        by_type.check_evaluator("by_type_stuff")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "message"),
+    [
+        (
+            "sem_seg",
+            {"ignore_label": 255},
+            "SemSegEvaluator needs stuff_classes and ignore_label in its metadata",
+        ),
+        (
+            "sem_seg",
+            {"stuff_classes": ["a"], "ignore_label": 255},
+            r"sem_seg_file_name of each image \('sem_seg_file_name'\)",
+        ),
+        ("pascal_voc", {}, "needs dirname, split"),
+        (
+            "pascal_voc",
+            {"dirname": ".", "split": "val", "thing_classes": ["a"], "year": 2010},
+            r"year \(2007 or 2012\) in its metadata \(2010\)",
+        ),
+        ("lvis", {}, "LVISEvaluator needs json_file in its metadata"),
+        ("coco_panoptic_seg", {"json_file": "d.json"}, "COCOPanopticEvaluator needs panoptic_json"),
+    ],
+)
+def test_a_dataset_that_lacks_what_its_evaluator_reads(
+    kind, metadata, message, installed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    DatasetCatalog.register("by_type_bare", lambda: [{"file_name": "x.png"}])
+    MetadataCatalog.get("by_type_bare").set(evaluator_type=kind, **metadata)
+    with pytest.raises(DatasetError, match=f"by_type_bare: .*{message}"):
+        by_type.check_evaluator("by_type_bare")
+
+
 def test_pascal_voc(tmp_path):
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
@@ -202,6 +267,8 @@ def test_lvis_and_panoptic_get_folder_and_limit(tmp_path, installed, monkeypatch
     for name in ("LVISEvaluator", "COCOPanopticEvaluator", "SemSegEvaluator"):
 
         class Spy(getattr(by_type, name)):
+            input_file_to_gt_file: dict = {}
+
             def __init__(self, *args, **kwargs):
                 made.append((args, kwargs))
 

@@ -1,11 +1,11 @@
 """What cannot be evaluated is refused at the start of a run."""
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from gn_det.config import ConfigError
 from gn_det.data import DatasetError
-from gn_det.evaluation import best_metric, check_evaluation
+from gn_det.evaluation import best_metric, by_type, check_evaluation
 
 
 @pytest.fixture
@@ -14,10 +14,12 @@ def cfg(tiny_cfg, digits):
 
 
 @pytest.fixture
-def stuff():
-    MetadataCatalog.get("checks_stuff").evaluator_type = "sem_seg"
-    yield "checks_stuff"
-    MetadataCatalog.pop("checks_stuff")
+def stuff(forget):
+    DatasetCatalog.register("checks_stuff", list)
+    MetadataCatalog.get("checks_stuff").set(
+        evaluator_type="sem_seg", stuff_classes=["a"], ignore_label=255
+    )
+    return "checks_stuff"
 
 
 def test_good_ones(cfg, stuff):
@@ -72,6 +74,41 @@ def test_best_metric_of_semantic_segmentation(cfg, stuff):
     cfg.DATASETS.TEST = ("checks_own",)
     assert best_metric(cfg) == "bbox/AP"
     MetadataCatalog.pop("checks_own")
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "metric"),
+    [
+        ("cityscapes_instance", "GeneralizedRCNN", "segm/AP"),
+        ("cityscapes_sem_seg", "SemanticSegmentor", "sem_seg/IoU"),
+        ("cityscapes_panoptic_seg", "PanopticFPN", "panoptic_seg/PQ"),
+        ("pascal_voc", "RetinaNet", "bbox/AP"),
+        ("lvis", "GeneralizedRCNN", "bbox/AP"),
+        ("lvis", "ProposalNetwork", "box_proposals/AR@1000"),
+    ],
+)
+def test_best_metric_is_one_that_the_evaluator_measures(cfg, stuff, kind, model, metric):
+    MetadataCatalog.pop(stuff)
+    MetadataCatalog.get(stuff).evaluator_type = kind
+    cfg.DATASETS.TEST, cfg.MODEL.META_ARCHITECTURE = (stuff,), model
+    assert best_metric(cfg) == metric
+
+
+def test_masks_are_scored_of_a_model_without_masks(cfg, stuff, monkeypatch):
+    monkeypatch.setattr(by_type, "_is_installed", lambda package: True)
+    MetadataCatalog.pop(stuff)
+    MetadataCatalog.get(stuff).evaluator_type = "cityscapes_instance"
+    cfg.DATASETS.TEST, cfg.MODEL.MASK_ON = (stuff,), False
+    with pytest.raises(DatasetError, match="scores instances, .* predicts instances without masks"):
+        check_evaluation(cfg)
+
+
+def test_what_an_evaluator_reads_is_there_before_the_training(cfg, stuff):
+    cfg.DATASETS.TEST, cfg.MODEL.META_ARCHITECTURE = (stuff,), "SemanticSegmentor"
+    check_evaluation(cfg)
+    del MetadataCatalog.get(stuff).ignore_label
+    with pytest.raises(DatasetError, match="checks_stuff: SemSegEvaluator needs .*ignore_label"):
+        check_evaluation(cfg)
 
 
 @pytest.mark.parametrize(

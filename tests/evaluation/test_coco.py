@@ -215,7 +215,7 @@ def write(path, content):
     ("content", "message"),
     [
         ("[1, 2", "is not JSON"),
-        ({"images": []}, "holds a dict, not a list"),
+        ({"images": []}, "holds an object, not a list"),
         ([{"image_id": 0}], "entry 0 is not a detection"),
         (
             [{"image_id": 10**6, "category_id": 1, "score": 1.0, "bbox": [0, 0, 1, 1]}],

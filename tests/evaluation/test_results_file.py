@@ -184,6 +184,22 @@ def test_a_wrong_entry_is_one_line_with_its_number(tmp_path, truth, change, mess
     assert "\n" not in str(raised.value)
 
 
+def test_keypoints_are_as_many_as_those_of_the_dataset(tmp_path, truth):
+    for annotation in truth.anns.values():
+        annotation["keypoints"] = [1, 2, 2] * 5
+    content = [{**e, "keypoints": [1.5, 2.5, 1] * 5} for e in entries()]
+    assert read(tmp_path, truth, content) == (content, ["bbox", "segm", "keypoints"])
+    for wrong, message in (
+        ([1.5, 2.5, 1] * 4, "has 4 keypoints, but the objects of my_val have 5"),
+        ([[1.5, 2.5, 1]] * 5, r"has keypoints \[\[1.5, 2.5, 1\], .* They are \[x, y, v, x, y, v, "),
+        ([float("nan")] * 15, ".* with nan. It has to be a finite number"),
+        (None, "has keypoints null"),
+    ):
+        content[1]["keypoints"] = wrong
+        with pytest.raises(DatasetError, match=f"entry 1 {message}"):
+            read(tmp_path, truth, content)
+
+
 def test_the_first_entry_may_be_the_one_that_lacks_a_field(tmp_path, truth):
     content = entries()
     del content[0]["segmentation"]
@@ -194,11 +210,14 @@ def test_the_first_entry_may_be_the_one_that_lacks_a_field(tmp_path, truth):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"r\.json is empty. A file without detections holds \[\]"),
+        ("", r"^[^ ]*r\.json is empty. A file without detections holds \[\]"),
         (" \n", "is empty"),
-        ({"annotations": entries()}, "holds a dict, .* 'annotations' may be that list"),
-        ({"annotations": 3}, "holds a dict, not a list of detections as coco_instances_results"),
-        ("null", "holds a NoneType, not a list"),
+        ({"annotations": entries()}, "holds an object, .* 'annotations' may be that list"),
+        ({"annotations": 3}, "holds an object, not a list of detections as coco_instances_results"),
+        ("null", "holds null, not a list"),
+        ("3.5", "holds a number, not a list"),
+        ("true", "holds true or false, not a list"),
+        ('"x"', "holds a text, not a list"),
     ],
 )
 def test_what_is_no_list(tmp_path, truth, content, message):

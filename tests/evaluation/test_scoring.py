@@ -228,12 +228,14 @@ def persons(seed=0, points=17):
 
 
 @pytest.mark.parametrize("scorer", ["fast", "pycocotools"])
+@pytest.mark.parametrize("boxes", [True, False])
 @pytest.mark.parametrize(("points", "sigmas"), [(17, ()), (5, (0.1, 0.05, 0.07, 0.02, 0.06))])
-def test_keypoints_are_coco_s_own_summary(scorer, points, sigmas):
+def test_keypoints_are_coco_s_own_summary(scorer, boxes, points, sigmas):
     truth, found = persons(points=points)
+    if not boxes:  # then the area is that of the keypoints
+        found = [{k: v for k, v in d.items() if k != "bbox"} for d in found]
     results = score(truth, found, "keypoints", scorer, keypoint_sigmas=sigmas)
-    plain = [{k: v for k, v in d.items() if k != "bbox"} for d in found]
-    own = COCOeval(truth, truth.loadRes(plain), "keypoints")
+    own = COCOeval(truth, truth.loadRes([{**d} for d in found]), "keypoints")
     if sigmas:
         own.params.kpt_oks_sigmas = np.array(sigmas)
     own.evaluate()
@@ -265,10 +267,12 @@ def test_persons_without_keypoints_count_neither_way(scorer):
 
 def test_keypoints_that_do_not_fit_the_sigmas():
     truth, found = persons(points=5)
-    with pytest.raises(DatasetError, match=r"has 5 keypoints .* 17 OKS.*TEST.KEYPOINT_OKS_SIGMAS"):
+    with pytest.raises(
+        DatasetError, match=r"An object in image 1 has 5 keypoints, .* 17 OKS.*KEYPOINT_OKS_SIGMAS"
+    ):
         score(truth, found, "keypoints")
     found[3]["keypoints"] += [1, 1, 1]
-    with pytest.raises(DatasetError, match="detections has 6 keypoints in image .* are 5 OKS"):
+    with pytest.raises(DatasetError, match="A detection in image . has 6 keypoints, .* are 5 OKS"):
         score(truth, found, "keypoints", keypoint_sigmas=[0.1] * 5)
     for annotation in truth.dataset["annotations"]:
         del annotation["keypoints"]
@@ -292,13 +296,15 @@ def test_truth_that_lacks_what_counts(truth, task, key, value):
         score(truth, [], task)
 
 
-def test_annotation_with_id_0_is_found_and_warned_of(truth, caplog):
-    truth.dataset["annotations"][0]["id"] = 0
+@pytest.mark.parametrize("scorer", ["fast", "pycocotools"])
+@pytest.mark.parametrize("ids", [(0, 1), (False, True), (7, 7), (-1, 0), (0.0, 0.5), (math.nan, 1)])
+def test_ids_of_annotations_that_pycocotools_would_misread(truth, ids, scorer, caplog):
+    for annotation, number in zip(truth.dataset["annotations"], ids):
+        annotation["id"] = number
     truth.createIndex()
     found = [detection(1, 1, [10, 10, 40, 40]), detection(2, 2, [20, 20, 50, 50])]
-    assert score(truth, found, "bbox")["AP"] == pytest.approx(100)
-    assert "id 0, which means 'not found' in pycocotools" in caplog.text
-    assert score(truth, found, "bbox", "pycocotools")["AP-a"] == 0
+    assert score(truth, found, "bbox", scorer)["AP"] == pytest.approx(100)
+    assert not caplog.records
 
 
 def test_says_how_long_it_took_and_how_much_memory(truth, caplog):
@@ -307,3 +313,12 @@ def test_says_how_long_it_took_and_how_much_memory(truth, caplog):
     assert "bbox: 1 detections on 2 images scored in 0." in caplog.text
     (mebibytes,) = re.findall(r"peak memory of the process: (\d+) MiB", caplog.text)
     assert int(mebibytes) > 50
+
+
+@pytest.mark.parametrize("scorer", ["fast", "pycocotools"])
+def test_masks_need_the_size_of_their_image(truth, scorer):
+    found = [detection(1, 1, [10, 10, 40, 40]), detection(2, 2, [20, 20, 50, 50])]
+    del truth.imgs[2]["height"]
+    assert score(truth, found, "bbox", scorer)["AP"] == pytest.approx(100)
+    with pytest.raises(DatasetError, match="Image 2 has no height and width in the annotations"):
+        score(truth, found, "segm", scorer)

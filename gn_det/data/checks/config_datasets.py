@@ -345,6 +345,12 @@ def _test_problems(cfg: CfgNode, name: str, found: CheckedJson, dicts: list[dict
         yield f"there is nothing to score: {_NO_OBJECT}"
     elif cfg.MODEL.MASK_ON and (problem := _mask_problem(dicts, crowds=True)):
         yield problem
+    objects = (a for record in dicts for a in record.get("annotations", ()))
+    if found.usable and cfg.MODEL.KEYPOINT_ON and not any(a.get("keypoints") for a in objects):
+        yield (
+            "no annotation has keypoints, but MODEL.KEYPOINT_ON is True. Set MODEL.KEYPOINT_ON "
+            "False, or add keypoints."
+        )
     if problem := _image_problem(dicts, f"DATASETS.TEST {name}", cfg, training=False):
         yield problem
 

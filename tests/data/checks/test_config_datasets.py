@@ -423,6 +423,16 @@ def test_masks_of_the_test_set(made, registered):
     ]
 
 
+def test_keypoints_of_the_test_set(made, registered):
+    cfg = to_score(registered)
+    cfg.MODEL.KEYPOINT_ON = True
+    (line,) = messages(cfg)
+    assert "no annotation has keypoints, but MODEL.KEYPOINT_ON is True" in line
+    made.first["keypoints"] = [1, 2, 2] * 17
+    made.write()
+    check_datasets(cfg, training=False)
+
+
 def test_some_masks_of_the_test_set(made, registered):
     # a crowd is held against masks as well
     made.content["annotations"][1].update(segmentation=[], iscrowd=1)
