@@ -99,7 +99,8 @@ def locale_problem(name: str, path: str) -> str | None:
         path: The path of its json.
     """
     load = DatasetCatalog[name]
-    if (isinstance(load, partial) and load.func is load_dicts) or _is_plain(path):
+    is_ours = getattr(load, "func", load).__module__.startswith("gn_det.")  # by load_dicts
+    if is_ours or _is_plain(path):
         return None
     encoding = locale.getpreferredencoding(False)
     return (

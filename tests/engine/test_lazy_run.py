@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, BoxMode
 
 from gn_det.checkpoint import Checkpointer, WeightsError
 from gn_det.config import ConfigError
@@ -220,7 +220,8 @@ def test_checks_before_any_work(words, tmp_path):
 
 @pytest.mark.parametrize("target", [None, "detectron2.data.get_detection_dataset_dicts"])
 def test_missing_image_stops_before_training(words, target, tmp_path):
-    record = {"file_name": str(tmp_path / "gone.png"), "annotations": [{"category_id": 0}]}
+    box = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    record = {"file_name": str(tmp_path / "gone.png"), "annotations": [box]}
     DatasetCatalog.register("gone", lambda: [record])
     opts = [*words, "dataloader.train.dataset.names=[gone]"]
     if target:

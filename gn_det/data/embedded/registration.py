@@ -11,7 +11,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.data.datasets import load_coco_json
+
+from gn_det.data.coco_files import load_dicts
 
 from .photo_digits import CLASSES, FOLDER, SPLITS, build_photo_digits, check_arguments
 
@@ -46,7 +47,7 @@ class _Registered:
     def load(self) -> list[dict]:
         self.build()
         metadata = MetadataCatalog.get(self.name)
-        return load_coco_json(metadata.json_file, metadata.image_root, self.name)
+        return load_dicts(metadata.json_file, metadata.image_root, self.name)
 
 
 _REGISTERED: dict[str, _Registered] = {}
