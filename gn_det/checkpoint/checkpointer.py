@@ -174,7 +174,7 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
         self._path, digest, self._heuristics = parse_path(path)
         self.report = None
-        local = local_file(self._path, digest)
+        local = local_file(self._path, digest, self.path_manager)
         try:
             return super().load(local, *args, **kwargs)
         finally:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
+from typing import Any
 from urllib.parse import parse_qs, urldefrag
 
 from detectron2.utils.file_io import PathManager
@@ -76,7 +77,7 @@ def parse_path(path: str) -> tuple[str, str, bool]:
     return path, digest, False
 
 
-def local_file(path: str, digest: str = "") -> str:
+def local_file(path: str, digest: str = "", paths: Any = PathManager) -> str:
     """Return the path of the local file. A URL is downloaded once and stays in the cache.
 
     Hashes in the names of local files are not checked.
@@ -85,13 +86,14 @@ def local_file(path: str, digest: str = "") -> str:
         path: A path, or a URL that Detectron2's PathManager knows.
         digest: The SHA-256 that the file must have. Without one, a download is compared with the
             hash in its name, where it has one.
+        paths: The path manager that knows the handlers; default: Detectron2's.
 
     Raises:
         FileNotFoundError: There is no such file.
         WeightsError: The file cannot be downloaded, or has another hash; a download is removed
             then.
     """
-    local = _download(path)
+    local = _download(path, paths)
     if not os.path.isfile(local):
         if is_url(path) and local == path:
             scheme = path.partition("://")[0]
@@ -118,9 +120,9 @@ def local_file(path: str, digest: str = "") -> str:
     return local
 
 
-def _download(url: str) -> str:
+def _download(url: str, paths: Any) -> str:
     try:
-        local = PathManager.get_local_path(url)
+        local = paths.get_local_path(url)
     except OSError as error:  # of urllib: no connection, HTTP status, fewer bytes than announced
         raise WeightsError(f"{url}: it cannot be downloaded ({error}).") from None
     except (KeyError, RuntimeError, ValueError) as error:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from iopath.common.file_io import HTTPURLHandler
+from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager
 from omegaconf import OmegaConf
 
 from gn_det.checkpoint import Checkpointer, WeightsError, load_file, save_converted
@@ -304,3 +304,23 @@ def test_an_address_with_a_handler_of_the_users_own(model, other, small_cfg, lab
     assert _same(other, model.state_dict())
     with pytest.raises(WeightsError, match="lab://nothing.pth: what it leads to, .*, is no file"):
         Checkpointer(other).load("lab://nothing.pth")
+
+
+def test_a_path_manager_of_the_checkpointers_own(model, other, tmp_path):
+    """As in Detectron2's test_custom_path_manager_handler."""
+    torch.save({"model": model.state_dict()}, tmp_path / "w.pth")
+
+    class Handler(PathHandler):
+        def _get_supported_prefixes(self):
+            return ["own://"]
+
+        def _get_local_path(self, path, force=False, **kwargs):
+            return str(tmp_path / path.removeprefix("own://"))
+
+    checkpointer = Checkpointer(other)
+    with pytest.raises(WeightsError, match="no handler of own://"):
+        checkpointer.load("own://w.pth")
+    checkpointer.path_manager = PathManager()
+    checkpointer.path_manager.register_handler(Handler())
+    checkpointer.load("own://w.pth")
+    assert _same(other, model.state_dict())
