@@ -125,9 +125,12 @@ def test_python_warnings(log, capsys):
 
 
 @pytest.mark.parametrize(("verbose", "shown"), [(False, [0, 1, 4]), (True, [0, 1, 2, 3, 4])])
-def test_a_long_evaluation_is_not_silent_and_not_loud(tmp_path, capsys, verbose, shown):
+def test_a_long_evaluation_is_not_silent_and_not_loud(
+    tmp_path, capsys, monkeypatch, verbose, shown
+):
     open_log_file(str(tmp_path), verbose=verbose)
     (screen,) = [h for h in logging.getLogger().handlers if type(h).__name__ == "_Screen"]
+    monkeypatch.setattr(screen, "_evaluation_line", 0.0)  # of an evaluation of another test
     for number, created in enumerate((1000.0, 1030.0, 1035.0, 1059.0, 1061.0)):
         record = logging.makeLogRecord(
             {"name": run_log.EVALUATION, "levelno": logging.INFO, "msg": f"line {number}"}

@@ -102,7 +102,7 @@ def said(caplog):
     return "\n".join(ours)
 
 
-def test_an_unchanged_run_is_the_same_and_silent(whole, half, caplog):
+def test_a_run_with_the_same_config_is_the_same_and_silent(whole, half, caplog):
     run(half, resume=True)
     for name, value in state_of(half)["model"].items():
         assert torch.equal(value, state_of(whole)["model"][name]), name

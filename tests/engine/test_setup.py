@@ -256,8 +256,9 @@ def set_up(digits_options, folder, *opts, **kwargs):
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_details_go_to_the_file_and_to_the_screen_where_asked_for(
-    digits_options, tmp_path, capsys, verbose
+    digits_options, tmp_path, capsys, monkeypatch, verbose
 ):
+    monkeypatch.setattr(sys, "argv", ["gn-det", "train", "--config", "a name.yaml"])
     set_up(digits_options, tmp_path, verbose=verbose)
     screen = capsys.readouterr().out
     log = (tmp_path / "log.txt").read_text("utf-8")

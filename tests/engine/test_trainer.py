@@ -154,7 +154,7 @@ def test_16_bits_train_and_score_as_8_bits(make_cfg, deep_digits, tmp_path):
 
 
 def test_one_channel(make_cfg, deep_digits, trained, tmp_path):
-    """Training, evaluation and the pictures of training; three channels do not fit into one."""
+    """Training, evaluation and the pictures of training; weights of three channels are refused."""
     train, test = deep_digits
     grey = [
         *("DATASETS.TRAIN", (train,), "DATASETS.TEST", (test,), "INPUT.WINDOW", ("1%", "99%")),
@@ -165,7 +165,7 @@ def test_one_channel(make_cfg, deep_digits, trained, tmp_path):
     assert set(results) == {"bbox", "segm"}
     weights = str(trained[-1] / "model_final.pth")
     trainer = Trainer(make_cfg(tmp_path / "other", *grey, "MODEL.WEIGHTS", weights))
-    message = r"stem\.conv1\.weight has the shape \(64, 3, 7, 7\) in the file and \(64, 1, 7, 7\)"
+    message = r"was trained with MODEL.PIXEL_MEAN \[103.53, 116.28, 123.675\], but it is \[110.0\]"
     with pytest.raises(WeightsError, match=message):
         trainer.resume_or_load(resume=False)
 

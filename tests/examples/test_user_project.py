@@ -78,7 +78,7 @@ def test_evaluates_again(folder):
     row = json.loads((folder / "output" / "metrics.json").read_text().splitlines()[-1])
     words = ["MODEL.WEIGHTS", "output/model_final.pth", "OUTPUT_DIR", "again"]
     done = _run(folder, "--eval-only", *QUICK, *words)
-    assert f"copypaste: {row['bbox/AP']:.4f}," in done.stdout
+    assert f"shapes_val bbox: AP {row['bbox/AP']:.2f}," in done.stdout
 
 
 def test_dataset(folder):

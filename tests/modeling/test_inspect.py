@@ -113,7 +113,8 @@ def test_code_that_needs_values_is_built_on_the_cpu(tiny_cfg, monkeypatch):
     look = look_at(cfg)
     assert look.norms["norm"].channels == 3
     assert not look.model.norm.weight.is_meta
-    assert find_problems(cfg) == []
+    (unread,) = find_problems(cfg)  # a model of one norm reads few keys
+    assert not unread.fatal
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
