@@ -218,6 +218,8 @@ class TrainingRun:
             self._record.report()
             if comm.is_main_process():
                 write_config(self._config, self._cfg.OUTPUT_DIR)
+                if trainer.start_iter < trainer.max_iter:
+                    logger.info(f"Resuming from iteration {trainer.start_iter}.")
             if self._record.solver_changed() and trainer.start_iter < trainer.max_iter:
                 solver.restore(trainer.start_iter)
         elif resume and comm.is_main_process():

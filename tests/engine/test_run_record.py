@@ -107,6 +107,7 @@ def test_a_run_with_the_same_config_is_the_same_and_silent(whole, half, caplog):
     for name, value in state_of(half)["model"].items():
         assert torch.equal(value, state_of(whole)["model"][name]), name
     assert "changed" not in caplog.text
+    assert "Resuming from iteration 6." in caplog.text
 
 
 CHANGES = {
