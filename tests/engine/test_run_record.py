@@ -103,6 +103,7 @@ def said(caplog):
 
 
 def test_a_run_with_the_same_config_is_the_same_and_silent(whole, half, caplog):
+    caplog.set_level("INFO", logger="gn_det")
     run(half, resume=True)
     for name, value in state_of(half)["model"].items():
         assert torch.equal(value, state_of(whole)["model"][name]), name
