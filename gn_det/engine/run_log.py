@@ -11,7 +11,6 @@ import logging.handlers
 import os
 import re
 import sys
-import sysconfig
 import warnings
 from pathlib import Path
 from typing import TextIO
@@ -32,7 +31,8 @@ LOSSES, EVALUATION, INTERVAL = "detectron2.utils.events", "detectron2.evaluation
 DETAILED = logging.Formatter(
     "[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"
 )
-INSTALLED = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+# of any environment: a virtual one may see the packages of the system, or of the user
+INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
 OURS = str(Path(__file__).parents[1])
 
 
@@ -202,7 +202,7 @@ def _log_python_warning(
     line: str | None = None,
 ) -> None:
     """Log a warning of the module ``warnings``; those of libraries go to ``log.txt`` alone."""
-    of_library = filename.startswith(INSTALLED) and not filename.startswith(OURS)
+    of_library = INSTALLED.search(filename) and not filename.startswith(OURS)
     logging.getLogger("py.warnings").log(
         logging.INFO if of_library else logging.WARNING,
         f"{filename}:{lineno}: {category.__name__}: {message}",
