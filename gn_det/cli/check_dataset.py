@@ -9,7 +9,6 @@ errors are left in the copy); 2 where the dataset could not be read.
 """
 
 import argparse
-import io
 import os
 import sys
 
@@ -81,9 +80,6 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         The exit status: 1 where there are errors, or where ``--fix`` left some; else 0.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # names out of a file may have letters that the terminal does not have
-        sys.stdout.reconfigure(errors="backslashreplace")
     if args.fix:
         refuse_existing(args.fix)
     json_file, image_root = locate_dataset(args.dataset, args.image_root)
