@@ -27,7 +27,14 @@ from gn_det.utils import did_you_mean
 
 from .coco import COCOEvaluator
 
-__all__ = ["EVALUATORS", "Score", "build_evaluator", "check_evaluator", "scores_of"]
+__all__ = [
+    "EVALUATORS",
+    "Score",
+    "build_evaluator",
+    "check_evaluator",
+    "known_scores_of",
+    "scores_of",
+]
 
 LVIS_LIMIT = 300  # the detections of an image that LVIS's AP counts
 INSTALL = {
@@ -109,15 +116,14 @@ def scores_of(dataset_name: str) -> list[Score]:
     Raises:
         DatasetError: The ``evaluator_type`` is unknown, or a package is not installed.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    kind = metadata.get("evaluator_type") or "coco"
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type") or "coco"
     if kind not in EVALUATORS:
         raise DatasetError(
             f"{dataset_name}: its metadata has the evaluator_type {kind!r}, which is unknown."
             f"{did_you_mean(str(kind), EVALUATORS)} Known are {', '.join(EVALUATORS)}. For an "
             "evaluator of your own, override Trainer.build_evaluator."
         )
-    scores = [s for s in EVALUATORS[kind] if not s.metadata or metadata.get(s.metadata)]
+    scores = known_scores_of(dataset_name)
     missing = {s.package: None for s in scores if s.package and not _is_installed(s.package)}
     if missing:
         raise DatasetError(
@@ -125,6 +131,17 @@ def scores_of(dataset_name: str) -> list[Score]:
             f"{' && '.join(INSTALL[package] for package in missing)}"
         )
     return scores
+
+
+def known_scores_of(dataset_name: str) -> list[Score]:
+    """Return the evaluators of a dataset, installed or not; none of an unknown type.
+
+    Args:
+        dataset_name: The name of a registered dataset.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    scores = EVALUATORS.get(metadata.get("evaluator_type") or "coco", ())
+    return [s for s in scores if not s.metadata or metadata.get(s.metadata)]
 
 
 def _read_labels(dataset_name: str, filename: str, dtype: Any = None) -> np.ndarray:

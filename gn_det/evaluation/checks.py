@@ -6,13 +6,12 @@ It is known at the start of a run, hours before the first evaluation.
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from gn_det.config import ConfigError
 from gn_det.config.expected_results import TASKS
 from gn_det.data import DatasetError
 
-from .by_type import EVALUATORS, Score, check_evaluator, scores_of
+from .by_type import Score, check_evaluator, known_scores_of, scores_of
 from .scoring import COCO_SIGMAS
 from .tta import tta_problems
 
@@ -95,13 +94,11 @@ def _metrics(cfg: CfgNode) -> list[str]:
     """Return the main metric of each task that is measured; empty where that is not known."""
     found: dict[str, None] = {}
     for name in cfg.DATASETS.TEST:
-        metadata = MetadataCatalog.get(name)
-        kind = metadata.get("evaluator_type") or "coco"
-        if kind not in EVALUATORS:  # of a user's own
+        scores = known_scores_of(name)
+        if not scores:  # of a user's own
             return []
-        for score in EVALUATORS[kind]:
-            if not score.metadata or metadata.get(score.metadata):
-                found |= dict.fromkeys(_metrics_of(cfg, score))
+        for score in scores:
+            found |= dict.fromkeys(_metrics_of(cfg, score))
     return list(found)
 
 
