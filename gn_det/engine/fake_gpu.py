@@ -8,7 +8,7 @@ autograd engine asks the driver for the GPU's streams.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd.graph import Node
@@ -46,11 +46,8 @@ def fake_backward(loss: torch.Tensor) -> None:
     """
     # checkpointed tensors are recomputed once in a backward, which an engine has to have begun: it
     # runs a graph of one node on the CPU, and this node is the walk through the graph of the loss
-    root = loss.grad_fn
-    gradient = torch.ones_like(loss)
-    nodes = [root]
+    gradient, nodes = torch.ones_like(loss), [cast(Node, loss.grad_fn)]
     loss.detach_()
-    del root
     start = torch.zeros((), device="cpu", requires_grad=True)
     _InBackward.apply(start, lambda: _walk(nodes.pop(), gradient)).backward()
 
@@ -75,7 +72,7 @@ def _walk(root: Node, gradient: torch.Tensor) -> None:
     while ready:
         node = ready.pop(max(range(len(ready)), key=lambda i: ready[i]._sequence_nr()))
         if _is_leaf(node):
-            _accumulate(node.variable, gradients.pop(node, {}))
+            _accumulate(node, gradients.pop(node, {}))
             continue
         results = _run(node, gradients.pop(node, {}))
         edges = _edges(node)
@@ -150,9 +147,10 @@ def _add(gradients: dict[int, torch.Tensor], number: int, gradient: torch.Tensor
     gradients[number] = gradient if before is None else before + gradient
 
 
-def _accumulate(leaf: torch.Tensor, gradients: dict[int, torch.Tensor]) -> None:
+def _accumulate(node: Any, gradients: dict[int, torch.Tensor]) -> None:
     if not gradients:
         return
+    leaf = node.variable
     gradient = gradients.pop(0).detach()
     if leaf.grad is None:
         leaf.grad = gradient

@@ -82,7 +82,7 @@ def estimate(cfg: CfgNode, images: int, height: int, width: int, processes: int 
     """
     on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
     device, unit = ("cuda", GPU_UNIT) if on_gpu else ("cpu", 1)
-    accumulates = cfg.SOLVER.IMS_PER_BATCH > images * processes
+    accumulates = images * processes < cfg.SOLVER.IMS_PER_BATCH
     with FakeTensorMode(), cuda_autocast_available() if on_gpu else nullcontext():
         with torch.device(device):
             # build_model would move it to a device, which fake parameters cannot

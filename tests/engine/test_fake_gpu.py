@@ -1,5 +1,7 @@
 """Backward on fake tensors of a GPU, beside the autograd engine on real tensors of a CPU."""
 
+import contextlib
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -103,7 +105,7 @@ def test_mixed_precision_of_a_gpu_by_hand():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is changed where there is a GPU")
 def test_autocast_is_as_it_was_afterwards():
     before = torch.cuda.amp.common.amp_definitely_not_available
-    with pytest.raises(KeyError), cuda_autocast_available():
+    with contextlib.suppress(KeyError), cuda_autocast_available():
         assert not torch.cuda.amp.common.amp_definitely_not_available()
         raise KeyError
     assert torch.cuda.amp.common.amp_definitely_not_available is before
