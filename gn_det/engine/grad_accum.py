@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gn_det.config import ConfigError, images_per_micro_batch
-from gn_det.data import TrainStream, seed_everything
+from gn_det.data import TrainStream, seed_everything, send_batch
 from gn_det.engine.debug.loss_explosion import LossWatch, learning_rate_advice
 from gn_det.engine.debug.nonfinite import diagnose_nonfinite, diagnose_nonfinite_all_ranks
 from gn_det.engine.debug.out_of_memory import memory_advice
@@ -205,8 +205,11 @@ class GradAccumTrainer(SimpleTrainer):
         """
         if self.seed is not None:
             seed_everything(self.seed, self.iter, micro_batch_id)
+        # where Detectron2 draws the true boxes (VIS_PERIOD), it needs them on the CPU
+        truth = not getattr(getattr(self.model, "module", self.model), "vis_period", 0)
+        device = self.optimizer.param_groups[0]["params"][0].device
         with self.autocast():
-            return self.model(batch)
+            return self.model(send_batch(batch, device, truth=truth))
 
     def _losses(self, batch: Any, micro_batch_id: int) -> dict[str, torch.Tensor]:
         try:
