@@ -130,8 +130,9 @@ def _path(device: str, dtype: torch.dtype) -> list[str]:
         device: "cpu" or "cuda". Without a GPU a fake tensor stands for its tensors.
         dtype: A floating dtype.
     """
+    index = "cuda:0" if device == "cuda" else device  # PyTorch 2.3 would ask the driver for it
     with FakeTensorMode():
-        x = torch.empty(1, 32, 8, 8, dtype=dtype, device=device)
+        x = torch.empty(1, 32, 8, 8, dtype=dtype, device=index)
     why = kernels.why_not(x)
     name = str(dtype).removeprefix("torch.")
     where = device

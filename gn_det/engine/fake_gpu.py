@@ -13,7 +13,10 @@ from typing import Any, cast
 import torch
 from torch.autograd.graph import Node
 
-__all__ = ["cuda_autocast_available", "fake_backward"]
+__all__ = ["SUPPORTED", "cuda_autocast_available", "fake_backward"]
+
+# PyTorch before 2.4 does not say what the inputs of a node are
+SUPPORTED = hasattr(Node, "_input_metadata")
 
 
 @contextmanager

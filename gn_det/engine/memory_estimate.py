@@ -2,9 +2,9 @@
 
 All parts with weights run, forward and backward, so that every mode of ``MODEL.GN.MEMORY``, mixed
 precision and image size is followed to the byte. The tensors are of ``MODEL.DEVICE``: for a GPU the
-model takes the GPU's paths, on a machine without one too. What depends on pictures is set to its
-upper bound: every image gives ``ROI_HEADS.BATCH_SIZE_PER_IMAGE`` RoIs, and ``POSITIVE_FRACTION``
-of them are on objects.
+model takes the GPU's paths, on a machine without one too (the CPU's where PyTorch is older than
+2.4). What depends on pictures is set to its upper bound: every image gives
+``ROI_HEADS.BATCH_SIZE_PER_IMAGE`` RoIs, and ``POSITIVE_FRACTION`` of them are on objects.
 
 On a GPU the total is what ``torch.cuda.max_memory_allocated`` counts. Beyond it the process takes
 the GPU's context (:data:`CONTEXT`), what the allocator cannot use between its blocks, and for the
@@ -21,14 +21,20 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+from detectron2.structures import Boxes
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torchvision.ops import roi_align
 
 from gn_det.config import ConfigError
 
-from .fake_gpu import cuda_autocast_available, fake_backward
+from . import fake_gpu
 from .memory_meter import GPU_UNIT, MemoryMeter, rounded_up
 
 __all__ = ["CONTEXT", "Estimate", "estimate"]
@@ -81,9 +87,11 @@ def estimate(cfg: CfgNode, images: int, height: int, width: int, processes: int 
         ConfigError: The model has trained parts that no estimate can follow.
     """
     on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    device, unit = ("cuda", GPU_UNIT) if on_gpu else ("cpu", 1)
+    unit = GPU_UNIT if on_gpu else 1
+    followed = on_gpu and fake_gpu.SUPPORTED
+    device = "cuda" if followed else "cpu"
     accumulates = images * processes < cfg.SOLVER.IMS_PER_BATCH
-    with FakeTensorMode(), cuda_autocast_available() if on_gpu else nullcontext():
+    with FakeTensorMode(), fake_gpu.cuda_autocast_available() if followed else nullcontext():
         with torch.device(device):
             # build_model would move it to a device, which fake parameters cannot
             model = _build(cfg)
@@ -95,12 +103,12 @@ def estimate(cfg: CfgNode, images: int, height: int, width: int, processes: int 
                     parameter.grad = torch.empty_like(parameter)
             gradients = meter.alive_bytes()
             # float16 and bfloat16 are as wide; each device is asked for the one that it always has
-            dtype = torch.float16 if on_gpu else torch.bfloat16
+            dtype = torch.float16 if followed else torch.bfloat16
             with torch.autocast(device, dtype=dtype, enabled=cfg.SOLVER.AMP.ENABLED):
                 loss = _forward(model, batch)
             saved = meter.alive_bytes() - gradients
-            if on_gpu:
-                fake_backward(loss)
+            if followed:
+                fake_gpu.fake_backward(loss)
             else:
                 loss.backward()
         _refuse_parts_that_did_not_run(cfg, trained, accumulates)
@@ -178,22 +186,32 @@ def _forward(model: GeneralizedRCNN, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _pool(levels: list[torch.Tensor], pooler: Any, rois: int) -> torch.Tensor:
-    """Return (R, C, S, S) features of RoIs that are spread evenly over the levels."""
-    counts = [rois // len(levels)] * len(levels)
-    counts[0] += rois - sum(counts)
-    boxes = [x.new_empty(n, 5, dtype=torch.float32) for x, n in zip(levels, counts)]
+    """Return (R, C, S, S) features of RoIs that are spread evenly over the images and levels."""
     if levels[0].device.type == "cpu":
         align = partial(roi_align, output_size=pooler.output_size, aligned=True)
-        pooled = [align(x, own.to(x.dtype)) for x, own in zip(levels, boxes)]
+        counts = _shares(rois, len(levels))
+        pooled = [align(x, x.new_empty(n, 5)) for x, n in zip(levels, counts)]
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
-    # as detectron2.modeling.poolers.ROIPooler
+    counts = _shares(rois, len(levels[0]))
+    try:
+        return pooler(levels, [Boxes(torch.empty(n, 4, device=levels[0].device)) for n in counts])
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _pool_by_level(levels, pooler, rois)  # it looks at the boxes, which are fake
+
+
+def _pool_by_level(levels: list[torch.Tensor], pooler: ROIPooler, rois: int) -> torch.Tensor:
+    """Pool as Detectron2's pooler does, which looks for the RoIs of each level."""
+    boxes = [torch.empty(n, 5, device=levels[0].device) for n in _shares(rois, len(levels))]
     if len(levels) == 1:
         return pooler.level_poolers[0](levels[0], boxes[0])
     out = levels[0].new_zeros(rois, levels[0].shape[1], *pooler.output_size)
-    for x, own, level_pooler in zip(levels, boxes, pooler.level_poolers):
-        places = torch.arange(len(own), device=x.device)
-        out.index_put_((places,), level_pooler(x, own))
+    for x, own, of_level in zip(levels, boxes, pooler.level_poolers):
+        out.index_put_((torch.arange(len(own), device=x.device),), of_level(x, own))
     return out
+
+
+def _shares(count: int, parts: int) -> list[int]:
+    return [count // parts + (i < count % parts) for i in range(parts)]
 
 
 def _padded(model: GeneralizedRCNN, height: int, width: int) -> tuple[int, int]:
