@@ -1,7 +1,7 @@
 """Show what gn_det finds here: versions, devices, and which code norms and RoIAlign run.
 
-gn-det doctor
 gn-det doctor --config mask_rcnn_R50_gn_all.yaml
+gn-det doctor
 gn-det doctor --config output/config.yaml MODEL.DEVICE cuda SOLVER.AMP.ENABLED True
 
 With a config, also what its model has: its norms, and the code that they run. No weights are loaded
