@@ -1,4 +1,4 @@
-"""Show what gn_det finds here: versions, devices, and which code norms and RoIAlign run.
+"""Show versions, devices, and which code norms and RoIAlign run here.
 
 gn-det doctor --config mask_rcnn_R50_gn_all.yaml
 gn-det doctor
