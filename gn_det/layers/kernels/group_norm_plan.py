@@ -61,10 +61,9 @@ def plan_for(
         bg = max(least, min(TILE // (bd * bl), _power_of_2(groups)))
     else:
         bl = min(whole_l, TILE // CHANNELS if channels_last else RUN)
-        bd = min(whole_d, TILE // bl)
-        bg = min(TILE // bl // bd, _power_of_2(groups))
-    if channels_last and not whole:
-        bd, bg = min(bd, CHANNELS), min(bg, max(1, CHANNELS // bd))
+        rows = CHANNELS if channels_last else TILE // bl
+        bd = min(whole_d, rows)
+        bg = min(rows // bd, _power_of_2(groups))
     blocks = _ceil(groups, bg) * _ceil(d, bd)
     steps = _ceil(length, bl)
     wanted = PROGRAMS * _multiprocessors(device)
