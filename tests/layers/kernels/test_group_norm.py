@@ -21,10 +21,10 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2**-6}
 
 # (N, C, *), groups
 SHAPES = [
-    ((2, 9, 5, 11), 3),  # three channels a group, three groups
+    ((2, 9, 5, 7), 3),  # three channels a group, three groups
     ((3, 8, 1, 1), 2),  # one pixel
     ((2, 5, 4, 6), 5),  # one channel a group
-    ((1, 40, 5, 7), 1),  # one group of more channels than a small tile has
+    ((1, 40, 3, 7), 1),  # one group of more channels than a small tile has
 ]
 FORMS = [
     (torch.float32, True, True),
@@ -45,7 +45,7 @@ def seed():
 def tiles(request, monkeypatch):
     """Make tiles so small that a small tensor takes many of them, in several parts."""
     if request.param == "groups in parts":
-        sizes = {"TILE": 256, "RUN": 64, "CHANNELS": 16, "WHOLE": 4, "WARP": 128, "PARTS": 2}
+        sizes = {"TILE": 256, "RUN": 16, "CHANNELS": 16, "WHOLE": 4, "WARP": 128, "PARTS": 2}
         for name, value in sizes.items():
             monkeypatch.setattr(group_norm_plan, name, value)
     plan_for.cache_clear()
@@ -135,7 +135,7 @@ def test_a_large_group(channels_last):
 )
 def test_large_means(tiles, dtype, mean, tolerance):
     """A mean in float32 has an error of 2^-24 of it: 6e-4 of a standard deviation at 1e4."""
-    shape, groups = (2, 6, 9, 11), 2
+    shape, groups = (2, 6, 5, 7), 2
     x, dy = make(shape, dtype, mean=mean), make(shape, dtype)
     weight, bias = affine(shape[1])
     found = run(x, groups, weight, bias, None, dy, False)
@@ -143,10 +143,10 @@ def test_large_means(tiles, dtype, mean, tolerance):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("mean", [0.0, 100.0, 1e4])
+@pytest.mark.parametrize("mean", [0.0, 1e4])
 def test_backward_knows_which_y_were_above_zero(tiles, mean, dtype):
     """With dy of ones the residual's gradient is the mask, and dbias counts it."""
-    shape, groups = (2, 6, 9, 11), 2
+    shape, groups = (2, 6, 5, 7), 2
     x = make(shape, dtype, mean=mean, std=0.01 if dtype == torch.float32 else 1.0)
     weight, bias = affine(shape[1])
     dy = torch.ones_like(x)
@@ -180,7 +180,7 @@ def test_weights_of_other_types(dtype):
 
 
 def test_statistics_of_a_former_call(tiles):
-    shape, groups = (2, 6, 9, 11), 2
+    shape, groups = (2, 6, 5, 7), 2
     x = make(shape, channels_last=True)
     weight, bias = affine(shape[1])
     y, mean, rstd = group_norm(x, groups, weight, bias, 1e-5, relu=True)
@@ -202,7 +202,7 @@ def test_statistics_of_a_former_call(tiles):
 
 
 def test_nan_stays_in_its_group(tiles):
-    shape, groups = (2, 6, 9, 11), 2
+    shape, groups = (2, 6, 5, 7), 2
     x, dy, residual = make(shape), make(shape), make(shape)
     weight, bias = affine(shape[1])
     for add in (None, residual):
@@ -220,14 +220,14 @@ def test_nan_stays_in_its_group(tiles):
 
 
 def test_same_bits_twice(tiles):
-    x, dy = make((2, 6, 9, 11), torch.bfloat16, True), make((2, 6, 9, 11), torch.bfloat16)
+    x, dy = make((2, 6, 5, 7), torch.bfloat16, True), make((2, 6, 5, 7), torch.bfloat16)
     weight, bias = affine(6)
     first, second = (run(x, 2, weight, bias, x, dy, True) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
 def test_only_what_is_needed(tiles):
-    shape, groups = (2, 6, 9, 11), 2
+    shape, groups = (2, 6, 5, 7), 2
     inputs = [make(shape), *affine(shape[1]), make(shape)]
     dy = make(shape)
     expected = run(inputs[0], groups, *inputs[1:], dy, True)[1:]
