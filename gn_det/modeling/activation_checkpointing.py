@@ -165,7 +165,8 @@ def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     }
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
-        return functions.get(_place(tensor), tensor)
+        # an output that is saved as it is would hold its own graph: a leak if no backward follows
+        return functions.get(_place(tensor)) or tensor.detach()
 
     def unpack(packed: torch.Tensor | Callable[[], torch.Tensor]) -> torch.Tensor:
         return packed if isinstance(packed, torch.Tensor) else packed()
