@@ -159,9 +159,13 @@ class Workload:
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
-        """The initial state dict of stock Detectron2's GN model."""
+        """The initial state dict of stock Detectron2's GN model, on the CPU.
+
+        On a GPU it would count as memory of the first variant that is built.
+        """
         torch.manual_seed(self.setting.seed)
-        return build_model(VARIANTS[STOCK_GN].config(self.cfg)).state_dict()
+        state = build_model(VARIANTS[STOCK_GN].config(self.cfg)).state_dict()
+        return {name: tensor.cpu() for name, tensor in state.items()}
 
     def model(self, variant: Variant) -> nn.Module:
         """Return the model of ``variant`` with :class:`FixedProposals`."""
