@@ -129,7 +129,7 @@ def watch_synchronizations() -> Iterator[Counter[str]]:
 
     def note(message: Any, *_args: Any, **_kwargs: Any) -> None:
         if "called a synchronizing" in str(message):
-            found[_who_asked(traceback.extract_stack())] += 1
+            found[_who_asked(traceback.extract_stack()[:-1])] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -158,10 +158,8 @@ def by_owner(found: Counter[str]) -> dict[str, Any]:
     return {**owners, "lines": dict(found.most_common())}
 
 
-def _who_asked(stack: traceback.StackSummary) -> str:
+def _who_asked(stack: list[traceback.FrameSummary]) -> str:
     for frame in reversed(stack):
-        if frame.filename == __file__:
-            continue
         parts = Path(frame.filename).parts
         # the innermost folder: that of a checkout may have such a name, too
         at = max((i for i, part in enumerate(parts) if part in OWNERS), default=None)

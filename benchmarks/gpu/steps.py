@@ -29,7 +29,14 @@ from .device import (
 )
 from .session import Section
 
-__all__ = ["ANCHORS", "measure_estimates", "measure_inference", "measure_training", "setting"]
+__all__ = [
+    "ANCHORS",
+    "by_trainer",
+    "measure_estimates",
+    "measure_inference",
+    "measure_training",
+    "setting",
+]
 
 ANCHORS = ("stock-frozenbn-bf16", "stock-gn-bf16")
 LEAN = "lean-bf16-channels_last"
@@ -78,7 +85,11 @@ def measure_training(section: Section, images: int) -> None:
     workload = Workload(setting(section.dry, images))
     _ = workload.weights  # now: to make them takes a model of its own
     groups = [[ANCHORS[0], LEAN]] if section.dry else TRAINING
-    _in_groups(section, groups, lambda name: TrainStep(workload, VARIANTS[name]), _inspect_step)
+
+    def build(name: str) -> TrainStep:
+        return TrainStep(workload, VARIANTS[name])
+
+    _in_groups(section, groups, build, _inspect_step, lambda step: step.optimizer.zero_grad())
 
 
 def measure_inference(section: Section, images: int) -> None:
@@ -86,12 +97,12 @@ def measure_inference(section: Section, images: int) -> None:
     workload = Workload(setting(section.dry, images, rois=1000), training=False)
     logits = Inference(workload, VARIANTS[STOCK_GN]).outputs()["class logits"]
     threshold = score_threshold(logits, sum(len(p) for p in workload.proposals))
-    groups = INFERENCE[:1] if section.dry else INFERENCE
+    groups = [INFERENCE[0][:-1]] if section.dry else INFERENCE
 
     def build(name: str) -> Inference:
         return Inference(workload, VARIANTS[name], threshold)
 
-    _in_groups(section, groups, build, _inspect_inference)
+    _in_groups(section, groups, build, _inspect_inference, lambda work: None)
 
 
 def _in_groups(
@@ -99,7 +110,18 @@ def _in_groups(
     groups: list[list[str]],
     build: Callable[[str], Any],
     inspect: Callable[[str, Any, dict[str, Any]], dict[str, Callable[[], Any]]],
+    release: Callable[[Any], None],
 ) -> None:
+    """Measure all variants.
+
+    Args:
+        section: The section.
+        groups: The names of the variants that are timed in turn.
+        build: A function that returns a variant's work.
+        inspect: A function that measures one work and fills its row. It returns other works that
+            are timed too, by name.
+        release: A function that frees what a work holds from one call to the next.
+    """
     if not section.dry:
         build(ANCHORS[0])()  # workspaces of libraries would count as memory of the first variant
     steps = 1 if section.dry else STEPS
@@ -120,6 +142,7 @@ def _in_groups(
                 row["first_seconds"] = time.perf_counter() - start  # with compilations
                 for _ in range(0 if section.dry else WARMUP):
                     work()
+                release(work)
                 memory.restart()
                 work()
                 row |= memory.read()
@@ -166,13 +189,13 @@ def _inspect_step(name: str, step: TrainStep, row: dict[str, Any]) -> dict[str, 
     row["losses"] = step.losses
     if name not in WITH_TRAINER:
         return {}
-    run = _by_trainer(step)
+    run = by_trainer(step)
     run()
     row["trainer"] = {"synchronizations": count_synchronizations(run), **device_activity(run)}
     return {f"{name} by the trainer": run}
 
 
-def _by_trainer(step: TrainStep) -> Callable[[], None]:
+def by_trainer(step: TrainStep) -> Callable[[], None]:
     """Return the step of a real run of gn_det on the same batch."""
     trainer = build_grad_accum_trainer(step.cfg, step.model, repeat(step.batch), step.optimizer)
     trainer.iter = 0

@@ -5,10 +5,12 @@ import statistics
 import time
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import HookBase
 
+from gn_det.data import register_photo_digits
 from gn_det.engine import Trainer, setup
 
 from .device import PeakMemory, by_owner, watch_synchronizations
@@ -37,11 +39,13 @@ def measure(section: Section) -> None:
 def _train(section: Section, dtype: str, row: dict[str, Any]) -> None:
     iterations, watched = (2, 0) if section.dry else (ITERATIONS, WATCHED)
     folder = section.path.parent / f"training_{dtype}"
+    data = [] if not section.dry else _tiny_digits(folder)
     options = [
         *("SOLVER.MAX_ITER", str(iterations), "SOLVER.AMP.DTYPE", dtype, "SEED", "1"),
         *("SOLVER.AMP.ENABLED", "True", "TEST.EVAL_PERIOD", "0"),
         *("SOLVER.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(folder)),
         *(DRY if section.dry else SHORT),
+        *data,
     ]
     memory = PeakMemory()
     memory.restart()
@@ -57,7 +61,14 @@ def _train(section: Section, dtype: str, row: dict[str, Any]) -> None:
     row["synchronizations"] = by_owner(steps.waits)
     row["seconds"] = time.perf_counter() - start
     row |= memory.read()
+    for path in folder.glob("*.pth"):
+        path.unlink()
     row["AP"] = {task: of["AP"] for task, of in results.items() if "AP" in of}
+
+
+def _tiny_digits(folder: Path) -> list[str]:
+    train, val = register_photo_digits("tiny_digits", folder, num_train=4, num_val=2, size=96)
+    return ["DATASETS.TRAIN", f"('{train}',)", "DATASETS.TEST", f"('{val}',)"]
 
 
 class _Steps(HookBase):
