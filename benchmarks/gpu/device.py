@@ -33,16 +33,10 @@ class PeakMemory:
     """The most memory from now on, above what there is now. All cached blocks are freed first."""
 
     def __init__(self):
-        self._before = self._now()
+        self._before = 0, 0
         if DEVICE == "cuda":
-            torch.cuda.empty_cache()
-            self._before = self._now()
-
-    def _now(self) -> tuple[int, int]:
-        if DEVICE == "cpu":
-            return 0, 0
-        torch.cuda.synchronize()
-        return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+            self.restart()
+            self._before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
 
     def restart(self) -> None:
         """Forget the peak. What there was at the beginning still does not count."""

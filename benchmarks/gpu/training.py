@@ -48,7 +48,6 @@ def _train(section: Section, dtype: str, row: dict[str, Any]) -> None:
         *data,
     ]
     memory = PeakMemory()
-    memory.restart()
     start = time.perf_counter()
     trainer = Trainer(setup(argparse.Namespace(config_file=CONFIG, opts=options)))
     trainer.resume_or_load(resume=False)

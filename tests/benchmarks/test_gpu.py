@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import __main__ as tool
 from benchmarks.gpu import command, steps
+from benchmarks.gpu.targets import TARGETS
 from benchmarks.variants import VARIANTS
 
 ROOT = Path(__file__).parents[2]
@@ -53,13 +55,13 @@ def test_all_sections_work(dry):
 def test_page(dry):
     page = (dry[1] / "gpu.md").read_text()
     assert page.strip() in dry[0]
-    titles = [line[3:] for line in page.splitlines() if line.startswith("## ")]
-    expected = ["Targets", "Machine", "Correctness: largest errors beside float64", "GN with ReLU"]
-    assert titles[:4] == expected
-    assert titles[4:7] == ["Training", "Parts", "Sections"]
+    titles = {line[3:] for line in page.splitlines() if line.startswith("## ")}
+    assert {"Targets", "Machine", "GN with ReLU", "Training", "Parts", "Sections"} <= titles
     targets = page[page.index("## Targets") : page.index("## Machine")]
-    # without a GPU ratios of times alone have a value
-    assert targets.count("not measured") in (5, 6)
+    assert "training step: lean bf16 over FrozenBN bf16" in targets
+    if not torch.cuda.is_available():
+        # the ratio of times and the number of synchronizations, 0, are there
+        assert targets.count("not measured") == len(TARGETS) - 2
     assert "`tools/benchmark.py gpu --output" in page.replace(str(TOOL.parent), "tools")
 
 
