@@ -3,7 +3,7 @@
 The shapes are those of R50-FPN with box and mask head. Each repeat runs every way once, in turn, on
 the same numbers. GB/s counts each tensor once: input and output in the forward pass, and in
 training also the gradient of the output, the input again, and its gradient. A kernel that reads a
-tensor twice has a lower number.
+tensor twice has a lower number. On a GPU, times are those of the GPU alone, with a cold cache.
 
 Shapes:
     N: images
@@ -29,7 +29,7 @@ from gn_det.layers import GroupNorm
 
 from .options import add_numbers
 from .records import MIB
-from .timing import interleave, seconds_of, summary
+from .timing import device_seconds_of, interleave, seconds_of, summary
 
 __all__ = ["WAYS", "Way", "add_arguments", "layer_shapes", "measure", "run", "table"]
 
@@ -168,9 +168,10 @@ def measure(
     x = torch.randn(shape, device=device)
     norm = GroupNorm(shape[1]).to(device)
     layers = {way.name: _Layer(way, norm, x) for way in ways}
+    time = partial(interleave, repeats=repeats, warmup=warmup, clock=device_seconds_of)
     seconds = {
-        "forward": interleave({n: layer.forward for n, layer in layers.items()}, repeats, warmup),
-        "training": interleave({n: layer.train for n, layer in layers.items()}, repeats, warmup),
+        "forward": time({name: layer.forward for name, layer in layers.items()}),
+        "training": time({name: layer.train for name, layer in layers.items()}),
     }
     rows = {}
     for name, layer in layers.items():
