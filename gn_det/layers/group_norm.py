@@ -79,9 +79,25 @@ def num_groups_for(num_channels: int, num_groups: int, channels_per_group: int |
 
 
 def has_kernel(x: torch.Tensor) -> bool:
-    """Return whether :func:`group_norm` is one Triton kernel for ``x``, with ReLU and residual."""
-    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return not traced and kernels.usable(x)
+    """Return whether :func:`group_norm` is one Triton kernel for ``x``, with ReLU and residual.
+
+    A traced or exported model has PyTorch's operators: it runs where there is no Triton.
+    """
+    if torch.compiler.is_compiling():
+        return _has_kernel_in_graph(x) and not torch.compiler.is_exporting()
+    return not torch.jit.is_tracing() and kernels.usable(x)
+
+
+def _has_kernel_in_graph(x: torch.Tensor) -> bool:
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if not _has_kernel_for(x.device, x.dtype) or not x.numel():
+        return False
+    return x.is_contiguous() or channels_last
+
+
+@torch.compiler.assume_constant_result  # Dynamo cannot look into it
+def _has_kernel_for(device: torch.device, dtype: torch.dtype) -> bool:
+    return kernels.usable(torch.ones(1, dtype=dtype, device=device))
 
 
 def group_norm(
@@ -112,13 +128,18 @@ def group_norm(
         A new tensor with shape, dtype and memory format of ``x``.
     """
     if has_kernel(x):
-        y, mean, rstd = kernels.group_norm(
-            *(x, num_groups, weight, bias, eps),
-            relu=relu,
-            residual=residual,
-            statistics=kept_statistics(),
-        )
-        keep_statistics((mean, rstd))
+        compiled = torch.compiler.is_compiling()  # a graph has its own way to recompute
+        try:
+            y, mean, rstd = kernels.group_norm(
+                *(x, num_groups, weight, bias, eps),
+                relu=relu,
+                residual=None if residual is None else residual.to(x.dtype),
+                statistics=None if compiled else kept_statistics(),
+            )
+        except kernels.KernelError:
+            return group_norm(x, num_groups, weight, bias, eps, relu=relu, residual=residual)
+        if not compiled:
+            keep_statistics((mean, rstd))
         return y
     y = _by_pytorch(x, num_groups, weight, bias, eps)
     if residual is not None:

@@ -51,6 +51,7 @@ __all__ = [
     "recompute",
     "recomputing",
     "set_memory",
+    "tag",
     "tag_recomputable",
     "why_once",
 ]
@@ -148,14 +149,20 @@ def tag_recomputable(
         return function(x)  # saved as usual
     kept: list[Statistics] = []
     with keeping_statistics(kept):
-        y: Any = function(x)
+        y = function(x)
     if y is x:
         return y
     states = _states(modules)
     copies = [tensor.detach().clone() for tensor in _tensors(states)]
-    y.recompute_fn = partial(_without_graph, function, x.detach(), states, copies, kept)
-    y.recompute_place = _place(y), y._version
+    tag(y, partial(_without_graph, function, x.detach(), states, copies, kept))
     return y
+
+
+def tag(tensor: torch.Tensor, function: Callable[[], torch.Tensor]) -> None:
+    """Let a tensor know that a function makes it again, for :func:`recomputing`."""
+    tagged: Any = tensor
+    tagged.recompute_fn = function
+    tagged.recompute_place = _place(tensor), tensor._version
 
 
 @contextmanager
@@ -173,14 +180,25 @@ def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
         and tensor.recompute_place == (_place(tensor), tensor._version)
     }
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
-        return functions.get(_place(tensor), tensor)
+    def pack(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        as_saved = partial(_unchanged, tensor, tensor._version)
+        return functions.get(_place(tensor), as_saved)
 
-    def unpack(packed: torch.Tensor | Callable[[], torch.Tensor]) -> torch.Tensor:
-        return packed if isinstance(packed, torch.Tensor) else packed()
+    def unpack(packed: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return packed()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if functions else nullcontext():
         yield
+
+
+def _unchanged(tensor: torch.Tensor, version: int) -> torch.Tensor:
+    # PyTorch itself does not look where there are hooks
+    if tensor._version != version:
+        raise RuntimeError(
+            "A tensor that backward needs has been modified by an inplace operation. It has the "
+            f"shape {tuple(tensor.shape)} and is at version {tensor._version}, not {version}."
+        )
+    return tensor
 
 
 def _without_graph(

@@ -23,8 +23,8 @@ from .conv_norm_relu import (
     apply_convolution,
     apply_norm_and_activation,
     can_fuse,
-    convolution_of,
     norm_and_activation_of,
+    norm_then_convolve,
     run_now,
 )
 from .scripting import renamed
@@ -90,15 +90,10 @@ class CheckpointedResidualBlock(CheckpointedBlock):
     def forward_pieces(self, x: torch.Tensor, run: Callable[..., Any] = run_now) -> torch.Tensor:
         """In lean mode, save the input and the outputs of the first two convolutions."""
         conv1, conv2 = self.conv1, self.conv2
-        inner = apply_convolution(conv1, x)
-        used = chain(norm_and_activation_of(conv1), convolution_of(conv2))
-        inner = run(self._norm1_and_conv2, inner, modules=used)
+        inner = norm_then_convolve(conv1, conv2, apply_convolution(conv1, x), run, RELU)
         others = all_modules(layer for layer in self.children() if layer not in (conv1, conv2))
         used = chain(norm_and_activation_of(conv2), others)
         return run(self._norm2_to_end, inner, x, modules=used)
-
-    def _norm1_and_conv2(self, x: torch.Tensor) -> torch.Tensor:
-        return apply_convolution(self.conv2, apply_norm_and_activation(self.conv1, x, RELU))
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return the block's output, for the output of its second convolution and its input."""

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import nn
 
-from gn_det.layers import GroupNorm
+from gn_det.layers import GroupNorm, kernels
 from gn_det.layers.group_norm import group_norm, has_kernel
 
-from .activation_checkpointing import has_hooks
+from .activation_checkpointing import has_hooks, recompute, recomputing, tag
 from .weight_standardization import StandardizedConv2d, convolve
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "can_fuse",
     "convolution_of",
     "norm_and_activation_of",
+    "norm_then_convolve",
     "run_conv_chain",
     "run_now",
 ]
@@ -89,8 +90,7 @@ def run_conv_chain(
         return run(partial(_run_layers, rest), x, modules=after)
     x = apply_convolution(convs[0], x)
     for before, conv in zip(convs, convs[1:]):
-        used = chain(norm_and_activation_of(before), convolution_of(conv))
-        x = run(partial(_norm_and_convolve, before, conv), x, modules=used)
+        x = norm_then_convolve(before, conv, x, run)
     last = convs[-1]
     run_rest = partial(apply_norm_and_activation, last, rest=rest)
     return run(run_rest, x, modules=chain(norm_and_activation_of(last), after))
@@ -131,8 +131,41 @@ def apply_norm_and_activation(
         x: The output of the layer's convolution.
         rest: The layers that follow.
     """
-    own = (conv.norm, conv.activation) if _can_split(conv) else ()
-    return _run_layers([layer for layer in (*own, *rest) if layer is not None], x)
+    return _run_layers(_second_half(conv, rest), x)
+
+
+def norm_then_convolve(
+    before: Conv2d,
+    conv: Conv2d,
+    x: torch.Tensor,
+    run: Callable[..., Any],
+    activation: Sequence[nn.Module] = (),
+) -> torch.Tensor:
+    """Run the second half of a layer, and then the convolution of the next one.
+
+    In lean mode the tensor in between is not saved. If a kernel makes it, the kernel alone runs
+    again in backward, which takes the host much less time than :func:`recompute`.
+
+    Args:
+        before: The layer whose norm and activation are applied.
+        conv: The next layer.
+        x: The output of the convolution of ``before``.
+        run: The function that runs a piece.
+        activation: An activation outside of ``before``.
+    """
+    second_half = _second_half(before, activation)
+    if run is recompute and type(conv) is Conv2d and _is_one_kernel(second_half, x):
+        y = _run_layers(second_half, x)
+        if again := kernels.recompute_fn(y):
+            tag(y, again)
+        with recomputing([y]):
+            return apply_convolution(conv, y)
+
+    def piece(x: torch.Tensor) -> torch.Tensor:
+        return apply_convolution(conv, apply_norm_and_activation(before, x, activation))
+
+    used = chain(norm_and_activation_of(before), convolution_of(conv))
+    return run(piece, x, modules=used)
 
 
 def add_and_activate(
@@ -152,12 +185,18 @@ def add_and_activate(
     return F.relu_(out)
 
 
-def _norm_and_convolve(before: Conv2d, conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
-    return apply_convolution(conv, apply_norm_and_activation(before, x))
+def _second_half(conv: Conv2d, rest: Iterable[Callable[..., Any]]) -> list[Callable[..., Any]]:
+    own = (conv.norm, conv.activation) if _can_split(conv) else ()
+    return [layer for layer in (*own, *rest) if layer is not None]
+
+
+def _is_one_kernel(layers: Sequence[Any], x: torch.Tensor) -> bool:
+    norm, *after = layers or [None]
+    return _is_fused(norm, x) and (not after or (len(after) == 1 and _is_plain(after[0], nn.ReLU)))
 
 
 def _run_layers(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
-    first_input, waiting = x, list(layers)
+    first_input, waiting = x, list[Any](layers)
     while waiting:
         layer, *waiting = waiting
         if _is_fused(layer, x):
