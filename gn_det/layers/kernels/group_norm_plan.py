@@ -3,6 +3,7 @@
 All that can be tuned on a GPU stands here. Shapes are those of group_norm_triton.py.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Plan(NamedTuple):
     parts: int  # P, parts of a group
     chunks: int  # S, chunks of the positions
     whole: bool  # a program's tile has all of its groups
-    args: tuple[int, ...]  # the last arguments of every kernel, from C to BP
+    args: tuple[int, ...]  # the last arguments of every kernel, from C to NHWC
 
 
 @lru_cache(maxsize=4096)
@@ -67,15 +68,16 @@ def plan_for(
     tiles = _ceil(steps, min(steps, _ceil(wanted, n * blocks)))
     chunks = _ceil(steps, tiles)
     parts = chunks * _ceil(d, bd)
-    strides = (c * length, 1, c) if channels_last else (c * length, length, 1)
-    sizes = (c, groups, parts, chunks, blocks, tiles, length)
+    # Triton sees by ``unit`` how rows of NCHW are aligned. Rows of NHWC have C elements
+    unit = 1 if channels_last else math.gcd(length, 16)
+    sizes = (c, groups, parts, chunks, blocks, tiles, length // unit)
     return Plan(
         grid=(n * blocks * chunks,),
         warps=max(1, min(16, bg * bd * bl // WARP)),
         parts=parts,
         chunks=chunks,
         whole=whole,
-        args=(*sizes, *strides, d, bg, bd, bl, PARTS),
+        args=(*sizes, d, bg, bd, bl, PARTS, unit, channels_last),
     )
 
 

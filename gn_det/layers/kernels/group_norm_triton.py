@@ -71,11 +71,20 @@ def _part(block, s, S, D: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def _tile(c, c_ok, l0, L, stride_c, stride_l, BL: tl.constexpr):
+def _chunk(s, tiles, L, BL: tl.constexpr):
+    """Return where a chunk begins, and its number of positions."""
+    begin = s.to(tl.int64) * tiles * BL
+    return begin, tl.minimum(tiles * BL, L - begin).to(tl.int32)
+
+
+@triton.jit
+def _tile(n, c, c_ok, l0, C, L, BL: tl.constexpr, NHWC: tl.constexpr):
     """Return the offsets (BC, BL) of BL positions from l0 on, and which of them exist."""
-    l = l0 + tl.arange(0, BL).to(tl.int64)  # noqa: E741
-    offsets = c.to(tl.int64)[:, None] * stride_c + l[None, :] * stride_l
-    return offsets, c_ok[:, None] & (l < L)[None, :]
+    l = l0 + tl.arange(0, BL)  # noqa: E741
+    wide_c = c.to(tl.int64)[:, None]
+    wide_l = l.to(tl.int64)[None, :]
+    offsets = wide_l * C + wide_c if NHWC else wide_c * L + wide_l
+    return n * C * L + offsets, c_ok[:, None] & (l < L)[None, :]
 
 
 @triton.jit
@@ -136,7 +145,7 @@ def _merge_parts(
     count = 0.0
     for p0 in range(0, P, BP):
         p = p0 + tl.arange(0, BP)
-        positions = tl.minimum(tiles * BL, L - p % S * tiles * BL)
+        _, positions = _chunk(p % S, tiles, L, BL)
         channels = tl.minimum(BD, D - p // S * BD)
         k = tl.where(p < P, positions.to(tl.float32) * channels.to(tl.float32), 0.0)
         offsets = (ng[:, None] * P + p[None, :]) * 2
@@ -169,24 +178,25 @@ def _sum_parts(part_ptr, ng, g_ok, P, BP: tl.constexpr):
     return first, second
 
 
-@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles"])
+@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def stats(
     x_ptr, part_ptr,
-    C, G, P, S, CB, tiles, L, stride_n, stride_c, stride_l,
+    C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
+    UNIT: tl.constexpr, NHWC: tl.constexpr,
 ):  # fmt: skip
     """Write mean and M2 of each part, (N, G, P, 2): of each lane by Welford, merged by Chan."""
     n, block, s = _place(S, CB)
+    L = units.to(tl.int64) * UNIT
     c, c_ok = _channels(block, C, D, BG, BD)
     ng, g_ok = _groups(n, block, G, D, BG, BD)
-    begin = s.to(tl.int64) * tiles * BL
-    positions = tl.minimum(tiles * BL, L - begin).to(tl.int32)
+    begin, positions = _chunk(s, tiles, L, BL)
     mean = tl.zeros([BG * BD, BL], tl.float32)
     m2 = tl.zeros([BG * BD, BL], tl.float32)
     count = 0.0
     for start in range(0, positions, BL):
-        offsets, mask = _tile(c, c_ok, begin + start, L, stride_c, stride_l, BL)
-        x = _load(x_ptr + n * stride_n, offsets, mask)
+        offsets, mask = _tile(n, c, c_ok, begin + start, C, L, BL, NHWC)
+        x = _load(x_ptr, offsets, mask)
         count += 1.0
         delta = tl.where(mask, x - mean, 0.0)
         mean += delta * (1.0 / count)
@@ -202,15 +212,17 @@ def stats(
     tl.store(part_ptr + at + 1, _gather(m2, BG, BD), mask=g_ok)
 
 
-@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles"])
+@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def apply(
     x_ptr, residual_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, part_ptr, eps,
-    C, G, P, S, CB, tiles, L, stride_n, stride_c, stride_l,
+    C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
+    UNIT: tl.constexpr, NHWC: tl.constexpr,
     RELU: tl.constexpr,
 ):  # fmt: skip
     """Write y; mean and rstd too if ``part_ptr`` has what they are merged from."""
     n, block, s = _place(S, CB)
+    L = units.to(tl.int64) * UNIT
     c, c_ok = _channels(block, C, D, BG, BD)
     ng, g_ok = _groups(n, block, G, D, BG, BD)
     if part_ptr is None:
@@ -225,28 +237,27 @@ def apply(
     mean = _spread(mean, BG, BD)[:, None]
     scale = _spread(rstd, BG, BD) * _load(weight_ptr, c, c_ok)
     bias = _load(bias_ptr, c, c_ok)
-    begin = s.to(tl.int64) * tiles * BL
-    positions = tl.minimum(tiles * BL, L - begin).to(tl.int32)
+    begin, positions = _chunk(s, tiles, L, BL)
     for start in range(0, positions, BL):
-        offsets, mask = _tile(c, c_ok, begin + start, L, stride_c, stride_l, BL)
-        offsets += n * stride_n
+        offsets, mask = _tile(n, c, c_ok, begin + start, C, L, BL, NHWC)
         y = _affine(_load(x_ptr, offsets, mask) - mean, scale, bias, residual_ptr, offsets, mask)
         _store(y_ptr, offsets, _relu(y, RELU), mask)
 
 
-@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles"])
+@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def whole_forward(
     x_ptr, residual_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, eps,
-    C, G, P, S, CB, tiles, L, stride_n, stride_c, stride_l,
+    C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
+    UNIT: tl.constexpr, NHWC: tl.constexpr,
     RELU: tl.constexpr,
 ):  # fmt: skip
     """Write y, mean and rstd."""
     n, block, _ = _place(S, CB)
+    L = units.to(tl.int64) * UNIT
     c, c_ok = _channels(block, C, D, BG, BD)
     ng, g_ok = _groups(n, block, G, D, BG, BD)
-    offsets, mask = _tile(c, c_ok, 0, L, stride_c, stride_l, BL)
-    offsets += n * stride_n
+    offsets, mask = _tile(n, c, c_ok, 0, C, L, BL, NHWC)
     x = _load(x_ptr, offsets, mask)
     size = L.to(tl.float32) * D
     mean = _gather(tl.sum(x, 1), BG, BD) / size
@@ -260,18 +271,20 @@ def whole_forward(
     _store(y_ptr, offsets, _relu(y, RELU), mask)
 
 
-@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles"])
+@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def reduce(
     x_ptr, residual_ptr, dy_ptr, g_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     part_ptr, channel_ptr,
-    C, G, P, S, CB, tiles, L, stride_n, stride_c, stride_l,
+    C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
+    UNIT: tl.constexpr, NHWC: tl.constexpr,
     RELU: tl.constexpr,
 ):  # fmt: skip
     """Write the sums of g * xhat and g, with weight of each part (N, G, P, 2), without it of each
     channel (N * S, 2, C), and g itself if there is a ``g_ptr``.
     """
     n, block, s = _place(S, CB)
+    L = units.to(tl.int64) * UNIT
     c, c_ok = _channels(block, C, D, BG, BD)
     ng, g_ok = _groups(n, block, G, D, BG, BD)
     mean = _spread(tl.load(mean_ptr + ng, mask=g_ok, other=0.0), BG, BD)[:, None]
@@ -281,11 +294,9 @@ def reduce(
     scale = rstd * weight
     first = tl.zeros([BG * BD, BL], tl.float32)
     second = tl.zeros([BG * BD, BL], tl.float32)
-    begin = s.to(tl.int64) * tiles * BL
-    positions = tl.minimum(tiles * BL, L - begin).to(tl.int32)
+    begin, positions = _chunk(s, tiles, L, BL)
     for start in range(0, positions, BL):
-        offsets, mask = _tile(c, c_ok, begin + start, L, stride_c, stride_l, BL)
-        offsets += n * stride_n
+        offsets, mask = _tile(n, c, c_ok, begin + start, C, L, BL, NHWC)
         centered = _load(x_ptr, offsets, mask) - mean
         g = _load(dy_ptr, offsets, mask)
         if RELU:
@@ -313,15 +324,17 @@ def _dx(g, xhat, scale, rstd, first, second, size, BG: tl.constexpr, BD: tl.cons
     return g * scale[:, None] - shift[:, None] - xhat * slope[:, None]
 
 
-@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles"])
+@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def dx(
     x_ptr, dy_ptr, dx_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, part_ptr,
-    C, G, P, S, CB, tiles, L, stride_n, stride_c, stride_l,
+    C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
+    UNIT: tl.constexpr, NHWC: tl.constexpr,
     RELU: tl.constexpr,
 ):  # fmt: skip
     """Write dx, by the sums that ``reduce`` left."""
     n, block, s = _place(S, CB)
+    L = units.to(tl.int64) * UNIT
     c, c_ok = _channels(block, C, D, BG, BD)
     ng, g_ok = _groups(n, block, G, D, BG, BD)
     mean = _spread(tl.load(mean_ptr + ng, mask=g_ok, other=0.0), BG, BD)[:, None]
@@ -330,11 +343,9 @@ def dx(
     bias = _load(bias_ptr, c, c_ok)
     first, second = _sum_parts(part_ptr, ng, g_ok, P, BP)
     size = L.to(tl.float32) * D
-    begin = s.to(tl.int64) * tiles * BL
-    positions = tl.minimum(tiles * BL, L - begin).to(tl.int32)
+    begin, positions = _chunk(s, tiles, L, BL)
     for start in range(0, positions, BL):
-        offsets, mask = _tile(c, c_ok, begin + start, L, stride_c, stride_l, BL)
-        offsets += n * stride_n
+        offsets, mask = _tile(n, c, c_ok, begin + start, C, L, BL, NHWC)
         centered = _load(x_ptr, offsets, mask) - mean
         g = _load(dy_ptr, offsets, mask)
         if RELU:
@@ -343,24 +354,25 @@ def dx(
         _store(dx_ptr, offsets, _dx(g, xhat, scale, rstd, first, second, size, BG, BD), mask)
 
 
-@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles"])
+@triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def whole_backward(
     x_ptr, residual_ptr, dy_ptr, g_ptr, dx_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     channel_ptr,
-    C, G, P, S, CB, tiles, L, stride_n, stride_c, stride_l,
+    C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
+    UNIT: tl.constexpr, NHWC: tl.constexpr,
     RELU: tl.constexpr,
 ):  # fmt: skip
     """Write dx, the sums over each channel (N, 2, C), and g, each if there is a pointer for it."""
     n, block, _ = _place(S, CB)
+    L = units.to(tl.int64) * UNIT
     c, c_ok = _channels(block, C, D, BG, BD)
     ng, g_ok = _groups(n, block, G, D, BG, BD)
     mean = _spread(tl.load(mean_ptr + ng, mask=g_ok, other=0.0), BG, BD)[:, None]
     rstd = _spread(tl.load(rstd_ptr + ng, mask=g_ok, other=0.0), BG, BD)
     weight = _load(weight_ptr, c, c_ok)
     scale = rstd * weight
-    offsets, mask = _tile(c, c_ok, 0, L, stride_c, stride_l, BL)
-    offsets += n * stride_n
+    offsets, mask = _tile(n, c, c_ok, 0, C, L, BL, NHWC)
     centered = _load(x_ptr, offsets, mask) - mean
     g = _load(dy_ptr, offsets, mask)
     if RELU:
