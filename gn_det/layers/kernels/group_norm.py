@@ -111,7 +111,8 @@ class _GroupNorm(torch.autograd.Function):
                 dy, x, weight, bias, residual, mean, rstd, ctx.relu, needs_dx, needs_sums
             )
             if sums is not None:
-                dweight, dbias = sums[0].to(weight.dtype), sums[1].to(bias.dtype)
+                dweight, dbias = sums.unbind()
+                dweight, dbias = dweight.to(weight.dtype), dbias.to(bias.dtype)
         except KernelError:
             dx, dweight, dbias, dresidual = _backward_by_pytorch(
                 dy, x, weight, bias, residual, mean.shape[1], ctx.eps, ctx.relu

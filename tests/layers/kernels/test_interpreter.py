@@ -15,18 +15,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from gn_det.layers.kernels import support, why_not
 
 HERE = Path(__file__).parent
-FILES = [p.name for p in sorted(HERE.glob("test_*.py")) if p.name != Path(__file__).name]
 
 
 @pytest.mark.skipif(support.INTERPRETED, reason="this is the interpreter")
-@pytest.mark.parametrize("name", FILES)
-def test_in_the_interpreter(name):
+def test_all_of_this_folder():
     with FakeTensorMode():
         reason = why_not(torch.empty(1, 1, device="cuda"))
     if "Triton" in reason:
         pytest.skip(reason)
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "--noconftest", "-m", "not soak", HERE / name],
+        [sys.executable, "-m", "pytest", "--noconftest", "-m", "not soak", HERE],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=HERE.parents[2],
         capture_output=True,
