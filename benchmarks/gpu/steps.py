@@ -22,6 +22,7 @@ from gn_det.engine.grad_accum import build_grad_accum_trainer
 from gn_det.engine.memory_estimate import estimate
 
 from .device import (
+    DEVICE,
     PeakMemory,
     count_synchronizations,
     device_activity,
@@ -197,7 +198,10 @@ def _inspect_step(name: str, step: TrainStep, row: dict[str, Any]) -> dict[str, 
 
 def by_trainer(step: TrainStep) -> Callable[[], None]:
     """Return the step of a real run of gn_det on the same batch."""
-    trainer = build_grad_accum_trainer(step.cfg, step.model, repeat(step.batch), step.optimizer)
+    batch = step.batch
+    if DEVICE == "cuda":  # the loader of a run gives page-locked images
+        batch = [{**image, "image": image["image"].pin_memory()} for image in batch]
+    trainer = build_grad_accum_trainer(step.cfg, step.model, repeat(batch), step.optimizer)
     trainer.iter = 0
 
     def run() -> None:

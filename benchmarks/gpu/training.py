@@ -1,6 +1,7 @@
 """A short real training and evaluation on the embedded digits, by gn_det's Trainer."""
 
 import argparse
+import shutil
 import statistics
 import time
 from collections import Counter
@@ -39,6 +40,7 @@ def measure(section: Section) -> None:
 def _train(section: Section, dtype: str, row: dict[str, Any]) -> None:
     iterations, watched = (2, 0) if section.dry else (ITERATIONS, WATCHED)
     folder = section.path.parent / f"training_{dtype}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier session
     data = [] if not section.dry else _tiny_digits(folder)
     options = [
         *("SOLVER.MAX_ITER", str(iterations), "SOLVER.AMP.DTYPE", dtype, "SEED", "1"),

@@ -27,6 +27,7 @@ from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
 from gn_det.utils import atomic_write
 
+from .determinism import require_determinism
 from .precision import cpu_has_bfloat16
 from .run_log import open_log_file
 
@@ -246,6 +247,8 @@ def open_output_folder(
 ) -> None:
     """Seed the process, and write ``log.txt`` and ``config.yaml``, as Detectron2 does.
 
+    ``DETERMINISTIC`` holds from here on.
+
     An evaluation leaves the ``config.yaml`` of a training as it is. So does a resumed run, until
     :meth:`gn_det.engine.training_run.TrainingRun.resume_or_load` has accepted the config.
 
@@ -299,6 +302,8 @@ def open_output_folder(
         torch.backends.cudnn.benchmark = (
             cfg.train.get("cudnn_benchmark", False) if python_config else cfg.CUDNN_BENCHMARK
         )
+    if cfg.train.get("deterministic", False) if python_config else cfg.DETERMINISTIC:
+        require_determinism()
 
 
 def _log_versions(args: argparse.Namespace) -> None:

