@@ -15,15 +15,16 @@ Shapes:
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import nn
 
-from gn_det.layers import GroupNorm, kernels
+from gn_det.layers import GroupNorm
 from gn_det.layers.group_norm import group_norm, has_kernel
+from gn_det.layers.kept_statistics import Statistics, keeping_statistics, reusing
 
 from .activation_checkpointing import has_hooks, recompute, recomputing, tag
 from .weight_standardization import StandardizedConv2d, convolve
@@ -154,10 +155,10 @@ def norm_then_convolve(
         activation: An activation outside of ``before``.
     """
     second_half = _second_half(before, activation)
-    if run is recompute and type(conv) is Conv2d and _is_one_kernel(second_half, x):
-        y = _run_layers(second_half, x)
-        if again := kernels.recompute_fn(y):
-            tag(y, again)
+    # the weight that StandardizedConv2d computes would be saved
+    one_kernel = type(conv) is Conv2d and _is_one_kernel(second_half, x)
+    if run is recompute and one_kernel and not torch.compiler.is_compiling():
+        y = _recomputable(second_half, x)
         with recomputing([y]):
             return apply_convolution(conv, y)
 
@@ -195,8 +196,38 @@ def _is_one_kernel(layers: Sequence[Any], x: torch.Tensor) -> bool:
     return _is_fused(norm, x) and (not after or (len(after) == 1 and _is_plain(after[0], nn.ReLU)))
 
 
+def _recomputable(layers: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
+    """Return the output of layers that are one kernel, which knows how to run the kernel again."""
+    norm, kept = layers[0], list[Statistics]()
+    with keeping_statistics(kept):
+        y = _run_layers(layers, x)
+    if node := _Holder.apply(x, norm.weight, norm.bias).grad_fn:
+
+        def again() -> torch.Tensor:
+            x, weight, bias = node.saved_tensors
+            args = (x, norm.num_groups, weight, bias, norm.eps)
+            with torch.no_grad(), reusing(kept):
+                return group_norm(*args, relu=len(layers) > 1)
+
+        tag(y, again)
+    return y
+
+
+class _Holder(torch.autograd.Function):
+    """A node that holds tensors as autograd does: it sees changes, and outer checkpoints know it."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*tensors)
+        return tensors[0].new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> None:
+        raise AssertionError("nothing depends on this node")
+
+
 def _run_layers(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
-    first_input, waiting = x, list[Any](layers)
+    first_input, waiting = x, cast(list[Any], list(layers))
     while waiting:
         layer, *waiting = waiting
         if _is_fused(layer, x):

@@ -1,6 +1,6 @@
 """Triton kernels for NVIDIA GPUs. Triton itself is imported when the first of them runs."""
 
-from .group_norm import KernelError, group_norm, recompute_fn
+from .group_norm import KernelError, group_norm
 from .support import turn_off, usable, why_not
 
-__all__ = ["KernelError", "group_norm", "recompute_fn", "turn_off", "usable", "why_not"]
+__all__ = ["KernelError", "group_norm", "turn_off", "usable", "why_not"]

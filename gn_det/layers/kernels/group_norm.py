@@ -15,10 +15,6 @@ x and dy for the sums and for dx. Groups that fit into one tile are those of RoI
 last levels of an FPN.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +25,7 @@ from .group_norm_launch import KernelError
 if hasattr(torch.library, "custom_op"):  # since PyTorch 2.4
     from . import group_norm_op  # noqa: F401
 
-__all__ = ["KernelError", "group_norm", "recompute_fn"]
+__all__ = ["KernelError", "group_norm"]
 
 
 def group_norm(
@@ -122,29 +118,6 @@ class _GroupNorm(torch.autograd.Function):
             )
         grads = dx, dweight, dbias, dresidual if needs_dresidual else None
         return *grads, None, None, None, None, None
-
-
-def recompute_fn(y: Tensor) -> Callable[[], Tensor] | None:
-    """Return a function that makes ``y`` again, from the tensors that its backward saved anyway.
-
-    Args:
-        y: The first result of a :func:`group_norm` without residual, or another tensor.
-
-    Returns:
-        The function; None for another tensor, and where nothing is saved for backward.
-    """
-    node: Any = y.grad_fn
-    return partial(_output_of, node) if getattr(node, "_forward_cls", None) is _GroupNorm else None
-
-
-def _output_of(node: Any) -> Tensor:
-    x, weight, bias, _, mean, rstd = node.saved_tensors
-    try:
-        return launch.forward(x, weight, bias, None, mean, rstd, node.eps, node.relu, True)
-    except KernelError:
-        groups = mean.shape[1]
-        y = F.group_norm(x.float(), groups, weight.float(), bias.float(), node.eps).to(x.dtype)
-        return y.relu() if node.relu else y
 
 
 def _backward_by_pytorch(
