@@ -63,6 +63,7 @@ class Setting:
         device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
         cfg = load_runnable_config(self.config, [*device, *self.options])
         cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = self.rois
+        cfg.SOLVER.IMS_PER_BATCH = self.images  # no gradient accumulation
         # the optimizer does all of its work, but the weights stay the same
         cfg.SOLVER.BASE_LR = 0.0
         return cfg

@@ -19,7 +19,7 @@ from benchmarks import records
 from gn_det.config import ConfigError
 from gn_det.utils import atomic_write
 
-from . import correctness, equality, layers, machine, parts, report, steps, training
+from . import compilation, correctness, equality, layers, machine, parts, report, steps, training
 from .session import LOG, Section, Worker, read_rows
 
 __all__ = ["SECTIONS", "add_arguments", "run", "table"]
@@ -27,9 +27,10 @@ __all__ = ["SECTIONS", "add_arguments", "run", "table"]
 # What would be missed most comes first. Seconds: the most that a section may take on a GPU.
 SECTIONS: dict[str, tuple[Callable[[Section], None], float]] = {
     "machine": (machine.measure, 30),
-    "correctness": (correctness.measure, 60),
-    "layers": (layers.measure, 90),
+    "compilation": (compilation.measure, 60),
+    "correctness": (correctness.measure, 50),
     "training": (partial(steps.measure_training, images=2), 150),
+    "layers": (layers.measure, 60),
     "inference": (partial(steps.measure_inference, images=2), 60),
     "equality": (equality.measure, 60),
     "runs": (training.measure, 90),

@@ -74,6 +74,14 @@ def _machine(_name: str, rows: Rows, _record: dict) -> str:
     return _table("Machine", cells, ["", ""])
 
 
+def _compilation(_name: str, rows: Rows, _record: dict) -> str:
+    row = rows["kernels"]
+    cells = [["norms compiled", len(row.get("seconds", []))]]
+    cells += [[key, row[key]] for key in ("processes", "left", "not run") if key in row]
+    cells += [[job, error.replace("|", "/")] for job, error in row.get("errors", {}).items()]
+    return _table("Compilation of the kernels", cells, ["", ""])
+
+
 def _correctness(_name: str, rows: Rows, _record: dict) -> str:
     cells = []
     for way, row in rows.items():
@@ -213,6 +221,7 @@ def _sections(record: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[str, Rows, dict], str]] = {
     "machine": _machine,
+    "compilation": _compilation,
     "correctness": _correctness,
     "layers": _layers,
     "training": _steps,

@@ -14,7 +14,7 @@ from benchmarks.variants import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "benchmark.py"
-TESTED = ["machine", "correctness", "layers", "training", "estimates", "parts"]
+TESTED = ["machine", "compilation", "correctness", "training", "layers", "estimates", "parts"]
 
 
 def _run(*words):
@@ -87,7 +87,7 @@ def test_no_time(tmp_path):
 def test_wrong_section(capsys):
     with pytest.raises(SystemExit):
         tool.build_parser().parse_args(["gpu", "--output", "x", "--only", "layer"])
-    assert "there is no section 'layer'; there are machine, correctness," in capsys.readouterr().err
+    assert "there is no section 'layer'; there are machine, compilation," in capsys.readouterr().err
 
 
 def test_variants_are_known_and_none_comes_twice():

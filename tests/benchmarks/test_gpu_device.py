@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import timing
 from benchmarks.gpu import device
 from benchmarks.gpu.device import (
     PeakMemory,
@@ -93,6 +94,78 @@ def test_activity_of_a_gpu(monkeypatch):
     assert found["launches"] == 3
     assert [(name, count) for name, count, _ in found["top"]] == [("norm", 2), ("copy", 1)]
     assert found["top"][0][2] == pytest.approx(50e-6)
+
+
+class _Gpu:
+    """What PyTorch's allocator says of a GPU."""
+
+    def __init__(self, monkeypatch):
+        self.allocated, self.cached, self.peaks, self.modes = 100, 40, [0, 0], []
+        functions = {
+            "synchronize": lambda: None,
+            "memory_allocated": lambda: self.allocated,
+            "memory_reserved": lambda: self.allocated + self.cached,
+            "max_memory_allocated": lambda: self.peaks[0],
+            "max_memory_reserved": lambda: self.peaks[1],
+            "empty_cache": lambda: setattr(self, "cached", 0),
+            "reset_peak_memory_stats": self._reset,
+            "set_sync_debug_mode": self.modes.append,
+        }
+        for name, function in functions.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+        monkeypatch.setattr(device, "DEVICE", "cuda")
+
+    def _reset(self):
+        self.peaks = [self.allocated, self.allocated + self.cached]
+
+    def allocate(self, size):
+        self.allocated += size
+        self.peaks[0] = max(self.peaks[0], self.allocated)
+        self.peaks[1] = max(self.peaks[1], self.allocated + self.cached)
+
+
+def test_memory_of_a_gpu(monkeypatch):
+    gpu = _Gpu(monkeypatch)
+    memory = PeakMemory()
+    gpu.allocate(30)  # a model
+    gpu.allocate(500)  # building it
+    gpu.allocate(-500)
+    memory.restart()
+    gpu.allocate(70)
+    gpu.allocate(-70)
+    assert memory.read() == {"peak_allocated": 100, "peak_reserved": 100}
+    assert held_bytes(lambda: gpu.allocate(12)) == 12
+
+
+def test_synchronizations_are_watched_in_the_block_alone(monkeypatch):
+    gpu = _Gpu(monkeypatch)
+    with pytest.raises(ZeroDivisionError):
+        count_synchronizations(lambda: 1 / 0)
+    assert gpu.modes == ["warn", "default"]
+
+
+def test_time_between_events(monkeypatch):
+    did = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            did.append("event")
+
+        def synchronize(self):
+            did.append("wait")
+
+        def elapsed_time(self, end):
+            return 250.0
+
+    buffer = SimpleNamespace(zero_=lambda: did.append("flush"))
+    monkeypatch.setattr(timing, "_flush_buffer", lambda: buffer)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert device_seconds_of(lambda: did.append("work")) == 0.25
+    assert did == ["flush", "event", "work", "event", "wait"]
 
 
 @cpu_alone

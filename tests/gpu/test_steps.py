@@ -45,7 +45,8 @@ def test_estimate_is_within_a_tenth(workload, memory, mode):
     cfg = VARIANTS[f"{mode}-bf16-channels_last"].config(workload.cfg)
     of = workload.setting
     found = estimate(cfg, of.images, of.height, of.width)
-    assert found.total == pytest.approx(memory[mode]["peak_allocated"], rel=0.1)
+    without_workspaces = found.parameters + found.optimizer + found.peak
+    assert without_workspaces == pytest.approx(memory[mode]["peak_allocated"], rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-channels_last"])
