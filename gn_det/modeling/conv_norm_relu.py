@@ -15,7 +15,7 @@ Shapes:
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -214,7 +214,7 @@ def _recomputable(layers: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
 
 
 class _Holder(torch.autograd.Function):
-    """A node that holds tensors as autograd does: it sees changes, and outer checkpoints know it."""
+    """A node that holds tensors as autograd does: changes are seen, outer checkpoints obeyed."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: torch.Tensor) -> torch.Tensor:
@@ -227,7 +227,8 @@ class _Holder(torch.autograd.Function):
 
 
 def _run_layers(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
-    first_input, waiting = x, cast(list[Any], list(layers))
+    first_input = x
+    waiting: list[Any] = [*layers]
     while waiting:
         layer, *waiting = waiting
         if _is_fused(layer, x):

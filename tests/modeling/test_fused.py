@@ -1,6 +1,7 @@
 """Norm, sum and ReLU as one kernel in blocks, heads and pyramid, by Triton's interpreter.
 
 The interpreter is chosen when Triton is imported, so the tests run in a process of their own.
+tests/gpu/test_fused_blocks.py is the same on a GPU, in short.
 """
 
 import copy
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,9 +45,12 @@ interpreted = pytest.mark.skipif(not support.INTERPRETED, reason="run by test_in
 def test_in_the_interpreter():
     if "Triton" in support.why_not(torch.ones(1)):
         pytest.skip("this Triton is not for the kernels")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-4000:]
 

@@ -58,13 +58,13 @@ def forward(
         y = torch.empty_like(x)
     tensors = (x, residual, y, mean, rstd, weight, bias)
     if plan.whole and not given:
-        _launch("whole_forward", plan, *tensors, eps, relu=relu)
+        _launch("whole_forward", plan, *tensors, options=(eps, relu))
         return y
     parts = None
     if not given:
         parts = mean.new_empty(mean.numel() * plan.parts * 2)
         _launch("stats", plan, x, parts)
-    _launch("apply", plan, *tensors, parts, eps, relu=relu)
+    _launch("apply", plan, *tensors, parts, options=(eps, relu))
     return y
 
 
@@ -107,13 +107,13 @@ def backward(
         sums = mean.new_empty(x.shape[0] * plan.chunks, 2, x.shape[1])
     tensors = (mean, rstd, weight, bias)
     if plan.whole:
-        _launch("whole_backward", plan, x, residual, dy, g, dx, *tensors, sums, relu=relu)
+        _launch("whole_backward", plan, x, residual, dy, g, dx, *tensors, sums, options=(relu,))
     else:
         parts = mean.new_empty(mean.numel() * plan.parts * 2)
-        _launch("reduce", plan, x, residual, dy, g, *tensors, parts, sums, relu=relu)
+        _launch("reduce", plan, x, residual, dy, g, *tensors, parts, sums, options=(relu,))
         if needs_dx:
             given = dy if g is None else g
-            _launch("dx", plan, x, given, dx, *tensors, parts, relu=relu and g is None)
+            _launch("dx", plan, x, given, dx, *tensors, parts, options=(relu and g is None,))
     dweight = sums.sum(0) if needs_dweight and sums is not None else None
     return dx, dweight, dy if g is None else g
 
@@ -146,17 +146,37 @@ def _kernels() -> ModuleType:
 
 
 def _launch(
-    kernel: str, plan: Plan, x: Tensor, *args: Tensor | float | None, relu: bool | None = None
+    kernel: str, plan: Plan, x: Tensor, *others: Tensor | None, options: tuple[float, ...] = ()
 ) -> None:
-    """Launch a kernel on the device of ``x``, its first argument."""
+    """Launch a kernel on the device of ``x``.
+
+    A dictionary finds the compiled kernel in a few us; Triton takes ten times as long.
+
+    Args:
+        kernel: The name of the kernel.
+        plan: The plan for ``x``.
+        x: The kernel's first argument.
+        others: The tensors after it.
+        options: The numbers between the tensors and those of the plan: eps, and whether to ReLU.
+
+    Raises:
+        KernelError: The kernel could not be compiled or launched.
+    """
     if isinstance(x, FakeTensor):
         return
+    tensors = (x, *others)
+    # what a compiled kernel depends on: is each tensor there, its dtype, its alignment
+    kinds = tuple([None if t is None else (t.dtype, t.data_ptr() % 16) for t in tensors])
+    key = (kernel, options, kinds)
     elsewhere = x.is_cuda and x.get_device() != torch.cuda.current_device()
-    flags = () if relu is None else (relu,)
     with torch.cuda.device(x.device) if elsewhere else _HERE:
         try:
-            function = getattr(_kernels(), kernel)
-            function[plan.grid](x, *args, *plan.args, *flags, num_warps=plan.warps)
+            args = (*tensors, *options, *plan.args)
+            if compiled := plan.compiled.get(key):
+                compiled[plan.grid](*args)
+            else:
+                function = getattr(_kernels(), kernel)
+                plan.compiled[key] = function[plan.grid](*args, num_warps=plan.warps)
         except Exception as error:
             if "out of memory" in str(error):
                 raise

@@ -4,8 +4,9 @@ All that can be tuned on a GPU stands here. Shapes are those of group_norm_trito
 """
 
 import math
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
@@ -23,15 +24,17 @@ PROGRAMS = 4  # for each multiprocessor of the GPU
 PARTS = 32  # parts of a group that are merged at once
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Plan:
     """What the kernels of one shape and layout are launched with."""
 
-    grid: tuple[int]
+    grid: tuple[int, int, int]
     warps: int
     parts: int  # P, parts of a group
     chunks: int  # S, chunks of the positions
     whole: bool  # a program's tile has all of its groups
     args: tuple[int, ...]  # the last arguments of every kernel, from C to NHWC
+    compiled: dict[tuple, Any] = field(default_factory=dict)  # the kernels, by what they differ in
 
 
 @lru_cache(maxsize=4096)
@@ -58,10 +61,9 @@ def plan_for(
         bg = max(least, min(TILE // (bd * bl), _power_of_2(groups)))
     else:
         bl = min(whole_l, TILE // CHANNELS if channels_last else RUN)
-        bd = min(whole_d, TILE // bl)
-        bg = min(TILE // bl // bd, _power_of_2(groups))
-    if channels_last and not whole:
-        bd, bg = min(bd, CHANNELS), min(bg, max(1, CHANNELS // bd))
+        rows = CHANNELS if channels_last else TILE // bl
+        bd = min(whole_d, rows)
+        bg = min(rows // bd, _power_of_2(groups))
     blocks = _ceil(groups, bg) * _ceil(d, bd)
     steps = _ceil(length, bl)
     wanted = PROGRAMS * _multiprocessors(device)
@@ -72,7 +74,7 @@ def plan_for(
     unit = 1 if channels_last else math.gcd(length, 16)
     sizes = (c, groups, parts, chunks, blocks, tiles, length // unit)
     return Plan(
-        grid=(n * blocks * chunks,),
+        grid=(n * blocks * chunks, 1, 1),
         warps=max(1, min(16, bg * bd * bl // WARP)),
         parts=parts,
         chunks=chunks,

@@ -214,11 +214,11 @@ def stats(
 
 @triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def apply(
-    x_ptr, residual_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, part_ptr, eps,
+    x_ptr, residual_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, part_ptr,
+    eps, RELU: tl.constexpr,
     C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
     UNIT: tl.constexpr, NHWC: tl.constexpr,
-    RELU: tl.constexpr,
 ):  # fmt: skip
     """Write y; mean and rstd too if ``part_ptr`` has what they are merged from."""
     n, block, s = _place(S, CB)
@@ -246,11 +246,11 @@ def apply(
 
 @triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def whole_forward(
-    x_ptr, residual_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, eps,
+    x_ptr, residual_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
+    eps, RELU: tl.constexpr,
     C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
     UNIT: tl.constexpr, NHWC: tl.constexpr,
-    RELU: tl.constexpr,
 ):  # fmt: skip
     """Write y, mean and rstd."""
     n, block, _ = _place(S, CB)
@@ -275,10 +275,10 @@ def whole_forward(
 def reduce(
     x_ptr, residual_ptr, dy_ptr, g_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     part_ptr, channel_ptr,
+    RELU: tl.constexpr,
     C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
     UNIT: tl.constexpr, NHWC: tl.constexpr,
-    RELU: tl.constexpr,
 ):  # fmt: skip
     """Write the sums of g * xhat and g, with weight of each part (N, G, P, 2), without it of each
     channel (N * S, 2, C), and g itself if there is a ``g_ptr``.
@@ -327,10 +327,10 @@ def _dx(g, xhat, scale, rstd, first, second, size, BG: tl.constexpr, BD: tl.cons
 @triton.jit(do_not_specialize=["G", "P", "S", "CB", "tiles", "units"])
 def dx(
     x_ptr, dy_ptr, dx_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, part_ptr,
+    RELU: tl.constexpr,
     C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
     UNIT: tl.constexpr, NHWC: tl.constexpr,
-    RELU: tl.constexpr,
 ):  # fmt: skip
     """Write dx, by the sums that ``reduce`` left."""
     n, block, s = _place(S, CB)
@@ -358,10 +358,10 @@ def dx(
 def whole_backward(
     x_ptr, residual_ptr, dy_ptr, g_ptr, dx_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     channel_ptr,
+    RELU: tl.constexpr,
     C, G, P, S, CB, tiles, units,
     D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BL: tl.constexpr, BP: tl.constexpr,
     UNIT: tl.constexpr, NHWC: tl.constexpr,
-    RELU: tl.constexpr,
 ):  # fmt: skip
     """Write dx, the sums over each channel (N, 2, C), and g, each if there is a pointer for it."""
     n, block, _ = _place(S, CB)
