@@ -16,6 +16,9 @@ that backward needs. The last of these is the input of the convolution, so the c
 does not run twice. Autocast, DDP, nesting and freeing are handled by PyTorch, from version
 2.3 on. docs/notes/training_step.md compares this with other mechanisms.
 
+Where Triton kernels run, norms keep their statistics, and one kernel recomputes norm and ReLU
+(:mod:`.conv_norm_relu`).
+
 Shapes:
     R: RoIs
     C: channels

@@ -150,7 +150,7 @@ def _in_mode(part, mode):
 
 def _step(part, x, autocast=False, thread=False):
     """Return the output, and the gradients of input and parameters."""
-    part.zero_grad()
+    part.zero_grad(set_to_none=True)
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         y = part(x)
@@ -208,6 +208,21 @@ def test_backward_in_another_thread(mode, launches):
     launches.clear()
     _assert_equal(_step(_in_mode(part, mode), x, thread=True), expected)
     assert launches["stats"] == 4
+
+
+@interpreted
+@pytest.mark.parametrize("mode", MODES)
+def test_backward_twice(mode):
+    part, x = _part("basic-shortcut")
+    part = _in_mode(part, mode)
+    once = _step(part, x)[2:]
+    part.zero_grad(set_to_none=True)
+    y = part(x)
+    loss = (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    for gradient, p in zip(once, part.parameters()):
+        torch.testing.assert_close(p.grad, 2 * gradient)
 
 
 @interpreted

@@ -31,7 +31,6 @@ FORMS = [
     (torch.float32, True, False),
     (torch.bfloat16, True, True),
     (torch.bfloat16, False, False),
-    (torch.float16, True, False),
     (torch.float16, False, True),
 ]
 
@@ -84,10 +83,10 @@ def in_float64(x, groups, weight, bias, residual, dy, relu):
 
 
 def check(found, expected, tolerance):
-    for name, a, b in zip(("y", "dx", "dweight", "dbias", "dresidual"), found, expected):
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
         scale = b.abs().max().clamp(min=1.0)
         error = ((a.double() - b) / scale).abs().max()
-        assert error < tolerance, (name, float(error))
+        assert error < tolerance, (i, float(error))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -148,9 +147,12 @@ def test_backward_knows_which_y_were_above_zero(tiles, mean, dtype):
     """With dy of ones the residual's gradient is the mask, and dbias counts it."""
     shape, groups = (2, 6, 5, 7), 2
     x = make(shape, dtype, mean=mean, std=0.01 if dtype == torch.float32 else 1.0)
+    residual = make(shape, dtype)
     weight, bias = affine(shape[1])
+    if dtype == torch.float16:  # about half of the results round to 0
+        weight, residual = weight * 3e-8, residual * 0
     dy = torch.ones_like(x)
-    y, *_, dresidual = run(x, groups, weight, 0 * bias, make(shape, dtype), dy, True)
+    y, *_, dresidual = run(x, groups, weight, 0 * bias, residual, dy, True)
     assert torch.equal(dresidual, (y > 0).to(dtype))
     y, _, _, dbias = run(x, groups, weight, 0 * bias, None, dy, True)
     assert torch.equal(dbias, (y > 0).sum((0, 2, 3)).float())
@@ -195,7 +197,7 @@ def test_statistics_of_a_former_call(tiles):
     assert torch.equal(again, y)
     dy = make(shape)
     expected = in_float64(x, groups, weight, bias, None, dy, True)
-    check([y, *torch.autograd.grad(again, leaf, dy)], expected, 2e-6)
+    check([y, *torch.autograd.grad(again, leaf, dy)], expected[:2], 2e-6)
     # given ones are believed
     shifted = group_norm(x, groups, weight, bias, 1e-5, statistics=(mean + 1, rstd))[0]
     assert (shifted - y).abs().max() > 0.1
@@ -214,6 +216,9 @@ def test_nan_stays_in_its_group(tiles):
         assert after[0][0, :half].isnan().all()
         assert after[1][0, :half].isnan().all()
         assert after[2][:half].isnan().all()
+        # the ReLU's gradient is dy where y is NaN
+        expected = in_float64(x_nan, groups, weight, bias, add, dy, True)
+        check(after[3:], expected[3:], 2e-6)
         for a, b in zip(after, before):
             others = (..., slice(half, None)) if a.dim() == 1 else (slice(None), slice(half, None))
             assert torch.equal(a[others], b[others])
