@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = args.output.parent
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    record: dict[str, Any] = {"benchmark": "gpu", "dry": args.dry, "sections": {}}
+    record = {"benchmark": "gpu", **records.describe(), "dry": args.dry, "sections": {}}
     worker: Worker | None = None
     for name in args.only:
         begin = time.monotonic()
@@ -132,4 +132,4 @@ def _write_page(record: dict[str, Any], path: Path) -> None:
 
 def table(record: dict[str, Any]) -> str:
     """Return the page of a record."""
-    return report.markdown({**records.describe(), **record})
+    return report.markdown(record)
