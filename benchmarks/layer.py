@@ -26,6 +26,7 @@ from torch import _dynamo as dynamo
 from torch import nn
 
 from gn_det.layers import GroupNorm
+from gn_det.layers.group_norm import group_norm
 
 from .options import add_numbers
 from .records import MIB
@@ -42,8 +43,9 @@ class Way:
 
     Attributes:
         source: ``stock``: PyTorch's operator, under autocast if the precision is bf16;
-            ``gn_det``: :class:`gn_det.layers.GroupNorm`, also under autocast; ``compiled``: both
-            operations fused by ``torch.compile``, for dynamic sizes.
+            ``gn_det``: what a block of gn_det calls, also under autocast, which is a kernel with
+            ReLU where kernels run; ``compiled``: both operations fused by ``torch.compile``, for
+            dynamic sizes.
         precision: The precision of the input, ``fp32`` or ``bf16``. Weights are fp32.
         channels_last: Whether the input is channels_last.
     """
@@ -240,8 +242,9 @@ def _function(way: Way, norm: GroupNorm) -> Callable[[torch.Tensor], torch.Tenso
         # one function for all: the compiler caches a graph for each dtype, format and width
         compiled = torch.compile(_norm_relu, dynamic=True)
         return partial(compiled, weight=norm.weight, bias=norm.bias)
-    forward = norm if way.source == "gn_det" else partial(nn.GroupNorm.forward, norm)
-    return lambda x: F.relu_(forward(x))
+    if way.source == "stock":
+        return lambda x: F.relu_(nn.GroupNorm.forward(norm, x))
+    return lambda x: group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, relu=True)
 
 
 def _norm_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

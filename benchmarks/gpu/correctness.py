@@ -12,6 +12,7 @@ from torch import nn
 
 from gn_det.layers import GroupNorm, kernels
 from gn_det.layers.fp32_stats import group_norm_fp32_stats
+from gn_det.layers.group_norm import group_norm
 
 from .device import DEVICE
 from .session import Section
@@ -53,7 +54,7 @@ def _fp32_stats(x, norm, relu, residual):
 
 
 def _layer(x, norm, relu, residual):
-    return _finish(norm(x), relu, residual)
+    return group_norm(x, GROUPS, norm.weight, norm.bias, norm.eps, relu=relu, residual=residual)
 
 
 WAYS = {"kernels": _kernels, "layer": _layer, "fp32 statistics": _fp32_stats, "PyTorch": _pytorch}
