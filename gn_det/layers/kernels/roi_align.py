@@ -214,7 +214,7 @@ def _launch(
     changing: tuple[Any, ...],
     constants: tuple[Any, ...],
 ) -> None:
-    """Launch a kernel with its arguments in their order; only ``changing`` compiles nothing anew."""
+    """Launch a kernel. Its arguments are in its order; ``changing`` ones compile nothing anew."""
     numbers = *changing, *constants
     key = tensors[1].device, constants
     launch(MODULE, kernel, grid, tensors, numbers, _compiled, key, **LAUNCH)
