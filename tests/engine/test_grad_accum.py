@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
@@ -8,6 +10,7 @@ from gn_det.config import ConfigError, get_cfg
 from gn_det.data import TrainStream
 from gn_det.data.worker_watch import WorkerDied
 from gn_det.engine import GradAccumTrainer
+from gn_det.engine.ema import ModelEMA
 from gn_det.engine.grad_accum import build_grad_accum_trainer
 
 
@@ -98,6 +101,22 @@ def test_a_scale_that_is_too_large_is_left_to_the_scaler():
     step(model, scaler=scaler)  # 2^127 * (3, 4) is beyond float32
     assert model.w.tolist() == [3.0, 4.0]
     assert scaler.get_scale() == 2.0**126
+
+
+def test_a_norm_that_overflows_skips_the_step_too():
+    """Each number is finite, so the scaler sees nothing and would step."""
+
+    class Steep(Quadratic):
+        def forward(self, x):
+            return {"loss": ((self.w - self.w.detach()) * 3e38).sum()}
+
+    model = Steep()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.1)
+    trainer, storage = step(model, scaler=scaler, ema=ModelEMA(model, 0.5))
+    assert model.w.grad.tolist() == pytest.approx([3e38, 3e38])
+    assert storage.latest()["grad_norm"][0] == math.inf
+    assert model.w.tolist() == [3.0, 4.0]
+    assert trainer.ema.state_dict()["other"] == {}
 
 
 class Recorder(Quadratic):
