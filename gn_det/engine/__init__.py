@@ -6,6 +6,7 @@ from .arguments import (
     argument_parser,
     docstring_parser,
     output_file,
+    positive,
     training_parser,
 )
 from .debug.nonfinite import NonFiniteError
@@ -56,6 +57,7 @@ __all__ = [
     "load_runnable_config",
     "load_to_evaluate",
     "output_file",
+    "positive",
     "pretrain",
     "read_config",
     "record_evaluation",

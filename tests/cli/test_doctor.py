@@ -53,8 +53,8 @@ def test_kernels_that_are_turned_off(said, monkeypatch):
     text = said()
     assert "switches     GN_DET_KERNELS=0" in text
     reason = "GN_DET_KERNELS is 0"
-    assert rows(text)["gpu", "float32"] == ["PyTorch", "torchvision, float32", reason]
-    assert rows(text)["gpu", "bfloat16"] == ["PyTorch, in parts", "torchvision, float32", reason]
+    assert rows(text)["gpu", "float32"] == ["PyTorch", "torchvision in float32", reason]
+    assert rows(text)["gpu", "bfloat16"] == ["PyTorch in parts", "torchvision in float32", reason]
 
 
 def test_a_gpu_and_a_missing_package(said, monkeypatch):
@@ -87,7 +87,10 @@ def test_model_of_a_config(said):
     assert "there GroupNorm runs by " in text
     frozen = said("--config", "mask_rcnn_R50_bn_frozen.yaml", "MODEL.DEVICE", "cpu")
     assert "norms: 53 FrozenBatchNorm2d\n" in frozen
-    assert "there GroupNorm runs by PyTorch, and RoIAlign by sparse matrix" in frozen
+    assert "there RoIAlign runs by sparse matrix (a CPU's own paths)" in frozen
+    assert "GroupNorm runs" not in frozen
+    c4 = said("--config", "mask_rcnn_R50_C4_gn.yaml", "MODEL.DEVICE", "cpu")
+    assert "there GroupNorm runs by PyTorch, and RoIAlign runs by sparse matrix" in c4
 
 
 def test_model_that_cannot_be_built(said):
