@@ -12,6 +12,7 @@ import argparse
 import importlib
 import os
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -123,7 +124,8 @@ def _gpu(index: int) -> str:
 
 
 def _switches() -> str:
-    found = [f"{name}={os.environ[name]}" for name in SWITCHES if os.environ.get(name)]
+    # one that is empty counts: an empty CUDA_VISIBLE_DEVICES hides all GPUs
+    found = [f"{name}={shlex.quote(os.environ[name])}" for name in SWITCHES if name in os.environ]
     return ", ".join(found) or "none of the environment is set"
 
 

@@ -34,10 +34,11 @@ def rows(text):
 def test_one_screen_of_this_machine(said, monkeypatch):
     monkeypatch.delenv(support.SWITCH, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
     text = said()
     assert f"torch        {version('torch')}" in text
     assert f"numpy        {version('numpy')}" in text
-    assert "OMP_NUM_THREADS=3" in text
+    assert "OMP_NUM_THREADS=3, OMP_WAIT_POLICY=''" in text
     assert len(text.splitlines()) <= 24
     assert max(map(len, text.splitlines())) <= 160
     table = rows(text)

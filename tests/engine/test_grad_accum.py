@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from gn_det.config import ConfigError, get_cfg
 from gn_det.data import TrainStream
 from gn_det.data.worker_watch import WorkerDied
-from gn_det.engine import GradAccumTrainer
+from gn_det.engine import GradAccumTrainer, NonFiniteError
 from gn_det.engine.ema import ModelEMA
 from gn_det.engine.grad_accum import build_grad_accum_trainer
 
@@ -203,6 +204,30 @@ def test_a_loader_of_whole_batches_is_cut():
     with EventStorage(0):
         trainer.run_step()
     assert seen == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_a_step_that_fails_is_forgotten_before_it_is_repeated():
+    """Its activations and the repetition's would need twice the memory."""
+
+    class Refused(Quadratic):
+        made, alive = [], []
+
+        def forward(self, x):
+            self.alive.append([made() is not None for made in self.made])
+            y = self.w.exp()
+            y.register_hook(refuse)
+            self.made.append(weakref.ref(y))
+            return {"loss": y.sum()}
+
+    def refuse(gradient):
+        raise FloatingPointError("a box is not finite")
+
+    model = Refused()
+    with pytest.raises(
+        NonFiniteError, match="Iteration 0: a box is not finite\n.*until this: a box"
+    ):
+        step(model)
+    assert model.alive == [[], [False]]
 
 
 def test_only_a_stream_can_be_entered(caplog):

@@ -115,9 +115,9 @@ def _advice(cfg: CfgNode, iteration: int, batch: Any, doubt: str) -> str:
             "each. SOLVER.IMS_PER_STEP 1 has one image in memory; the learning rate stays.",
         ]
     memory = f"{budget / 2**30:.1f}GiB" if budget else "8GiB"
-    config = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    config = shlex.quote(os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
     lines.append(
-        f"To estimate more: gn-det estimate --config {shlex.quote(config)} --images {images} --size "
+        f"To estimate more: gn-det estimate --config {config} --images {images} --size "
         f"{height}x{width} --budget {memory}"
     )
     return "\n".join(lines)
