@@ -214,17 +214,18 @@ def test_a_step_that_fails_is_forgotten_before_it_is_repeated():
 
         def forward(self, x):
             self.alive.append([made() is not None for made in self.made])
-            y = self.w.exp()
-            y.register_hook(refuse)
-            self.made.append(weakref.ref(y))
-            return {"loss": y.sum()}
+            kept = self.w * 1
+            self.made.append(weakref.ref(kept))
+            square = kept * kept
+            square.register_hook(refuse)
+            return {"loss": square.sum()}
 
     def refuse(gradient):
         raise FloatingPointError("a box is not finite")
 
     model = Refused()
     with pytest.raises(
-        NonFiniteError, match="Iteration 0: a box is not finite\n.*until this: a box"
+        NonFiniteError, match="until this: a box is not finite"
     ):
         step(model)
     assert model.alive == [[], [False]]
