@@ -224,9 +224,7 @@ def test_a_step_that_fails_is_forgotten_before_it_is_repeated():
         raise FloatingPointError("a box is not finite")
 
     model = Refused()
-    with pytest.raises(
-        NonFiniteError, match="until this: a box is not finite"
-    ):
+    with pytest.raises(NonFiniteError, match="until this: a box is not finite"):
         step(model)
     assert model.alive == [[], [False]]
 
