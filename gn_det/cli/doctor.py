@@ -26,7 +26,7 @@ from torch.utils.collect_env import get_nvidia_driver_version
 from torch.utils.collect_env import run as run_command
 
 from gn_det.config import ConfigError
-from gn_det.engine import add_options, cpu_has_bfloat16, docstring_parser, read_config
+from gn_det.engine import add_options, cpu_has_bfloat16, docstring_parser, read_config_for_model
 from gn_det.layers import kernels
 from gn_det.layers.kernels.roi_align import why_not_roi_align
 from gn_det.layers.kernels.support import CAPABILITY
@@ -164,7 +164,7 @@ def _about_cpu(dtype: torch.dtype) -> str:
 
 
 def _model(config: str, options: list[str]) -> Iterator[str]:
-    cfg = read_config(config, options)
+    cfg = read_config_for_model(config, options)
     try:
         look = look_at(cfg)
     except BuildError as error:

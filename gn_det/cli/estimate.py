@@ -16,7 +16,7 @@ import torch
 from tabulate import tabulate
 
 from gn_det.config import images_per_micro_batch
-from gn_det.engine import add_options, docstring_parser, positive, read_config
+from gn_det.engine import add_options, docstring_parser, positive, read_config_for_model
 from gn_det.engine.memory_estimate import CONTEXT, estimate
 from gn_det.modeling.activation_checkpointing import MEMORY_MODES
 
@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> dict:
         A record that :func:`table` shows: the config, the images and their size, the bytes of each
         part in each mode, and those of a GPU's context.
     """
-    cfg = read_config(args.config, args.opts)  # of the machine that it is for, not of this one
+    # of the machine that it is for, not of this one
+    cfg = read_config_for_model(args.config, args.opts)
     height, width = args.size or (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
     processes = max(cfg.SOLVER.REFERENCE_WORLD_SIZE, 1)
     images = args.images or images_per_micro_batch(cfg, processes)

@@ -28,7 +28,14 @@ from .lazy_run import run_lazy
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
 from .run_log import hold_warnings, release_warnings, start_messages
-from .setup import check_run, has_checkpoint, load_runnable_config, read_config, setup
+from .setup import (
+    check_run,
+    has_checkpoint,
+    load_runnable_config,
+    read_config,
+    read_config_for_model,
+    setup,
+)
 from .trainer import Trainer
 from .training_run import TrainingRun
 
@@ -60,6 +67,7 @@ __all__ = [
     "positive",
     "pretrain",
     "read_config",
+    "read_config_for_model",
     "record_evaluation",
     "release_warnings",
     "replay",

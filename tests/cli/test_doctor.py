@@ -95,5 +95,7 @@ def test_model_of_a_config(said):
 
 
 def test_model_that_cannot_be_built(said):
+    with pytest.raises(ConfigError, match="MODEL.DEVICE is 'gpu'; it takes cpu, cuda"):
+        said("--config", "mask_rcnn_R50_gn_all.yaml", "MODEL.DEVICE", "gpu")
     with pytest.raises(ConfigError, match="R50_gn_all.yaml: its model cannot be built: .*Nobody"):
         said("--config", "mask_rcnn_R50_gn_all.yaml", "MODEL.BACKBONE.NAME", "Nobody")

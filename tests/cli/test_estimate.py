@@ -7,6 +7,7 @@ import pytest
 
 from gn_det.cli import estimate as module
 from gn_det.cli.estimate import parse_bytes
+from gn_det.config import ConfigError
 from gn_det.engine.memory_estimate import CONTEXT, Estimate
 
 
@@ -74,6 +75,12 @@ def test_no_images_and_no_pixels(words, capsys):
     assert re.search(
         r"--(images: at least 1|size: '\d+x\d+' is not HEIGHT)", capsys.readouterr().err
     )
+
+
+def test_values_that_cannot_be():
+    words = ["--config", "photo_digits_mask_rcnn_R18_gn_all.yaml", "MODEL.DEVICE", "gpu"]
+    with pytest.raises(ConfigError, match="MODEL.DEVICE is 'gpu'; it takes cpu, cuda"):
+        module.run(_args(*words))
 
 
 def test_advice_leaves_out_what_is_set(monkeypatch):
