@@ -27,6 +27,7 @@ from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
 from gn_det.utils import atomic_write
 
+from .device import check_device
 from .precision import cpu_has_bfloat16
 from .run_log import open_log_file
 
@@ -154,6 +155,7 @@ def check_run(
         num_processes=comm.get_world_size(),
         weights_loaded=resumed,
     )
+    check_device(cfg)
     if training and not resumed:
         check_weights_file(cfg.MODEL.WEIGHTS, cfg)
     (check_data or _check_detection_data)(cfg, training=training)
