@@ -94,16 +94,14 @@ def test_more_processes_than_gpus(monkeypatch):
         launch(lambda args: None, arguments(num_gpus=2))
 
 
-def test_network_interface_by_its_whole_name(monkeypatch):
+@pytest.mark.parametrize("given", [{}, {"NCCL_SOCKET_IFNAME": "ib0"}])
+def test_network_interface_by_its_whole_name(monkeypatch, given):
+    environ = dict(given)
+    monkeypatch.setattr(os, "environ", environ)
     monkeypatch.setattr(launch_module, "interface_to", lambda host: "eth1")
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
     launch_module._set_network_interface("host")
-    # what the user has set stays
-    assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == ("eth1", "ib0")
-    monkeypatch.delenv("NCCL_SOCKET_IFNAME")
-    launch_module._set_network_interface("host")
-    assert os.environ["NCCL_SOCKET_IFNAME"] == "=eth1"  # "eth1" would be eth10, too
+    # NCCL takes "eth1" for eth10, too; what the user has set stays
+    assert environ == {"GLOO_SOCKET_IFNAME": "eth1", "NCCL_SOCKET_IFNAME": "=eth1", **given}
 
 
 def test_one_process_is_this_one():
