@@ -1,4 +1,4 @@
-"""Whether the processes of a run can have the device that their config names."""
+"""The device of a process: whether it can have the one that the config names."""
 
 import torch
 import torch.distributed as dist
@@ -7,18 +7,21 @@ from detectron2.utils import comm
 
 from gn_det.config import ConfigError
 
-__all__ = ["check_device"]
+__all__ = ["use_device"]
 
 
-def check_device(cfg: CfgNode) -> None:
-    """Check that ``MODEL.DEVICE`` is there, and that each process has a GPU of its own.
+def use_device(cfg: CfgNode) -> None:
+    """Check that ``MODEL.DEVICE`` is there, and make a "cuda:N" the current GPU.
+
+    Page-locked memory, questions about memory and libraries go by the current GPU. Where there are
+    several processes, each has a current one of its own already.
 
     Args:
         cfg: A config with a ``MODEL.DEVICE`` that PyTorch knows. Where there is no GPU, it is not
             "cuda" any more.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: There is no such GPU, or several processes would share one.
     """
     name, processes = cfg.MODEL.DEVICE, comm.get_world_size()
     device = torch.device(name)
@@ -40,6 +43,8 @@ def check_device(cfg: CfgNode) -> None:
             f"MODEL.DEVICE is {name}, but PyTorch finds {count} GPUs, which are numbered from 0. "
             "The environment variable CUDA_VISIBLE_DEVICES, where it is set, hides the others."
         )
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _communicate_by_nccl() -> bool:

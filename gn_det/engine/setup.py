@@ -27,7 +27,7 @@ from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
 from gn_det.utils import atomic_write
 
-from .device import check_device
+from .device import use_device
 from .precision import cpu_has_bfloat16
 from .run_log import open_log_file
 
@@ -133,7 +133,7 @@ def check_run(
     resume: bool = False,
     check_data: Callable[..., None] | None = None,
 ) -> None:
-    """Check config, datasets and output folder before any work is done.
+    """Check config, device, datasets and output folder before any work is done.
 
     Args:
         cfg: A finished config.
@@ -155,7 +155,7 @@ def check_run(
         num_processes=comm.get_world_size(),
         weights_loaded=resumed,
     )
-    check_device(cfg)
+    use_device(cfg)
     if training and not resumed:
         check_weights_file(cfg.MODEL.WEIGHTS, cfg)
     (check_data or _check_detection_data)(cfg, training=training)

@@ -7,16 +7,23 @@ import torch
 
 from gn_det.config import ConfigError
 from gn_det.engine import run_lazy, setup
-from gn_det.engine.device import check_device
+from gn_det.engine.device import use_device
 
 
 @pytest.fixture
-def machine(monkeypatch, tiny_cfg):
+def current():
+    """Return the devices that became the current one."""
+    return []
+
+
+@pytest.fixture
+def machine(monkeypatch, tiny_cfg, current):
     """Return a function that makes a config on a machine with GPUs, in a run of processes."""
 
     def make(device, gpus, processes=1, backend="nccl"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "set_device", current.append)
         monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: processes > 1)
         monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
@@ -36,8 +43,9 @@ def machine(monkeypatch, tiny_cfg):
         ("cuda", 2, 2, "nccl"),
     ],
 )
-def test_devices_of_a_run(machine, device, gpus, processes, backend):
-    check_device(machine(device, gpus, processes, backend))
+def test_devices_of_a_run(machine, current, device, gpus, processes, backend):
+    use_device(machine(device, gpus, processes, backend))
+    assert current == ([torch.device("cuda:1")] if device == "cuda:1" else [])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +59,7 @@ def test_devices_of_a_run(machine, device, gpus, processes, backend):
 )
 def test_devices_that_cannot_be(machine, device, gpus, processes, words):
     with pytest.raises(ConfigError, match=words):
-        check_device(machine(device, gpus, processes))
+        use_device(machine(device, gpus, processes))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,6 @@ __all__ = ["memory_advice"]
 
 # in the RuntimeErrors of allocators, which have no class of their own
 _WORDS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "bad_alloc")
-# in those of cuDNN where it finds no algorithm, nearly always for want of memory
-_WORDS_OF_CUDNN = ("unable to find an engine", "Unable to find a valid cuDNN algorithm")
 # the bytes of a GPU that its context and libraries take
 CONTEXT = 1 << 30
 
@@ -41,30 +39,28 @@ def memory_advice(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        what = _what(error)
-        if cfg is None or not what:
+        if cfg is None or not _is_of_memory(error):
             raise
         release()
         traceback.clear_frames(error.__traceback__)  # they hold the activations
-        error.args = (f"{error}\nIteration {iteration}: {what}{_advice(cfg, batch)}",)
+        error.args = (f"{error}\n{_advice(cfg, iteration, batch)}",)
         raise
 
 
-def _what(error: Exception) -> str:
-    """Return what an error of memory is; "" for others."""
+def _is_of_memory(error: Exception) -> bool:
     kinds = (MemoryError, torch.cuda.OutOfMemoryError)
-    if isinstance(error, kinds) or any(words in str(error) for words in _WORDS):
-        return "out of memory"
-    unsure = any(words in str(error) for words in _WORDS_OF_CUDNN)
-    return "probably out of memory" if unsure else ""
+    return isinstance(error, kinds) or any(words in str(error) for words in _WORDS)
 
 
-def _advice(cfg: CfgNode, batch: Any) -> str:
+def _advice(cfg: CfgNode, iteration: int, batch: Any) -> str:
     try:
         images, height, width = _size(batch)
     except Exception:  # noqa: BLE001 a user's own mapper may make other inputs
-        return ". See docs/performance.md for what takes less."
-    lines = [f" with {images} image{'s' * (images != 1)} of {height}x{width} in a forward pass."]
+        return f"Iteration {iteration}: out of memory. See docs/performance.md for what takes less."
+    lines = [
+        f"Iteration {iteration}: out of memory with {images} image{'s' * (images != 1)} of "
+        f"{height}x{width} in a forward pass."
+    ]
     budget = _budget(cfg)
     try:
         lines += _estimates(cfg, images, height, width, budget)
@@ -128,10 +124,6 @@ def _size(batch: Any) -> tuple[int, int, int]:
 
 def _budget(cfg: CfgNode) -> int:
     """Return the bytes of the GPU; 0 for a CPU, whose memory is shared with all else."""
-    device = torch.device(cfg.MODEL.DEVICE)
-    if device.type != "cuda":
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
         return 0
-    try:
-        return torch.cuda.mem_get_info(device.index)[1]
-    except RuntimeError:  # after some errors a GPU answers no more
-        return 0
+    return torch.cuda.mem_get_info()[1]
