@@ -21,4 +21,5 @@ train = dict(
     allow_frozen_random=False,
     allow_random_backbone=False,
     ignore_class_names=False,
+    deterministic=False,
 )

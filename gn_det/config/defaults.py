@@ -184,6 +184,13 @@ def add_gn_config(cfg: CfgNode) -> None:
     # False, because few need it.
     _C.PRETRAIN.RESPONSE_PERCENTILES = False
 
+    # Whether a GPU gives the same bits each time, as a CPU does: two runs with the same SEED (and
+    # the same GPU, number of processes and versions) then end with the same weights. It allows only
+    # PyTorch's deterministic algorithms, which take more time, and turns CUDNN_BENCHMARK off. An
+    # operation without such an algorithm is an error; none in our configs is (docs/reliability.md).
+    # False (default): like Detectron2, sums on a GPU are added in the fastest order.
+    _C.DETERMINISTIC = False
+
     # Your own datasets, which DATASETS.TRAIN and TEST can then name:
     # [[name, json file, folder of images], ...]. Paths are relative to the working directory. A
     # fourth item names a format other than "coco" (gn_det/data/formats.py has them). The datasets

@@ -8,6 +8,7 @@ Where to look:
     pretraining/: labelled images for the pre-training of backbones. A new source goes here.
     read_image.py, mapper.py: images of any depth as 8 bits, and the input of a model.
     stream.py, train_loader.py: the stream of training images that can start at any step.
+    send.py: a batch on its way to a GPU.
 """
 
 from .catalog import json_of, locate_dataset, register_datasets
@@ -29,6 +30,7 @@ from .pretraining.loaders import build_eval_loader, build_train_loader
 from .pretraining.sources import check_labelled_data, labelled_split
 from .read_image import read_image
 from .seeding import choose_seed, kept_rng, seed_everything
+from .send import send_batch
 from .stream import TrainStream
 from .train_loader import build_train_stream, stream_of
 from .worker_watch import MapperError, WorkerDied
@@ -73,6 +75,7 @@ __all__ = [
     "register_photo_digits",
     "repair",
     "seed_everything",
+    "send_batch",
     "stream_of",
     "warn_of_many_objects",
     "write_coco_json",

@@ -54,6 +54,7 @@ def build_train_stream(
         batch_size=images_per_micro_batch(cfg, comm.get_world_size()),
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
     )
 
 

@@ -34,11 +34,10 @@ class ModelEMA:
 
     def update(self) -> None:
         """Take in the weights after a step."""
-        weights = {name: p.detach() for name, p in self._weights.items()}
         if self._other:
-            self._update_ema([*self._other.values()], [*weights.values()], None)
+            self._update_ema([*self._other.values()], [*self._weights.values()], None)
         else:
-            self._other = {name: weight.clone() for name, weight in weights.items()}
+            self._other = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:

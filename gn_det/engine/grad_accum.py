@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gn_det.config import ConfigError, images_per_micro_batch
-from gn_det.data import TrainStream, seed_everything
+from gn_det.data import TrainStream, seed_everything, send_batch
 from gn_det.engine.debug.loss_explosion import LossWatch, learning_rate_advice
 from gn_det.engine.debug.nonfinite import diagnose_nonfinite, diagnose_nonfinite_all_ranks
 from gn_det.engine.debug.out_of_memory import memory_advice
@@ -32,6 +32,7 @@ from gn_det.engine.debug.out_of_memory import memory_advice
 from .ema import ModelEMA
 from .optimizer_state import fitting_state, optimizer_class, parameter_names
 from .precision import autocast, grad_scaler
+from .step_report import StepReports
 
 __all__ = ["GradAccumTrainer", "build_grad_accum_trainer"]
 
@@ -117,7 +118,7 @@ class GradAccumTrainer(SimpleTrainer):
         self.seed: int | None = None
         self.cfg: CfgNode | None = None
         self.batches: list[Any] = []
-        self._loss_watch = LossWatch()
+        self._loss_watch, self._reports = LossWatch(), StepReports()
         self.stop_requested = self.should_stop = False
 
     def seek_data(self, iteration: int) -> None:
@@ -176,12 +177,13 @@ class GradAccumTrainer(SimpleTrainer):
             losses_of_batches.append({name: loss.detach() for name, loss in losses.items()})
         self.after_backward()
         self.scaler.unscale_(self.optimizer)
-        norm = self._clip()
-        self._report(losses_of_batches, norm, data_time)
+        norm = self._report(losses_of_batches, self._clip(), data_time)
         with self._advice():  # the first step makes the momentum
-            self.scaler.step(self.optimizer)
+            if math.isfinite(norm):
+                self.optimizer.step()  # the scaler would ask the GPU what norm says already
+            else:
+                self.scaler.step(self.optimizer)  # skips the step
         self.scaler.update()
-        # the loss scaler skips a step whose gradient is not finite
         if self.ema is not None and math.isfinite(norm):
             self.ema.update()
 
@@ -203,8 +205,11 @@ class GradAccumTrainer(SimpleTrainer):
         """
         if self.seed is not None:
             seed_everything(self.seed, self.iter, micro_batch_id)
+        # where Detectron2 draws the true boxes (VIS_PERIOD), it needs them on the CPU
+        truth = not getattr(getattr(self.model, "module", self.model), "vis_period", 0)
+        device = self.optimizer.param_groups[0]["params"][0].device
         with self.autocast():
-            return self.model(batch)
+            return self.model(send_batch(batch, device, truth=truth))
 
     def _losses(self, batch: Any, micro_batch_id: int) -> dict[str, torch.Tensor]:
         try:
@@ -220,39 +225,47 @@ class GradAccumTrainer(SimpleTrainer):
         distributed = isinstance(self.model, DistributedDataParallel)
         return self.model.no_sync() if distributed else nullcontext()
 
-    def _clip(self) -> float:
-        """Clip the gradient, and return its norm from before."""
+    def _clip(self) -> torch.Tensor:
+        """Clip the gradient, and return its norm from before, on its device."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
+        if self.clip_norm or not hasattr(nn.utils, "get_total_norm"):  # PyTorch 2.5 has none
+            return nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf)
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def _report(
-        self, losses_of_batches: list[dict[str, torch.Tensor]], norm: float, data_time: float
-    ) -> None:
-        """Exchange the losses between processes, and write their means in the main one."""
-        names = losses_of_batches[0]
-        mine = {n: float(torch.stack([of[n] for of in losses_of_batches]).mean()) for n in names}
-        everyone = comm.all_gather((mine, data_time, self.stop_requested))
-        self.should_stop = any(requested for _, _, requested in everyone)
-        losses = {name: float(np.mean([of[name] for of, _, _ in everyone])) for name in names}
+        self, losses_of_batches: list[dict[str, torch.Tensor]], norm: torch.Tensor, data_time: float
+    ) -> float:
+        """Exchange the losses between processes, and write their means in the main one.
+
+        Returns:
+            The norm of the gradient; not finite only where the loss scaler skips the step.
+        """
+        everyone = self._reports.exchange(losses_of_batches, norm, data_time, self.stop_requested)
+        self.should_stop = any(of.stop_requested for of in everyone)
+        names = everyone[0].losses
+        losses = {name: float(np.mean([of.losses[name] for of in everyone])) for name in names}
         if not math.isfinite(sum(losses.values())):
             ranks = [
-                i for i, (of, _, _) in enumerate(everyone) if not math.isfinite(sum(of.values()))
+                i for i, of in enumerate(everyone) if not math.isfinite(sum(of.losses.values()))
             ]
             what = f"the loss is NaN or infinite (rank {ranks}): {losses}"
             raise diagnose_nonfinite_all_ranks(self, what, mine=comm.get_rank() in ranks)
+        largest = float(np.max([of.norm for of in everyone]))  # NaN where one is
         # a loss scaler finds its scale by such steps, and skips them
-        if not math.isfinite(norm) and not self._scale_may_still_fall():
-            what = f"the gradient's norm is {norm}, of losses {losses}"
+        if not math.isfinite(largest) and not self._scale_may_still_fall():
+            what = f"the gradient's norm is {largest}, of losses {losses}"
             raise diagnose_nonfinite_all_ranks(self, what, mine=None)
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=self.iter)
         if comm.is_main_process():
             self._warn_of_explosion(sum(losses.values()))
-            storage.put_scalar("data_time", max(t for _, t, _ in everyone), cur_iter=self.iter)
-            storage.put_scalar("grad_norm", norm, cur_iter=self.iter)
+            slowest = max(of.data_time for of in everyone)
+            storage.put_scalar("data_time", slowest, cur_iter=self.iter)
+            storage.put_scalar("grad_norm", largest, cur_iter=self.iter)
             storage.put_scalar("total_loss", sum(losses.values()), cur_iter=self.iter)
             if len(losses) > 1:
                 storage.put_scalars(cur_iter=self.iter, **losses)
+        return largest
 
     def _warn_of_explosion(self, loss: float) -> None:
         if message := self._loss_watch.look(self.iter, loss):

@@ -59,6 +59,7 @@ NAMES = {
     "TEST.EVAL_PERIOD": "train.eval_period",
     "OUTPUT_DIR": "train.output_dir",
     "SEED": "train.seed",
+    "DETERMINISTIC": "train.deterministic",
     "INPUT.FORMAT": "model.input_format",
     "INPUT.MASK_FORMAT": "dataloader.train.mapper.instance_mask_format",
     "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",

@@ -169,6 +169,7 @@ def _train_loader(cfg: DictConfig, settings: CfgNode) -> Iterable:
         batch_size=images_per_micro_batch(settings, comm.get_world_size()),
         aspect_ratio_grouping=node.get("aspect_ratio_grouping", True),
         num_workers=node.get("num_workers", 0),
+        pin_memory=settings.MODEL.DEVICE.startswith("cuda"),
     )
 
 

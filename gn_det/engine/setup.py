@@ -28,6 +28,7 @@ from gn_det.modeling import check_config
 from gn_det.utils import atomic_write
 
 from .device import use_device
+from .determinism import require_determinism
 from .precision import cpu_has_bfloat16
 from .run_log import open_log_file
 
@@ -248,6 +249,8 @@ def open_output_folder(
 ) -> None:
     """Seed the process, and write ``log.txt`` and ``config.yaml``, as Detectron2 does.
 
+    ``DETERMINISTIC`` holds from here on.
+
     An evaluation leaves the ``config.yaml`` of a training as it is. So does a resumed run, until
     :meth:`gn_det.engine.training_run.TrainingRun.resume_or_load` has accepted the config.
 
@@ -301,6 +304,8 @@ def open_output_folder(
         torch.backends.cudnn.benchmark = (
             cfg.train.get("cudnn_benchmark", False) if python_config else cfg.CUDNN_BENCHMARK
         )
+    if cfg.train.get("deterministic", False) if python_config else cfg.DETERMINISTIC:
+        require_determinism()
 
 
 def _log_versions(args: argparse.Namespace) -> None:

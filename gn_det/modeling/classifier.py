@@ -32,7 +32,8 @@ class ImageClassifier(nn.Module):
 
     Attributes:
         seen: The number of training images so far. Whoever reads the training error resets it.
-        hits: The number of those whose largest logit was that of the label.
+        hits: The number of those whose largest logit was that of the label, of shape () on the
+            device of the model: a GPU is not waited for. 0 at first.
 
     Raises:
         ConfigError: The backbone has several output feature maps.
@@ -60,7 +61,8 @@ class ImageClassifier(nn.Module):
             )
         self.backbone = backbone
         self.feature = next(iter(shapes))
-        self.seen = self.hits = 0
+        self.seen = 0
+        self.hits: int | torch.Tensor = 0
         self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)  # as in Goyal et al. 2017, section 5.1
         nn.init.zeros_(self.linear.bias)
@@ -101,5 +103,5 @@ class ImageClassifier(nn.Module):
             return logits
         labels = batch["label"].to(self.device, non_blocking=True)
         self.seen += len(labels)
-        self.hits += int((logits.argmax(dim=1) == labels).sum())
+        self.hits = self.hits + (logits.argmax(dim=1) == labels).sum()
         return {"loss_cls": F.cross_entropy(logits, labels)}

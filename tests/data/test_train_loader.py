@@ -65,3 +65,21 @@ def test_a_batch_that_cannot_be_shared(make_cfg, dicts):
     cfg = make_cfg("SOLVER.IMS_PER_BATCH", "4", "SOLVER.IMS_PER_STEP", "3")
     with pytest.raises(ConfigError, match=r"IMS_PER_STEP 3 .*1, 2, 4"):
         build_train_stream(cfg, dicts)
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True), ("cuda:1", True)])
+def test_images_for_a_gpu_are_in_page_locked_memory(make_cfg, dicts, monkeypatch, device, pinned):
+    asked = []
+
+    class Loader:
+        def __init__(self, *args, **kwargs):
+            asked.append(kwargs["pin_memory"])
+
+        def __iter__(self):
+            return iter(())
+
+    cfg = make_cfg()
+    cfg.MODEL.DEVICE = device
+    monkeypatch.setattr("gn_det.data.stream.DataLoader", Loader)
+    assert not list(build_train_stream(cfg, dicts))
+    assert asked == [pinned]

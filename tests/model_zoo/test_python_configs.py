@@ -219,6 +219,7 @@ def test_same_run(name):
         "allow_frozen_random": cfg.MODEL.GN.ALLOW_FROZEN_RANDOM,
         "allow_random_backbone": cfg.MODEL.GN.ALLOW_RANDOM_BACKBONE,
         "ignore_class_names": cfg.DATASETS.IGNORE_CLASS_NAMES,
+        "deterministic": cfg.DETERMINISTIC,
     }
     assert set(lazy) == {"model", "dataloader", "optimizer", "lr_multiplier", "train"}
 

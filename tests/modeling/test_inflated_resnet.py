@@ -64,6 +64,25 @@ def test_norms_by_name(norm, cls):
         assert backbone.stem.conv1.norm.num_groups == groups
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_the_pooling_is_that_of_three_dimensions(layout):
+    stem = build_backbone(_cfg()).stem
+    with torch.no_grad():
+        x = stem.conv1(_clips(frames=3).float()[..., :30]).to(memory_format=layout)
+    stem.conv1 = nn.Identity()
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    rectified = nn.functional.relu(inputs[1])
+    outputs = (
+        stem(inputs[0] * 1),  # in place
+        nn.functional.max_pool3d(rectified, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    )
+    assert torch.equal(*outputs)
+    weight = torch.arange(outputs[0].numel()).view_as(outputs[0]).sin()
+    for y in outputs:
+        (y * weight).sum().backward()
+    assert torch.equal(inputs[0].grad, inputs[1].grad)
+
+
 def test_a_clip_of_one_picture_is_that_picture():
     """Where nothing moves and time has no edge, stem and blocks for clips are those for images."""
     backbone = build_backbone(_cfg("bn", "MODEL.GN.ZERO_INIT_RESIDUAL", False)).eval()

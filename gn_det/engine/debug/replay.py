@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from gn_det.config import get_cfg
+from gn_det.engine.determinism import require_determinism
 from gn_det.engine.precision import autocast
 from gn_det.engine.setup import fall_back_to_cpu
 
@@ -41,6 +42,8 @@ def replay(
     text, state, step = load_step(path)
     cfg = _read(text)
     fall_back_to_cpu(cfg)
+    if cfg.DETERMINISTIC:
+        require_determinism()
     model = build_model(cfg).train()
     model.load_state_dict(state)
     return step, locate_nonfinite(model, step, partial(autocast, cfg))

@@ -27,14 +27,15 @@ class TrainingError(HookBase):
         """Write, and reset the counts, where a period ends."""
         if (self.trainer.iter + 1) % self.period:
             return
-        seen, hits = map(sum, zip(*comm.all_gather((self.model.seen, self.model.hits))))
+        mine = self.model.seen, int(self.model.hits)
+        seen, hits = map(sum, zip(*comm.all_gather(mine)))
         error = 100 * (1 - hits / seen)
         self.trainer.storage.put_scalar("training/top1_error", error, smoothing_hint=False)
         self.model.seen = self.model.hits = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of this process."""
-        return {"seen": self.model.seen, "hits": self.model.hits}
+        return {"seen": self.model.seen, "hits": int(self.model.hits)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Set the counts of this process.
