@@ -27,8 +27,8 @@ from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
 from gn_det.utils import atomic_write
 
-from .device import use_device
 from .determinism import require_determinism
+from .device import use_device
 from .precision import cpu_has_bfloat16
 from .run_log import open_log_file
 
