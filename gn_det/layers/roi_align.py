@@ -1,9 +1,11 @@
-"""RoIAlign (Mask R-CNN, section 3) over the levels of a pyramid, for a CPU.
+"""RoIAlign (Mask R-CNN, section 3) over the levels of a pyramid.
 
-torchvision's CPU kernels run on one thread, and their backward recomputes the four weights of each
-sample for every channel. Here the weights are a sparse matrix that is computed once for all
-channels (:mod:`.roi_align_matrix`). The forward is the product of this matrix and the features, the
-backward the product of its transpose and the gradient. Both run on all threads.
+On a CPU the weights of bilinear sampling are a sparse matrix that is computed once for all channels
+(:mod:`.roi_align_matrix`). The forward is the product of this matrix and the features, the backward
+the product of its transpose and the gradient. Both run on all threads. (torchvision's CPU kernels
+run on one thread, and their backward recomputes the four weights of each sample for every channel.)
+
+On a GPU Triton kernels compute the same weights as they need them (:mod:`.kernels.roi_align`).
 
 Shapes:
     N: images
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from .kernels import roi_align as kernels
 from .roi_align_matrix import SparseRows, roi_align_matrix
 
 __all__ = ["pyramid_roi_align"]
@@ -37,16 +40,17 @@ def pyramid_roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> torch.Tensor:
-    """Return the features of RoIs from all levels of a pyramid at once, on a CPU.
+    """Return the features of RoIs from all levels of a pyramid at once.
 
     The result is that of ``torchvision.ops.roi_align`` level by level, with the same rules at the
     border of the image, and for boxes that are turned inside out. It is more precise than
     torchvision's, since coordinates are float64 and sums are float32 (float64 for float64
-    features). The same input gives the same bits, on any number of threads.
+    features). The same input gives the same bits, on any number of threads, and on a GPU.
 
     Args:
-        features: The feature map of each level, of shape (N, C, H, W), on a CPU. All levels have
-            the same dtype, N and C.
+        features: The feature map of each level, of shape (N, C, H, W). All levels have the same
+            dtype, N and C. They are on a CPU, or on a GPU where
+            :func:`gn_det.layers.kernels.roi_align.why_not_roi_align` has nothing against them.
         rois: The image index and the box (x0, y0, x1, y1) of each RoI, of shape (R, 5), in pixels
             of the image. R may be 0.
         levels: The index in ``features`` of each RoI's level, of shape (R,) and dtype int64.
@@ -62,13 +66,14 @@ def pyramid_roi_align(
         levels.
 
     Raises:
-        ValueError: Shapes do not fit, a RoI belongs to no image or no level, or a tensor is not on
-            a CPU.
+        ValueError: Shapes do not fit, tensors are not on one device, or the kernels do not run on
+            the features. On a CPU also: a RoI belongs to no image or no level. (On a GPU its
+            features are NaN.)
     """
-    _check(features, rois, levels, scales)
-    return _PyramidRoIAlign.apply(
-        rois, levels, tuple(scales), tuple(output_size), sampling_ratio, aligned, *features
-    )
+    by_kernels = _check(features, rois, levels, scales)
+    output_size = output_size[0], output_size[1]
+    sampling = kernels.Sampling(tuple(scales), output_size, sampling_ratio, aligned)
+    return _PyramidRoIAlign.apply(rois, levels, sampling, by_kernels, *features)
 
 
 def _check(
@@ -76,7 +81,8 @@ def _check(
     rois: torch.Tensor,
     levels: torch.Tensor,
     scales: Sequence[float],
-) -> None:
+) -> bool:
+    """Check the arguments, and return whether the kernels run on them."""
     if not features or len(features) != len(scales):
         raise ValueError(f"RoIAlign got {len(features)} feature maps and {len(scales)} scales.")
     kinds = {(*x.shape[:2], x.dtype) for x in features}
@@ -86,13 +92,21 @@ def _check(
             "RoIAlign needs features of shape (N, C, H, W) with the same dtype, N and C; got "
             f"{shapes}."
         )
-    if {x.device.type for x in (*features, rois, levels)} != {"cpu"}:
-        raise ValueError("This RoIAlign is for a CPU. On a GPU use torchvision.ops.roi_align.")
+    devices = {str(x.device) for x in (*features, rois, levels)}
+    if len(devices) > 1:
+        raise ValueError(f"RoIAlign got tensors on several devices: {', '.join(sorted(devices))}.")
+    reason = kernels.why_not_roi_align(features)
+    if reason and devices != {"cpu"}:
+        raise ValueError(
+            f"The GPU kernels of RoIAlign do not run here: {reason}. Use torchvision.ops.roi_align."
+        )
     if rois.dim() != 2 or rois.shape[1] != 5 or levels.shape != rois.shape[:1]:
         raise ValueError(
             "RoIAlign needs rois of shape (R, 5) and levels of shape (R,), got "
             f"{tuple(rois.shape)} and {tuple(levels.shape)}."
         )
+    if devices != {"cpu"}:
+        return True  # to look at values is to wait for the GPU
     for name, index, count in (
         ("image", rois[:, 0], len(features[0])),
         ("level", levels, len(features)),
@@ -102,6 +116,7 @@ def _check(
                 f"RoIs are of {name} {index.min().item():g} to {index.max().item():g}; there are "
                 f"{count}."
             )
+    return not reason
 
 
 class _PyramidRoIAlign(torch.autograd.Function):
@@ -110,35 +125,41 @@ class _PyramidRoIAlign(torch.autograd.Function):
         ctx: Any,
         rois: torch.Tensor,
         levels: torch.Tensor,
-        scales: tuple[float, ...],
-        output_size: tuple[int, int],
-        sampling_ratio: int,
-        aligned: bool,
+        sampling: kernels.Sampling,
+        by_kernels: bool,
         *features: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(rois, levels)
-        ctx.arguments = [x.shape for x in features], scales, output_size, sampling_ratio, aligned
-        ctx.kind = {"dtype": features[0].dtype, "memory_format": _memory_format(features[0])}
-        out = torch.empty((len(rois), features[0].shape[1], *output_size), **ctx.kind)
-        matrix = roi_align_matrix(rois, levels, *ctx.arguments)
-        _multiply(matrix, features, [out])
-        return out
+        ctx.sampling, ctx.shapes = sampling, [x.shape for x in features]
+        ctx.layout, ctx.by_kernels = kernels.memory_format(features), by_kernels
+        if by_kernels:
+            try:
+                return kernels.forward(features, rois, levels, sampling)
+            except kernels.KernelError:
+                ctx.by_kernels = False  # the kernels are off: this once the matrix is for a GPU
+        shape = len(rois), features[0].shape[1], *sampling.output_size
+        out = torch.empty(shape, dtype=features[0].dtype, memory_format=ctx.layout)
+        matrix = roi_align_matrix(rois.cpu(), levels.cpu(), ctx.shapes, *sampling)
+        _multiply(matrix, [x.cpu() for x in features], [out])
+        return out.to(features[0].device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        shapes, *_ = ctx.arguments
-        grads = [torch.empty(shape, **ctx.kind) for shape in shapes]
+        rois, levels = ctx.saved_tensors
+        if ctx.by_kernels:
+            try:
+                args = grad, rois, levels, ctx.shapes, ctx.layout, ctx.sampling
+                return None, None, None, None, *kernels.backward(*args)
+            except kernels.KernelError:
+                pass
+        parts = [
+            torch.empty(shape, dtype=grad.dtype, memory_format=ctx.layout) for shape in ctx.shapes
+        ]
         # recomputed: it would take 7 MB for 1000 RoIs, and computing it is a fifth of the time
-        matrix = roi_align_matrix(*ctx.saved_tensors, *ctx.arguments)
-        _multiply(matrix.transposed(), [grad], grads)
-        return (None,) * 6 + tuple(grads)
-
-
-def _memory_format(x: torch.Tensor) -> torch.memory_format:
-    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-        return torch.contiguous_format
-    return torch.channels_last
+        matrix = roi_align_matrix(rois.cpu(), levels.cpu(), ctx.shapes, *ctx.sampling)
+        _multiply(matrix.transposed(), [grad.cpu()], parts)
+        return None, None, None, None, *(x.to(grad.device) for x in parts)
 
 
 def _multiply(

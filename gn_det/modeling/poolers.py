@@ -19,8 +19,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import poolers
 from detectron2.structures import Boxes
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from gn_det.layers import pyramid_roi_align
+from gn_det.layers.kernels.roi_align import KernelError, assign_levels, why_not_roi_align
 
 from .scripting import renamed
 
@@ -48,12 +50,14 @@ class ROIAlign(layers.ROIAlign):
 
 
 class ROIPooler(poolers.ROIPooler):
-    """Detectron2's pooler with a faster and more precise RoIAlign on a CPU.
+    """Detectron2's pooler with a faster and more precise RoIAlign.
 
-    On a CPU all levels are pooled by one operation that keeps the memory format of the features.
+    All levels are pooled by one operation that keeps the memory format of the features.
     (Detectron2 writes the RoIs of each level into one contiguous tensor, whose gradient is copied
-    once per level.) On a GPU, in a traced or compiled model, and for poolers other than RoIAlign,
-    Detectron2's code runs.
+    once per level.) On a GPU nothing waits: neither for the number of RoIs of a level, nor for the
+    check of the boxes, whose result is read when the gradient is computed. Detectron2's code runs
+    in a traced or compiled model, for poolers other than RoIAlign, and on a GPU where Triton
+    kernels cannot.
 
     Args:
         output_size: The number of bins P, or the numbers along y and x.
@@ -98,6 +102,15 @@ class ROIPooler(poolers.ROIPooler):
             return self.forward_standard(x, box_lists)
         if not box_lists or _is_traced():
             return self.forward_standard(x, box_lists)
+        return self._pool(x, box_lists)
+
+    def _pool(self, x: list[torch.Tensor], box_lists: list[Boxes]) -> torch.Tensor:
+        # not in forward: TorchScript reads all of that
+        if self.is_roi_align and len(box_lists) == len(x[0]) and not why_not_roi_align(x):
+            try:
+                return self._pool_by_kernels(x, box_lists)
+            except KernelError:
+                pass  # the kernels are off from now on
         rois = poolers.convert_boxes_to_pooler_format(box_lists)
         _check_rois(rois)
         if not (self.is_roi_align and x[0].device.type == "cpu"):
@@ -105,6 +118,20 @@ class ROIPooler(poolers.ROIPooler):
         levels = poolers.assign_boxes_to_levels(
             box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
+        return self._pool_levels(x, rois, levels)
+
+    def _pool_by_kernels(self, x: list[torch.Tensor], box_lists: list[Boxes]) -> torch.Tensor:
+        rois = _rois_without_waiting(box_lists)
+        levels, first_bad = assign_levels(
+            rois, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
+        )
+        out = self._pool_levels(x, rois, levels)
+        _check_rois_later(rois, first_bad, out)
+        return out
+
+    def _pool_levels(
+        self, x: list[torch.Tensor], rois: torch.Tensor, levels: torch.Tensor
+    ) -> torch.Tensor:
         return pyramid_roi_align(
             x, rois, levels, self.scales, self.output_size, self.sampling_ratio, self.aligned
         )
@@ -132,6 +159,21 @@ def _is_traced() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
+def _rois_without_waiting(box_lists: list[Boxes]) -> torch.Tensor:
+    """Return the image index and box of each RoI; the sizes that fill the index are the host's.
+
+    Args:
+        box_lists: The boxes of each image.
+    """
+    boxes = [of_image.tensor.detach() for of_image in box_lists]
+    counts = [len(of_image) for of_image in boxes]
+    rois = boxes[0].new_empty(sum(counts), 5)
+    torch.cat(boxes, out=rois[:, 1:])
+    for image, of_image in enumerate(rois[:, 0].split(counts)):
+        of_image.fill_(image)
+    return rois
+
+
 def _check_rois(rois: torch.Tensor) -> None:
     """Check that RoIs are boxes. RoIAlign makes zeros, or anything, of what is none.
 
@@ -147,9 +189,47 @@ def _check_rois(rois: torch.Tensor) -> None:
         return
     size = rois[:, 3:] - rois[:, 1:3]
     good = (size >= 0) & (size < math.inf)  # in one look: a GPU waits once
-    if good.all():
+    if not good.all():
+        raise _bad_roi(rois, int((~good.all(dim=1)).nonzero()[0]))
+
+
+def _check_rois_later(rois: torch.Tensor, first_bad: torch.Tensor, out: torch.Tensor) -> None:
+    """Check RoIs as :func:`_check_rois` does, but without waiting for a GPU if that can be.
+
+    In training it can: the result arrives on the host while the heads run, and is read when the
+    gradient comes to ``out``. So the error is raised before weights change. Without a gradient
+    there is no later, and the result is read at once.
+
+    Args:
+        rois: See :func:`_check_rois`.
+        first_bad: The index of the first RoI that is not a box, of shape (1,); R if there is none.
+        out: The pooled features.
+    """
+    if isinstance(first_bad, FakeTensor):
         return
-    row = int((~good.all(dim=1)).nonzero()[0])
+
+    def check() -> None:
+        if int(first_bad) < len(rois):
+            raise _bad_roi(rois, int(first_bad))
+
+    if not out.requires_grad:
+        check()
+        return
+    arrived = None
+    if first_bad.is_cuda:
+        first_bad = first_bad.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+    def check_arrived(gradient: torch.Tensor) -> None:
+        if arrived is not None:
+            arrived.synchronize()  # for the forward up to here alone: what was sent later goes on
+        check()
+
+    out.register_hook(check_arrived)
+
+
+def _bad_roi(rois: torch.Tensor, row: int) -> FloatingPointError | ValueError:
     image, *box = rois[row].tolist()
     number = row - int((rois[:, 0] == image).nonzero()[0])
     what = (
@@ -157,8 +237,8 @@ def _check_rois(rois: torch.Tensor) -> None:
         "training among the boxes that were drawn)"
     )
     if not all(map(math.isfinite, box)):
-        raise FloatingPointError(f"{what}: not finite. Look at what made this proposal.")
-    raise ValueError(
+        return FloatingPointError(f"{what}: not finite. Look at what made this proposal.")
+    return ValueError(
         f"{what}: turned inside out. A box is x0, y0, x1, y1 in pixels, with x0 <= x1 and "
         "y0 <= y1. Look at what made this proposal: Boxes.clip and Boxes.nonempty of Detectron2 "
         "leave out what is no box."

@@ -263,7 +263,10 @@ BAD = {
         "torch.bfloat16",
     ),
     "dimensions": ({"features": [torch.zeros(3, 4, 4), torch.zeros(3, 2, 2)]}, r"\(N, C, H, W\)"),
-    "device": ({"levels": torch.zeros(1, dtype=torch.int64, device="meta")}, "is for a CPU"),
+    "device": (
+        {"levels": torch.zeros(1, dtype=torch.int64, device="meta")},
+        "several devices: cpu, meta",
+    ),
     "rois": ({"rois": torch.zeros(1, 4)}, r"rois of shape \(R, 5\) .* got \(1, 4\) and \(1,\)"),
     "levels": ({"levels": torch.zeros(2, dtype=torch.int64)}, r"got \(1, 5\) and \(2,\)"),
     "image": ({"rois": torch.tensor([[2.0, 0, 0, 1, 1]])}, "of image 2 to 2; there are 2"),

@@ -1,16 +1,27 @@
 import math
+from collections import Counter
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model, poolers
 from detectron2.structures import Boxes, Instances
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gn_det import get_cfg
 from gn_det.layers import pyramid_roi_align
+from gn_det.layers.kernels import roi_align as kernels
+from gn_det.layers.kernels import why_not
+from gn_det.layers.kernels.roi_align import Sampling
+from gn_det.modeling import poolers as ours
 from gn_det.modeling.poolers import ROIAlign, ROIPooler, pooler_from_cfg
 
 SCALES = (1 / 4, 1 / 8, 1 / 16)
+SAMPLING = (*SCALES, 1 / 32), (7, 7), 0, True
+
+with FakeTensorMode():
+    WHY_NOT_ON_GPU = why_not(torch.empty(1, 1, device="cuda"))
 
 
 def _features(dtype=torch.float32, memory_format=torch.contiguous_format):
@@ -154,6 +165,101 @@ def test_what_is_no_box_is_named(pooler_type, box, error, what):
         pooler(features, boxes)
     assert str(caught.value).startswith("Box 2 of image 1 of the batch is [")
     assert "what made this proposal" in str(caught.value)
+
+
+@pytest.fixture
+def by_kernels(monkeypatch):
+    """Take the way of a GPU with what a CPU has in the place of its kernels."""
+
+    def assign_levels(rois, *args):
+        levels = poolers.assign_boxes_to_levels([Boxes(rois[:, 1:])], *args)
+        size = rois[:, 3:] - rois[:, 1:3]
+        bad = (~((size >= 0) & (size < math.inf))).any(dim=1).nonzero()[:1, 0]
+        return levels.clamp(0, args[1] - args[0]), torch.tensor([*bad, len(rois)])[:1].int()
+
+    monkeypatch.setattr(ours, "why_not_roi_align", lambda x: "")
+    monkeypatch.setattr(ours, "assign_levels", assign_levels)
+
+
+@pytest.mark.parametrize("counts", [(30, 20), (0, 40), (0, 0), (3, 0)], ids=str)
+def test_the_way_of_a_gpu(request, counts):
+    features, boxes = _features(), _boxes(*counts)
+    pooler = ROIPooler(7, SCALES, 0, "ROIAlignV2", canonical_box_size=64)
+    wanted = pooler(features, boxes)
+    request.getfixturevalue("by_kernels")
+    out = pooler(features, boxes)
+    assert torch.equal(out, wanted)
+    grads = zip(*(torch.autograd.grad(x.sum(), features) for x in (out, wanted)))
+    assert all(torch.equal(x, y) for x, y in grads)
+
+
+class _Ops(TorchDispatchMode):
+    """Counts the operators that launch something or wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        if not func.is_view and not name.startswith(("device", "empty", "new_empty", "detach")):
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif("Triton" in WHY_NOT_ON_GPU, reason=WHY_NOT_ON_GPU)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gpu_launches(monkeypatch, dtype):
+    """Fake tensors of a GPU: Detectron2's pooler waits for it seven times, and copies levels."""
+    launched = []
+
+    def launch(kernel, grid, args, **constants):
+        launched.append((kernel, grid))
+
+    monkeypatch.setattr(kernels, "_launch", launch)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        features = [
+            torch.empty(2, 256, 800 // s, 1344 // s, device="cuda", dtype=dtype)
+            .to(memory_format=torch.channels_last)
+            .requires_grad_()
+            for s in (4, 8, 16, 32)
+        ]
+        boxes = [Boxes(torch.empty(512, 4, device="cuda")) for _ in range(2)]
+        pooler = ROIPooler(7, (*SCALES, 1 / 32), 0, "ROIAlignV2")
+        with _Ops() as ops:
+            out = pooler(features, boxes)
+        assert out.shape == (1024, 256, 7, 7)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        args = [x.shape for x in features], torch.channels_last, Sampling(*SAMPLING)
+        with _Ops() as backward_ops:
+            grads = kernels.backward(out, torch.empty(1024, 5), torch.empty(1024), *args)
+    # no nonzero, no copy to or from the host, no copy of a level
+    assert ops.counts == {"cat": 1, "fill_": 2}
+    assert not backward_ops.counts
+    assert [x.shape for x in grads] == args[0]
+    rows = sum(2 * (800 // s) * -(-1344 // s // 16) for s in (4, 8, 16, 32))
+    assert launched == [
+        ("levels_kernel", (1,)),
+        ("forward_kernel", (1024 * 7, 2)),
+        ("backward_kernel", (rows, 2)),
+    ]
+
+
+@pytest.mark.parametrize(("box", "error", "what"), WRONG.values(), ids=WRONG)
+def test_what_is_no_box_is_named_before_weights_change(by_kernels, box, error, what):
+    pooler = ROIPooler(7, (1 / 4, 1 / 8), 0, "ROIAlignV2")
+    features = [torch.ones(2, 4, size, size, requires_grad=True) for size in (16, 8)]
+    good = torch.tensor([[0.0, 0.0, 8.0, 8.0], [3.0, 3.0, 3.0, 3.0], [-5.0, 0.0, 90.0, 9.0]])
+    pooler(features, [Boxes(good), Boxes(good[:0])]).sum().backward()
+    boxes = [Boxes(good), Boxes(torch.cat([good[:2], torch.tensor([box])]))]
+    with torch.no_grad(), pytest.raises(error, match=what):
+        pooler(features, boxes)  # there will be no gradient
+    out = pooler(features, boxes)
+    weight = torch.ones(4, 1, 1, requires_grad=True)
+    with pytest.raises(error, match=what) as caught:
+        (out * weight).sum().backward()
+    assert str(caught.value).startswith("Box 2 of image 1 of the batch is [")
+    assert features[1].grad.shape == features[1].shape
 
 
 def test_wrong_proposals_of_a_generator_are_named(tiny_cfg, batch):

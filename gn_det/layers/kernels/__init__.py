@@ -1,5 +1,6 @@
-"""Triton kernels for NVIDIA GPUs. Without Triton nothing here is imported but this file."""
+"""Triton kernels for NVIDIA GPUs. Triton itself is imported when the first of them runs."""
 
+from .group_norm import KernelError, group_norm
 from .support import turn_off, usable, why_not
 
-__all__ = ["turn_off", "usable", "why_not"]
+__all__ = ["KernelError", "group_norm", "turn_off", "usable", "why_not"]

@@ -1,0 +1,182 @@
+"""What a GroupNorm by Triton kernels allocates and launches, forward and backward.
+
+Fake tensors get the same allocations and no launch. Shapes are those of group_norm_triton.py.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .group_norm_plan import Plan, plan_for
+from .support import turn_off
+
+__all__ = ["KernelError", "backward", "empty_statistics", "forward", "laid_out_as"]
+
+
+_HERE: AbstractContextManager[None] = nullcontext()
+
+
+class KernelError(RuntimeError):
+    """A kernel could not be compiled or launched. The kernels are off from then on."""
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    eps: float,
+    relu: bool,
+    given: bool,
+) -> Tensor:
+    """Return y.
+
+    Args:
+        x: The input of shape (N, C, *), contiguous or channels_last.
+        weight: The scale of each channel, of shape (C,).
+        bias: The offset of each channel, of shape (C,).
+        residual: A tensor like ``x`` in shape, dtype and memory format that is added, or None.
+        mean: The mean of each group, (N, G) in float32, which is filled unless it is given.
+        rstd: The reciprocal of the standard deviation, as ``mean``.
+        eps: The number that is added to the variance.
+        relu: Whether negative results become 0.
+        given: Whether ``mean`` and ``rstd`` are given.
+
+    Raises:
+        KernelError: A kernel could not be compiled or launched.
+    """
+    plan = _plan(x, mean)
+    y = torch.empty_like(x)
+    tensors = (x, residual, y, mean, rstd, weight, bias)
+    if plan.whole and not given:
+        _launch("whole_forward", plan, *tensors, options=(eps, relu))
+        return y
+    parts = None
+    if not given:
+        parts = mean.new_empty(mean.numel() * plan.parts * 2)
+        _launch("stats", plan, x, parts)
+    _launch("apply", plan, *tensors, parts, options=(eps, relu))
+    return y
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    relu: bool,
+    needs_dx: bool,
+    needs_dweight: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Return dx, dweight and dbias as one tensor (2, C) in float32, and the residual's gradient.
+
+    Args:
+        dy: The gradient of y, in any memory format.
+        x: The input as in ``forward``.
+        weight: The scale of each channel, of shape (C,).
+        bias: The offset of each channel, of shape (C,).
+        residual: What was added before a ReLU. None if there was no residual or no ReLU.
+        mean: The mean of each group, (N, G) in float32.
+        rstd: The reciprocal of the standard deviation, as ``mean``.
+        relu: Whether negative results became 0.
+        needs_dx: Whether dx is not to be None.
+        needs_dweight: Whether dweight and dbias are not to be None.
+
+    Raises:
+        KernelError: A kernel could not be compiled or launched.
+    """
+    plan = _plan(x, mean)
+    dy = laid_out_as(x, dy)
+    dx = torch.empty_like(x) if needs_dx else None
+    # written once, g = dy where y > 0 saves reading the residual a second time
+    g = torch.empty_like(x) if residual is not None else None
+    sums = None
+    if needs_dweight or not plan.whole:
+        sums = mean.new_empty(x.shape[0] * plan.chunks, 2, x.shape[1])
+    tensors = (mean, rstd, weight, bias)
+    if plan.whole:
+        _launch("whole_backward", plan, x, residual, dy, g, dx, *tensors, sums, options=(relu,))
+    else:
+        parts = mean.new_empty(mean.numel() * plan.parts * 2)
+        _launch("reduce", plan, x, residual, dy, g, *tensors, parts, sums, options=(relu,))
+        if needs_dx:
+            given = dy if g is None else g
+            _launch("dx", plan, x, given, dx, *tensors, parts, options=(relu and g is None,))
+    dweight = sums.sum(0) if needs_dweight and sums is not None else None
+    return dx, dweight, dy if g is None else g
+
+
+def empty_statistics(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Return uninitialized mean and rstd, (N, G) in float32."""
+    shape = x.shape[0], num_groups
+    return x.new_empty(shape, dtype=torch.float32), x.new_empty(shape, dtype=torch.float32)
+
+
+def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+    """Return ``other`` in the memory format of ``x``: itself, or a copy."""
+    contiguous = x.is_contiguous()
+    return other.contiguous(
+        memory_format=torch.contiguous_format if contiguous else torch.channels_last
+    )
+
+
+def _plan(x: Tensor, mean: Tensor) -> Plan:
+    n, groups = mean.shape
+    c = x.shape[1]
+    return plan_for(n, c, x.numel() // (n * c), groups, not x.is_contiguous(), x.device)
+
+
+@cache
+def _kernels() -> ModuleType:
+    from . import group_norm_triton  # only where there is Triton
+
+    return group_norm_triton
+
+
+def _launch(
+    kernel: str, plan: Plan, x: Tensor, *others: Tensor | None, options: tuple[float, ...] = ()
+) -> None:
+    """Launch a kernel on the device of ``x``.
+
+    A dictionary finds the compiled kernel in a few us; Triton takes ten times as long.
+
+    Args:
+        kernel: The name of the kernel.
+        plan: The plan for ``x``.
+        x: The kernel's first argument.
+        others: The tensors after it.
+        options: The numbers between the tensors and those of the plan: eps, and whether to ReLU.
+
+    Raises:
+        KernelError: The kernel could not be compiled or launched.
+    """
+    if isinstance(x, FakeTensor):
+        return
+    tensors = (x, *others)
+    # what a compiled kernel depends on: is each tensor there, its dtype, its alignment
+    kinds = tuple([None if t is None else (t.dtype, t.data_ptr() % 16) for t in tensors])
+    key = (kernel, options, kinds)
+    elsewhere = x.is_cuda and x.get_device() != torch.cuda.current_device()
+    with torch.cuda.device(x.device) if elsewhere else _HERE:
+        try:
+            args = (*tensors, *options, *plan.args)
+            if compiled := plan.compiled.get(key):
+                compiled[plan.grid](*args)
+            else:
+                function = getattr(_kernels(), kernel)
+                plan.compiled[key] = function[plan.grid](*args, num_warps=plan.warps)
+        except Exception as error:
+            if "out of memory" in str(error):
+                raise
+            lines = str(error).strip().splitlines() or [""]
+            turn_off(f"{kernel} failed with {type(error).__name__}: {lines[0]}")
+            raise KernelError(f"The kernel {kernel} failed.") from error
