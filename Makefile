@@ -7,7 +7,7 @@ RUN = "$(VENV)/bin/python"
 KEEP = $(if $(filter file,$(origin PYTHON)),--keep)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test soak lint format wheel clean
+.PHONY: help venv demo test soak gpu lint format wheel clean
 # Under -j too: the targets share VENV, and one of them fills the machine.
 .NOTPARALLEL:
 
@@ -28,6 +28,10 @@ test: venv ## run the tests
 
 soak: venv ## run the tests that take minutes to hours
 	$(RUN) -m pytest -m soak $(ARGS)
+
+gpu: venv ## measure and test on an NVIDIA GPU, 8 minutes and more; results in output/gpu
+	$(RUN) tools/benchmark.py gpu --output output/gpu $(ARGS)
+	$(RUN) -m pytest tests/gpu
 
 lint: venv ## check style, format and types
 	$(RUN) -m ruff check .

@@ -66,6 +66,7 @@ run("check-dataset boxes.json --image-root images", "4 images, 4 annotations", "
 torch.save(resnet18(norm_layer=lambda c: nn.GroupNorm(32, c)).state_dict(), "timm.pth")
 run("convert-weights timm.pth r18.pkl", "written to r18.pkl")
 
+run("doctor --config mask_rcnn_R50_gn_all.yaml", "torch", "GroupNorm", "norms: 69 GroupNorm")
 run("estimate --config mask_rcnn_R50_gn_all.yaml --images 1 --size 64x96", "standard", "minimal")
 
 small = """MODEL.DEVICE cpu MODEL.FPN.OUT_CHANNELS 64 MODEL.RPN.PRE_NMS_TOPK_TRAIN 50

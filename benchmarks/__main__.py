@@ -13,6 +13,8 @@ tools/benchmark.py roi-align                    # RoIAlign of a pyramid
 tools/benchmark.py precision --plot bf16.png    # AP and losses of whole trainings, bf16 and fp32
 tools/benchmark.py load                         # seconds to load weights into a model
 tools/benchmark.py load --repeats 9 --config mask_rcnn_R101_gn_all.yaml
+tools/benchmark.py gpu --output gpu             # all that needs a GPU, in eight minutes
+tools/benchmark.py gpu --output gpu --dry       # the same on a CPU, tiny
 """
 
 import argparse
@@ -32,6 +34,7 @@ from benchmarks import (
     roi_align,
     train,
 )
+from benchmarks.gpu import command as gpu
 from gn_det.cli import estimate
 from gn_det.engine import docstring_parser, exit_on_error, output_file
 
@@ -46,6 +49,7 @@ COMMANDS = {
     "roi-align": roi_align,
     "load": load,
     "precision": precision,
+    "gpu": gpu,
 }
 ALIASES = {"recompute": ["remake"]}  # the name in older records
 
@@ -65,9 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.add_argument(
-            "--output", type=output_file, metavar="FILE.json", help="write all results to this file"
-        )
+        if module is not gpu:  # which writes a folder
+            command.add_argument(
+                "--output",
+                type=output_file,
+                metavar="FILE.json",
+                help="write all results to this file",
+            )
         command.set_defaults(module=module)
         module.add_arguments(command)
     return parser

@@ -3,7 +3,7 @@
 The shapes are those of R50-FPN with box and mask head. Each repeat runs every way once, in turn, on
 the same numbers. GB/s counts each tensor once: input and output in the forward pass, and in
 training also the gradient of the output, the input again, and its gradient. A kernel that reads a
-tensor twice has a lower number.
+tensor twice has a lower number. On a GPU, times are those of the GPU alone, with a cold cache.
 
 Shapes:
     N: images
@@ -26,10 +26,11 @@ from torch import _dynamo as dynamo
 from torch import nn
 
 from gn_det.layers import GroupNorm
+from gn_det.layers.group_norm import group_norm
 
 from .options import add_numbers
 from .records import MIB
-from .timing import interleave, seconds_of, summary
+from .timing import device_seconds_of, interleave, seconds_of, summary
 
 __all__ = ["WAYS", "Way", "add_arguments", "layer_shapes", "measure", "run", "table"]
 
@@ -42,8 +43,9 @@ class Way:
 
     Attributes:
         source: ``stock``: PyTorch's operator, under autocast if the precision is bf16;
-            ``gn_det``: :class:`gn_det.layers.GroupNorm`, also under autocast; ``compiled``: both
-            operations fused by ``torch.compile``, for dynamic sizes.
+            ``gn_det``: what a block of gn_det calls, also under autocast, which is a kernel with
+            ReLU where kernels run; ``compiled``: both operations fused by ``torch.compile``, for
+            dynamic sizes.
         precision: The precision of the input, ``fp32`` or ``bf16``. Weights are fp32.
         channels_last: Whether the input is channels_last.
     """
@@ -168,9 +170,10 @@ def measure(
     x = torch.randn(shape, device=device)
     norm = GroupNorm(shape[1]).to(device)
     layers = {way.name: _Layer(way, norm, x) for way in ways}
+    time = partial(interleave, repeats=repeats, warmup=warmup, clock=device_seconds_of)
     seconds = {
-        "forward": interleave({n: layer.forward for n, layer in layers.items()}, repeats, warmup),
-        "training": interleave({n: layer.train for n, layer in layers.items()}, repeats, warmup),
+        "forward": time({name: layer.forward for name, layer in layers.items()}),
+        "training": time({name: layer.train for name, layer in layers.items()}),
     }
     rows = {}
     for name, layer in layers.items():
@@ -239,8 +242,9 @@ def _function(way: Way, norm: GroupNorm) -> Callable[[torch.Tensor], torch.Tenso
         # one function for all: the compiler caches a graph for each dtype, format and width
         compiled = torch.compile(_norm_relu, dynamic=True)
         return partial(compiled, weight=norm.weight, bias=norm.bias)
-    forward = norm if way.source == "gn_det" else partial(nn.GroupNorm.forward, norm)
-    return lambda x: F.relu_(forward(x))
+    if way.source == "stock":
+        return lambda x: F.relu_(nn.GroupNorm.forward(norm, x))
+    return lambda x: group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, relu=True)
 
 
 def _norm_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

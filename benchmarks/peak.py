@@ -18,7 +18,7 @@ def peak_bytes(build: Callable[..., Callable[[], Any]], *args: Any, runs: int = 
 
     It is measured in a new process: the peak of resident memory, minus the memory after the
     imports. It includes model, gradients and optimizer, but neither interpreter nor libraries. If
-    ``work`` runs on a GPU, it is the peak of PyTorch's allocations there.
+    ``work`` runs on a GPU, it is the peak of PyTorch's allocations there, once it is built.
 
     Args:
         build: A function that can be imported by its name.
@@ -34,6 +34,8 @@ def _measure(build: Callable, args: tuple, runs: int, threads: int) -> int:
     torch.set_num_threads(threads)
     before = resident_bytes("VmRSS")
     work = build(*args)
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()  # what building alone needs does not count
     for _ in range(runs):
         work()
     if torch.cuda.is_initialized():

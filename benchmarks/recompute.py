@@ -50,10 +50,10 @@ def _selective(block: BottleneckBlock, x: torch.Tensor) -> torch.Tensor:
 
 WAYS: dict[str, Callable[[BottleneckBlock, torch.Tensor], torch.Tensor]] = {
     "standard": lambda block, x: block(x),
-    "cut": lambda block, x: block.forward_lean(x),
+    "cut": lambda block, x: block.forward_pieces(x, recompute),
     "selective": _selective,
     "whole": lambda block, x: recompute(block, x),
-    "nested": lambda block, x: recompute(block.forward_lean, x),
+    "nested": lambda block, x: recompute(partial(block.forward_pieces, run=recompute), x),
 }
 if not hasattr(checkpointing, "create_selective_checkpoint_contexts"):
     del WAYS["selective"]

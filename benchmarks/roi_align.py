@@ -25,7 +25,7 @@ from torch import nn
 from gn_det.modeling.poolers import ROIPooler
 
 from .options import add_numbers
-from .timing import interleave, summary
+from .timing import device_seconds_of, interleave, summary
 
 __all__ = ["add_arguments", "random_boxes", "measure", "run", "table"]
 
@@ -117,7 +117,7 @@ def measure(
             "backward_error": max(_error(*pair) for pair in zip(backward(), reference_grads)),
         }
     del reference, reference_grads, doubles
-    times = interleave(works, repeats, warmup)
+    times = interleave(works, repeats, warmup, clock=device_seconds_of)
     for name, row in rows.items():
         for way in ("forward", "backward"):
             row[way] = summary(times[f"{name} {way}"])

@@ -114,7 +114,9 @@ class TrainStep:
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
         self.optimizer.step()
-        self.losses = {name: loss.item() for name, loss in losses.items()}
+        # at once: each value that is read alone would wait for a GPU
+        values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+        self.losses = dict(zip(losses, values))
         if not all(math.isfinite(loss) for loss in self.losses.values()):
             raise FloatingPointError(f"{self.name} has losses {self.losses}; try another --seed.")
 

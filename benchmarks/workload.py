@@ -63,6 +63,7 @@ class Setting:
         device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
         cfg = load_runnable_config(self.config, [*device, *self.options])
         cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = self.rois
+        cfg.SOLVER.IMS_PER_BATCH = self.images  # no gradient accumulation
         # the optimizer does all of its work, but the weights stay the same
         cfg.SOLVER.BASE_LR = 0.0
         return cfg
@@ -159,9 +160,13 @@ class Workload:
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
-        """The initial state dict of stock Detectron2's GN model."""
+        """The initial state dict of stock Detectron2's GN model, on the CPU.
+
+        On a GPU it would count as memory of the first variant that is built.
+        """
         torch.manual_seed(self.setting.seed)
-        return build_model(VARIANTS[STOCK_GN].config(self.cfg)).state_dict()
+        state = build_model(VARIANTS[STOCK_GN].config(self.cfg)).state_dict()
+        return {name: tensor.cpu() for name, tensor in state.items()}
 
     def model(self, variant: Variant) -> nn.Module:
         """Return the model of ``variant`` with :class:`FixedProposals`."""

@@ -4,22 +4,34 @@ gn-det estimate --config mask_rcnn_R50_gn_all.yaml
 gn-det estimate --config mask_rcnn_R50_gn_all.yaml --images 2 --budget 8GiB
 gn-det estimate --config output/config.yaml --images 1 --size 800x1333 SOLVER.AMP.ENABLED True
 
-The table has a row for each mode of MODEL.GN.MEMORY. docs/performance.md says what they do.
+The table has a row for each mode of MODEL.GN.MEMORY. docs/performance.md says what they do. The
+estimate is for MODEL.DEVICE; it needs no GPU.
 """
 
 import argparse
 import re
 from dataclasses import asdict
 
+import torch
 from tabulate import tabulate
 
 from gn_det.config import images_per_micro_batch
 from gn_det.engine import add_options, docstring_parser, read_config
-from gn_det.engine.memory_estimate import estimate
+from gn_det.engine.memory_estimate import CONTEXT, estimate
 from gn_det.modeling.activation_checkpointing import MEMORY_MODES
 
 __all__ = ["add_arguments", "build_parser", "main", "run", "table"]
 
+# the columns of the table; one of zeros is left out
+COLUMNS = {
+    "parameters": "parameters",
+    "optimizer": "momentum",
+    "saved": "saved",
+    "peak": "peak",
+    "buckets": "DDP",
+    "workspaces": "workspaces",
+    "total": "total",
+}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -83,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=parse_bytes,
         metavar="SIZE",
-        help="memory of a GPU, such as 8GiB; the first mode that fits in it is named",
+        help="memory of a GPU, such as 8GiB; the first mode that fits in it, beside the GPU's "
+        "context, is named",
     )
     add_options(parser)
 
@@ -95,8 +108,8 @@ def run(args: argparse.Namespace) -> dict:
         args: The arguments, see :func:`add_arguments`.
 
     Returns:
-        A record that :func:`table` shows: the config, the images and their size, and the bytes of
-        each part in each mode.
+        A record that :func:`table` shows: the config, the images and their size, the bytes of each
+        part in each mode, and those of a GPU's context.
     """
     cfg = read_config(args.config, args.opts)  # of the machine that it is for, not of this one
     height, width = args.size or (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
@@ -105,7 +118,7 @@ def run(args: argparse.Namespace) -> dict:
     modes = {}
     for mode in MEMORY_MODES:
         cfg.MODEL.GN.MEMORY = mode
-        of_mode = estimate(cfg, images, height, width)
+        of_mode = estimate(cfg, images, height, width, processes)
         modes[mode] = {**asdict(of_mode), "total": of_mode.total}
     return {
         "benchmark": "estimate",
@@ -115,6 +128,9 @@ def run(args: argparse.Namespace) -> dict:
         "height": height,
         "width": width,
         "budget": args.budget,
+        "device": cfg.MODEL.DEVICE,
+        "processes": processes,
+        "context": CONTEXT if torch.device(cfg.MODEL.DEVICE).type == "cuda" else 0,
         "modes": modes,
     }
 
@@ -125,26 +141,31 @@ def table(record: dict) -> str:
     Args:
         record: The record of :func:`run`.
     """
-    budget = record["budget"]
-    headers = ["MODEL.GN.MEMORY", "parameters", "momentum", "saved", "peak", "total"]
-    keys = ["parameters", "optimizer", "saved", "peak", "total"]
-    rows = [
-        [mode, *(f"{b[key] / 2**20:.0f}" for key in keys)] for mode, b in record["modes"].items()
-    ]
+    budget, context, modes = record["budget"], record["context"], record["modes"]
+    columns = {k: name for k, name in COLUMNS.items() if any(of[k] for of in modes.values())}
+    rows = [[mode, *(f"{of[key] / 2**20:.0f}" for key in columns)] for mode, of in modes.items()]
     size = f"{record['images']} x {record['height']}x{record['width']}"
     lines = [
-        f"{record['config']}, images {size} in one forward pass of a process, MiB",
-        tabulate(rows, headers),
-        "saved: kept for backward. peak: activations and gradients. total: parameters, momentum "
-        "and peak; the context of a GPU and workspaces of libraries come on top.",
+        f"{record['config']}, images {size} in one forward pass of a process on "
+        f"{record['device']}, {record['processes']} process{'es' * (record['processes'] > 1)}, MiB",
+        tabulate(rows, ["MODEL.GN.MEMORY", *columns.values()]),
+        "saved: kept for backward. peak: activations and gradients. total: all but saved, which is "
+        "in peak.",
     ]
-    if budget:
-        fitting = [mode for mode, b in record["modes"].items() if b["total"] <= budget]
+    if context:
         lines.append(
-            f"{fitting[0]} fits in {budget / 2**30:.1f} GiB."
+            "DDP: a copy of the gradients. workspaces: cuBLAS's. A GPU needs more than the total: "
+            f"its context (up to {context / 2**20:.0f} MiB), workspaces of cuDNN, and what is lost "
+            "between the allocator's blocks."
+        )
+    if budget:
+        fitting = [mode for mode, of in modes.items() if of["total"] + context <= budget]
+        beside = f" with {context / 2**20:.0f} MiB for the context" if context else ""
+        lines.append(
+            f"{fitting[0]} fits in {budget / 2**30:.1f} GiB{beside}."
             if fitting
-            else f"None fits in {budget / 2**30:.1f} GiB. What makes it smaller, in this order: "
-            "SOLVER.IMS_PER_STEP 1, SOLVER.AMP.ENABLED True, "
+            else f"None fits in {budget / 2**30:.1f} GiB{beside}. What makes it smaller, in this "
+            "order: SOLVER.IMS_PER_STEP 1, SOLVER.AMP.ENABLED True, "
             "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, smaller images."
         )
     return "\n".join(lines)

@@ -8,7 +8,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["MemoryMeter"]
+__all__ = ["GPU_UNIT", "MemoryMeter", "rounded_up"]
+
+GPU_UNIT = 512  # bytes
 
 
 class MemoryMeter(TorchDispatchMode):
@@ -23,12 +25,17 @@ class MemoryMeter(TorchDispatchMode):
 
     What was there before the block (parameters, the batch) does not count. Slows the work down.
 
+    Args:
+        unit: The number of bytes that each storage is rounded up to a multiple of. PyTorch's
+            allocator of GPU memory has :data:`GPU_UNIT`.
+
     Attributes:
         peak_bytes: The most bytes that were alive after any operation.
     """
 
-    def __init__(self):
+    def __init__(self, unit: int = 1):
         super().__init__()
+        self._unit = unit
         self._storages: dict[StorageWeakRef, int] = {}
         self.peak_bytes = 0
 
@@ -40,7 +47,7 @@ class MemoryMeter(TorchDispatchMode):
             # a view or the target of an in-place operation has the storage of an input
             if isinstance(tensor, torch.Tensor) and _key(tensor) not in inputs:
                 storage = tensor.untyped_storage()
-                self._storages[StorageWeakRef(storage)] = storage.nbytes()
+                self._storages[StorageWeakRef(storage)] = rounded_up(storage.nbytes(), self._unit)
         self.peak_bytes = max(self.peak_bytes, self._count())
         return out
 
@@ -53,6 +60,11 @@ class MemoryMeter(TorchDispatchMode):
         """Return the bytes of distinct storages made in the block that something still holds."""
         gc.collect()
         return self._count()
+
+
+def rounded_up(size: int, unit: int) -> int:
+    """Return the least multiple of ``unit`` that is not below ``size``."""
+    return -(-size // unit) * unit
 
 
 def _key(tensor: torch.Tensor) -> int:

@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from gn_det.config.detection_limit import COCO_LIMIT
 from gn_det.data import DatasetError, warn_of_many_objects
 
+from .background import Background
 from .masks import encode_masks, encode_roi_masks
 from .results_file import RESULTS_FILE, read_detections
 from .scorers import check_scorer
@@ -28,6 +29,8 @@ from .truth import fill_missing_fields, load_truth
 __all__ = ["COCOEvaluator", "detections_to_json", "score_file"]
 
 logger = logging.getLogger(__name__)
+
+MAX_WAITING = 2  # images to be encoded: 100 pasted masks of 800x1333 take 100 MB
 
 # task of COCO: the fields of Instances that it is scored by
 _FIELDS = {
@@ -80,12 +83,16 @@ class COCOEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all detections."""
+        self._encoder: Background[list[dict]] = Background(MAX_WAITING)
         self._detections: list[dict] = []
         self._proposals: list[dict] = []
         self._tasks: set[str] = set()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Collect the detections or proposals of a batch.
+
+        Masks take a core tens of milliseconds an image, about as long as a GPU takes for the next
+        one. So they are encoded in a thread, and errors are raised by a later call.
 
         Args:
             inputs: The images of the batch, with ``image_id``.
@@ -95,6 +102,7 @@ class COCOEvaluator(DatasetEvaluator):
 
         Raises:
             DatasetError: An output has neither instances nor proposals.
+            Exception: The masks of an earlier image cannot be encoded; the message names it.
         """
         for image, output in zip(inputs, outputs):
             if "proposals" in output:
@@ -111,11 +119,22 @@ class COCOEvaluator(DatasetEvaluator):
             self._tasks |= {
                 task for task, names in _FIELDS.items() if any(map(instances.has, names))
             }
-            for detection in detections_to_json(instances, image["image_id"]):
-                # a model may have more classes than the dataset
-                if detection["category_id"] in self._category_ids:
-                    detection["category_id"] = self._category_ids[detection["category_id"]]
-                    self._detections.append(detection)
+            encode = partial(detections_to_json, instances, image["image_id"])
+            name = image.get("file_name") or f"image_id {image['image_id']}"
+            self._collect(self._encoder.submit(encode, name))
+
+    @property
+    def detections(self) -> list[dict]:
+        """The detections of this process so far, in COCO's result format and in order."""
+        self._collect(self._encoder.results())
+        return self._detections
+
+    def _collect(self, encoded: Iterable[list[dict]]) -> None:
+        for detection in itertools.chain.from_iterable(encoded):
+            # a model may have more classes than the dataset
+            if detection["category_id"] in self._category_ids:
+                detection["category_id"] = self._category_ids[detection["category_id"]]
+                self._detections.append(detection)
 
     def evaluate(self) -> OrderedDict:
         """Score the detections of all processes.
@@ -126,8 +145,9 @@ class COCOEvaluator(DatasetEvaluator):
             ``{"box_proposals": {"AR@100": ..., ...}}``, Detectron2's average recall in percent. It
             is empty in all but the main process.
         """
+        found_here = self.detections
         comm.synchronize()
-        gathered = comm.gather((self._detections, self._proposals, self._tasks), dst=0)
+        gathered = comm.gather((found_here, self._proposals, self._tasks), dst=0)
         if not comm.is_main_process():
             return OrderedDict()
         detections = list(itertools.chain.from_iterable(d for d, _, _ in gathered))

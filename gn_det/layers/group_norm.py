@@ -1,4 +1,4 @@
-"""Group Normalization, with the number of channels as the first argument.
+"""Group Normalization: one function that picks the code for an input, and the layer.
 
 Shapes:
     N: images or RoIs
@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import kernels
 from .fp32_stats import group_norm_fp32_stats
+from .kept_statistics import keep_statistics, kept_statistics
 
-__all__ = ["GroupNorm", "check_groups", "num_groups_for"]
+__all__ = ["GroupNorm", "check_groups", "group_norm", "has_kernel", "num_groups_for"]
 
 # The largest |mean| / std of a group for which PyTorch's channels_last kernel on a CPU is used.
 # The kernel computes the variance as E[x^2] - E[x]^2 in float32. Its relative error is 1e-3 at a
@@ -76,6 +78,103 @@ def num_groups_for(num_channels: int, num_groups: int, channels_per_group: int |
     return num_channels // channels_per_group
 
 
+def has_kernel(x: torch.Tensor) -> bool:
+    """Return whether :func:`group_norm` is one Triton kernel for ``x``, with ReLU and residual.
+
+    A traced or exported model has PyTorch's operators: it runs where there is no Triton.
+    """
+    if torch.compiler.is_compiling():
+        return _has_kernel_in_graph(x) and not torch.compiler.is_exporting()
+    return not torch.jit.is_tracing() and kernels.usable(x)
+
+
+def _has_kernel_in_graph(x: torch.Tensor) -> bool:
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if not _has_kernel_for(x.device, x.dtype) or not x.numel():
+        return False
+    return x.is_contiguous() or channels_last
+
+
+@torch.compiler.assume_constant_result  # Dynamo cannot look into it
+def _has_kernel_for(device: torch.device, dtype: torch.dtype) -> bool:
+    return kernels.usable(torch.ones(1, dtype=dtype, device=device))
+
+
+def group_norm(
+    x: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float = 1e-5,
+    *,
+    relu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return ``relu(norm(x) + residual)`` by the fastest code that is correct for ``x``.
+
+    That is one of the Triton kernels, where they run, with ReLU and residual in the same pass.
+    Elsewhere it is PyTorch's operator or, where that one is wrong, ``group_norm_fp32_stats``.
+
+    Args:
+        x: The input of shape (N, C, *). N may be 0.
+        num_groups: The number of groups G; it divides C.
+        weight: The scale of each channel, of shape (C,).
+        bias: The offset of each channel, of shape (C,).
+        eps: The number that is added to the variance.
+        relu: Whether a ReLU follows.
+        residual: A tensor of the shape of ``x`` that is added before the ReLU, or None.
+
+    Returns:
+        A new tensor with shape, dtype and memory format of ``x``.
+    """
+    if has_kernel(x):
+        compiled = torch.compiler.is_compiling()  # a graph has its own way to recompute
+        try:
+            y, mean, rstd = kernels.group_norm(
+                *(x, num_groups, weight, bias, eps),
+                relu=relu,
+                residual=None if residual is None else residual.to(x.dtype),
+                statistics=None if compiled else kept_statistics(),
+            )
+        except kernels.KernelError:
+            return group_norm(x, num_groups, weight, bias, eps, relu=relu, residual=residual)
+        if not compiled:
+            keep_statistics((mean, rstd))
+        return y
+    y = _by_pytorch(x, num_groups, weight, bias, eps)
+    if residual is not None:
+        y += residual
+    return F.relu_(y) if relu else y
+
+
+def _by_pytorch(
+    x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Normalize ``x`` by PyTorch's operator if that is correct for it, otherwise by our own."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return _traceable(x, num_groups, weight, bias, eps)
+    kept_statistics()
+    keep_statistics(None)
+    # on a CPU PyTorch's operator takes mixed dtypes and channels_last
+    on_cpu = x.device.type == "cpu"
+    if x.is_contiguous() and (on_cpu or x.dtype in (torch.float32, torch.float64)):
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    if on_cpu and type(x.data) is torch.Tensor:  # a fake tensor has no values
+        n, c, length = len(x), x.shape[1], x.shape[2:].numel()
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, length, num_groups, eps)
+        if (mean.detach() * rstd.detach()).abs().max() <= MAX_MEAN_TO_STD:
+            return y
+    return group_norm_fp32_stats(x, num_groups, weight, bias, eps)
+
+
+def _traceable(
+    x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Normalize with a fixed sequence of operators, for an exported or compiled graph."""
+    wide = x.to(weight.dtype).contiguous()
+    return F.group_norm(wide, num_groups, weight, bias, eps).to(x.dtype)
+
+
 class GroupNorm(nn.GroupNorm):
     """Group Normalization (section 3.2, equation 7), with channels as the first argument.
 
@@ -114,28 +213,10 @@ class GroupNorm(nn.GroupNorm):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize ``x`` by PyTorch's operator if that is correct for it, otherwise by our own."""
+        """Normalize ``x`` by the fastest code that is correct for it."""
         if torch.jit.is_scripting():
-            return self._traceable_forward(x)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return self._traceable_forward(x)
-        # on a CPU PyTorch's operator takes mixed dtypes and channels_last
-        on_cpu = x.device.type == "cpu"
-        if x.is_contiguous() and (on_cpu or x.dtype in (torch.float32, torch.float64)):
-            return super().forward(x)
-        if on_cpu and type(x.data) is torch.Tensor:  # a fake tensor has no values
-            n, c, length = len(x), x.shape[1], x.shape[2:].numel()
-            y, mean, rstd = torch.native_group_norm(
-                x, self.weight, self.bias, n, c, length, self.num_groups, self.eps
-            )
-            if (mean.detach() * rstd.detach()).abs().max() <= MAX_MEAN_TO_STD:
-                return y
-        return group_norm_fp32_stats(x, self.num_groups, self.weight, self.bias, self.eps)
-
-    def _traceable_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize with a fixed sequence of operators, for an exported or compiled graph."""
-        wide = x.to(self.weight.dtype).contiguous()
-        return F.group_norm(wide, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+            return _traceable(x, self.num_groups, self.weight, self.bias, self.eps)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         """Return the arguments as one would write them in a call of this class."""

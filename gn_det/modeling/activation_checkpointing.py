@@ -16,6 +16,9 @@ that backward needs. The last of these is the input of the convolution, so the c
 does not run twice. Autocast, DDP, nesting and freeing are handled by PyTorch, from version
 2.3 on. docs/notes/training_step.md compares this with other mechanisms.
 
+Where Triton kernels run, norms keep their statistics, and one kernel recomputes norm and ReLU
+(:mod:`.conv_norm_relu`).
+
 Shapes:
     R: RoIs
     C: channels
@@ -23,14 +26,12 @@ Shapes:
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from detectron2.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 from torch import nn
 from torch.nn.modules import module as torch_module
@@ -39,24 +40,21 @@ from torch.utils.checkpoint import checkpoint
 
 from gn_det.config import ConfigError
 from gn_det.layers import GroupNorm
+from gn_det.layers.kept_statistics import Statistics, keeping_statistics, reusing
 
 from .norms import has_statistics, is_norm
-from .weight_standardization import StandardizedConv2d, convolve
+from .weight_standardization import StandardizedConv2d
 
 __all__ = [
     "MEMORY_MODES",
     "ActivationCheckpointMixin",
-    "all_modules",
-    "apply_convolution",
-    "apply_norm_and_activation",
     "check_memory_mode",
-    "checkpoint_conv_chain",
-    "convolution_of",
+    "has_hooks",
     "ignoring_hooks",
-    "norm_and_activation_of",
     "recompute",
     "recomputing",
     "set_memory",
+    "tag",
     "tag_recomputable",
     "why_once",
 ]
@@ -73,6 +71,13 @@ State = tuple[nn.Module, dict[str, Any]]
 GLOBAL_HOOKS: tuple[dict[int, Callable[..., Any]], ...] = (
     *(torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks),
     *(torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks),
+)
+
+# what torch.nn.Module changes in place, where a call looks
+MODULE_DICTS = (
+    *("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"),
+    *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
 )
 
 # layers that give the same output each time they run, and change nothing
@@ -107,15 +112,19 @@ def recompute(
     states, count = _states(modules), len(inputs)
     used = [*inputs, *_tensors(states)]
     trained = [tensor.requires_grad for tensor in used]
+    if modules and not any(trained):
+        return function(*inputs)  # backward does not come here: the stem, where it is frozen
+    kept: list[Statistics] = []
     is_first_run = True
 
     def run_with(*tensors: torch.Tensor) -> T:
         nonlocal is_first_run
         if is_first_run:
             is_first_run = False
-            return function(*tensors[:count])
+            with keeping_statistics(kept):
+                return function(*tensors[:count])
         tensors = tuple(map(_with_requires_grad, tensors, trained))
-        with _restored(states, tensors[count:]):
+        with _restored(states, tensors[count:]), reusing(kept):
             return function(*tensors[:count])
 
     return run(run_with, *used)
@@ -138,15 +147,25 @@ def tag_recomputable(
             and buffers are copied: FSDP frees them before the other module's backward. They should
             be small.
     """
-    y: Any = function(x)
     modules = list(modules)
-    if y is x or torch.compiler.is_compiling() or not _is_deterministic(modules):
-        return y  # saved as usual
+    if torch.compiler.is_compiling() or not _is_deterministic(modules):
+        return function(x)  # saved as usual
+    kept: list[Statistics] = []
+    with keeping_statistics(kept):
+        y = function(x)
+    if y is x:
+        return y
     states = _states(modules)
     copies = [tensor.detach().clone() for tensor in _tensors(states)]
-    y.recompute_fn = partial(_without_graph, function, x.detach(), states, copies)
-    y.recompute_place = _place(y), y._version
+    tag(y, partial(_without_graph, function, x.detach(), states, copies, kept))
     return y
+
+
+def tag(tensor: torch.Tensor, function: Callable[[], torch.Tensor]) -> None:
+    """Let a tensor know that a function makes it again, for :func:`recomputing`."""
+    tagged: Any = tensor
+    tagged.recompute_fn = function
+    tagged.recompute_place = _place(tensor), tensor._version
 
 
 @contextmanager
@@ -164,14 +183,26 @@ def recomputing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
         and tensor.recompute_place == (_place(tensor), tensor._version)
     }
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
-        return functions.get(_place(tensor), tensor)
+    def pack(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        # detached, for an output would hold its own graph: a leak if no backward follows
+        as_saved = partial(_unchanged, tensor.detach(), tensor._version)
+        return functions.get(_place(tensor), as_saved)
 
-    def unpack(packed: torch.Tensor | Callable[[], torch.Tensor]) -> torch.Tensor:
-        return packed if isinstance(packed, torch.Tensor) else packed()
+    def unpack(packed: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return packed()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if functions else nullcontext():
         yield
+
+
+def _unchanged(tensor: torch.Tensor, version: int) -> torch.Tensor:
+    # PyTorch itself does not look where there are hooks
+    if tensor._version != version:
+        raise RuntimeError(
+            "A tensor that backward needs has been modified by an inplace operation. It has the "
+            f"shape {tuple(tensor.shape)} and is at version {tensor._version}, not {version}."
+        )
+    return tensor
 
 
 def _without_graph(
@@ -179,8 +210,9 @@ def _without_graph(
     x: torch.Tensor,
     states: list[State],
     tensors: Sequence[torch.Tensor],
+    kept: list[Statistics],
 ) -> torch.Tensor:
-    with torch.no_grad(), _restored(states, tensors):
+    with torch.no_grad(), _restored(states, tensors), reusing(kept):
         return function(x)
 
 
@@ -199,10 +231,10 @@ def _states(modules: Iterable[nn.Module]) -> list[State]:
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return attributes of a module with copies of its dicts: of parameters, hooks and so on."""
-    return {
-        name: dict(value) if type(value) in (dict, OrderedDict) else value
-        for name, value in attributes.items()
-    }
+    copy = attributes.copy()
+    for name in MODULE_DICTS:
+        copy[name] = attributes[name].copy()
+    return copy
 
 
 def _tensors(states: list[State]) -> list[torch.Tensor]:
@@ -268,10 +300,11 @@ class ActivationCheckpointMixin(nn.Module):
             return "standard"
         if not torch.compiler.is_compiling() and not _can_recompute():
             return "standard"
-        for module in all_modules(self.children() if layers is None else layers):
-            if why := why_once(module):
-                self._warn_once(module, why)
-                return "standard"
+        for layer in self.children() if layers is None else layers:
+            for module in layer.modules():
+                if why := why_once(module):
+                    self._warn_once(module, why)
+                    return "standard"
         return self.memory
 
     def _warn_once(self, layer: nn.Module, why: str) -> None:
@@ -296,6 +329,17 @@ def _can_recompute() -> bool:
     )
 
 
+def has_hooks(layer: nn.Module) -> bool:
+    """Return whether a call of a layer calls hooks, of its own or on all modules."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or any(GLOBAL_HOOKS)
+    )
+
+
 def why_once(layer: nn.Module) -> str:
     """Return why a layer has to run exactly once in a step; "" if it can be recomputed.
 
@@ -305,13 +349,7 @@ def why_once(layer: nn.Module) -> str:
     Args:
         layer: The layer, without its children.
     """
-    if not _ignoring_hooks and (
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or any(GLOBAL_HOOKS)
-    ):
+    if not _ignoring_hooks and has_hooks(layer):
         return "has hooks (pruning, weight_norm and others)"
     if "forward" in vars(layer):
         return "has a forward of its own"
@@ -376,86 +414,3 @@ def set_memory(
     if runs_once or (mode == "lean" and not gains_by_lean):
         mode = "standard"
     module.memory = mode
-
-
-def checkpoint_conv_chain(
-    convs: Sequence[Conv2d], rest: Sequence[nn.Module | Callable[..., Any]], x: torch.Tensor
-) -> Any:
-    """Run ``convs`` and then ``rest``, and save one tensor for each of ``convs`` for backward.
-
-    Args:
-        convs: Detectron2's ``Conv2d`` layers, with norm and activation, or layers in their place.
-            May be empty.
-        rest: The layers that follow. All but the last are recomputed in backward.
-        x: The input of the first layer, of shape (R, C, H, W). R may be 0.
-
-    Returns:
-        The output of the last layer.
-    """
-    after = all_modules(layer for layer in rest if isinstance(layer, nn.Module))
-    if not convs:
-        return recompute(partial(_run, rest), x, modules=after)
-    x = apply_convolution(convs[0], x)
-    for before, conv in zip(convs, convs[1:]):
-        used = [*norm_and_activation_of(before), *convolution_of(conv)]
-        x = recompute(partial(_norm_and_convolve, before, conv), x, modules=used)
-    last = convs[-1]
-    run_rest = partial(apply_norm_and_activation, last, rest=rest)
-    return recompute(run_rest, x, modules=[*norm_and_activation_of(last), *after])
-
-
-def _run(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
-    first_input = x
-    for layer in layers:
-        # in place unless x comes from outside: norms and convolutions do not need their outputs
-        in_place = type(layer) is nn.ReLU and x is not first_input
-        x = F.relu_(x) if in_place else layer(x)
-    return x
-
-
-def _can_split(conv: nn.Module) -> bool:
-    # a subclass or a wrapper (LoRA, a parametrization) may do something else
-    return type(conv) in (Conv2d, StandardizedConv2d)
-
-
-def all_modules(layers: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return layers with all modules in them."""
-    return [module for layer in layers for module in layer.modules()]
-
-
-def convolution_of(conv: nn.Module) -> list[nn.Module]:
-    """Return the modules that :func:`apply_convolution` uses."""
-    return [conv] if _can_split(conv) else list(conv.modules())
-
-
-def norm_and_activation_of(conv: nn.Module) -> list[nn.Module]:
-    """Return the modules that :func:`apply_norm_and_activation` uses."""
-    return all_modules(conv.children()) if _can_split(conv) else []
-
-
-def apply_convolution(conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Return the output of a layer's convolution, without its norm and activation.
-
-    Args:
-        conv: Detectron2's ``Conv2d``, or a layer in its place, which is run as a whole.
-        x: The input of shape (N, C, H, W). N may be 0.
-    """
-    return convolve(conv, x) if _can_split(conv) else conv(x)
-
-
-def apply_norm_and_activation(
-    conv: Conv2d, x: torch.Tensor, rest: Iterable[Callable[..., Any]] = ()
-) -> Any:
-    """Apply the norm and activation of a layer to the output of :func:`apply_convolution`.
-
-    Args:
-        conv: The layer that holds norm and activation. Each may be None.
-        x: The output of the layer's convolution.
-        rest: The layers that follow.
-    """
-    own = (conv.norm, conv.activation) if _can_split(conv) else ()
-    return _run([layer for layer in (*own, *rest) if layer is not None], x)
-
-
-def _norm_and_convolve(before: Conv2d, conv: Conv2d, x: torch.Tensor) -> torch.Tensor:
-    return apply_convolution(conv, apply_norm_and_activation(before, x))

@@ -6,28 +6,30 @@ Shapes:
     H, W: height and width of the features
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import resnet
-from torch import nn
 
-from .activation_checkpointing import (
-    ActivationCheckpointMixin,
+from .activation_checkpointing import ActivationCheckpointMixin, recompute
+from .conv_norm_relu import (
+    RELU,
+    add_and_activate,
     all_modules,
     apply_convolution,
     apply_norm_and_activation,
-    convolution_of,
+    can_fuse,
     norm_and_activation_of,
-    recompute,
+    norm_then_convolve,
+    run_now,
 )
 from .scripting import renamed
 
 __all__ = ["BasicBlock", "BasicStem", "BottleneckBlock", "DeformBottleneckBlock"]
-
-RELU = (nn.ReLU(),)  # Detectron2's blocks have theirs outside of their convolutions
 
 
 class CheckpointedBlock(ActivationCheckpointMixin):
@@ -39,17 +41,23 @@ class CheckpointedBlock(ActivationCheckpointMixin):
             return self.forward_standard(x)
         mode = self.active_mode()
         if mode == "lean":
-            return self.forward_lean(x)
+            return self.forward_pieces(x, recompute)
+        whole = self.forward_pieces if can_fuse(self.children(), x) else self.forward_standard
         if mode == "minimal":
-            return recompute(self.forward_standard, x, modules=all_modules(self.children()))
-        return self.forward_standard(x)
+            return recompute(whole, x, modules=all_modules(self.children()))
+        return whole(x)
 
     def forward_standard(self, x: torch.Tensor) -> torch.Tensor:
         """Run Detectron2's block. TorchScript cannot call it by ``super()``."""
         raise NotImplementedError
 
-    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the same as ``forward``, with less saved for backward."""
+    def forward_pieces(self, x: torch.Tensor, run: Callable[..., Any] = run_now) -> torch.Tensor:
+        """Return the same as ``forward``, with norm and ReLU as one where kernels run.
+
+        Args:
+            x: The input of the block.
+            run: The function that runs a piece: ``recompute`` for lean mode, or ``run_now``.
+        """
         raise NotImplementedError
 
 
@@ -61,10 +69,10 @@ class BasicStem(CheckpointedBlock, resnet.BasicStem):
 
     forward_standard = renamed(resnet.BasicStem.forward, "forward_standard")
 
-    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
-        """Save the image and the output of the convolution."""
+    def forward_pieces(self, x: torch.Tensor, run: Callable[..., Any] = run_now) -> torch.Tensor:
+        """In lean mode, save the image and the output of the convolution."""
         x = apply_convolution(self.conv1, x)
-        return recompute(self._norm_and_pool, x, modules=norm_and_activation_of(self.conv1))
+        return run(self._norm_and_pool, x, modules=norm_and_activation_of(self.conv1))
 
     def _norm_and_pool(self, x: torch.Tensor) -> torch.Tensor:
         x = apply_norm_and_activation(self.conv1, x, RELU)
@@ -79,27 +87,27 @@ class CheckpointedResidualBlock(CheckpointedBlock):
         conv2: Conv2d
         shortcut: Conv2d | None
 
-    def forward_lean(self, x: torch.Tensor) -> torch.Tensor:
-        """Save the input and the outputs of the first two convolutions."""
+    def forward_pieces(self, x: torch.Tensor, run: Callable[..., Any] = run_now) -> torch.Tensor:
+        """In lean mode, save the input and the outputs of the first two convolutions."""
         conv1, conv2 = self.conv1, self.conv2
-        inner = apply_convolution(conv1, x)
-        used = [*norm_and_activation_of(conv1), *convolution_of(conv2)]
-        inner = recompute(self._norm1_and_conv2, inner, modules=used)
+        inner = norm_then_convolve(conv1, conv2, apply_convolution(conv1, x), run, RELU)
         others = all_modules(layer for layer in self.children() if layer not in (conv1, conv2))
-        used = [*norm_and_activation_of(conv2), *others]
-        return recompute(self._norm2_to_end, inner, x, modules=used)
-
-    def _norm1_and_conv2(self, x: torch.Tensor) -> torch.Tensor:
-        return apply_convolution(self.conv2, apply_norm_and_activation(self.conv1, x, RELU))
+        used = chain(norm_and_activation_of(conv2), others)
+        return run(self._norm2_to_end, inner, x, modules=used)
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return the block's output, for the output of its second convolution and its input."""
         raise NotImplementedError
 
-    def _add_shortcut(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return the output of the block, in place of ``out``, for the block's input ``x``."""
-        out += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(out)
+    def _add_shortcut(self, conv: Conv2d, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the output of the block.
+
+        Args:
+            conv: The last convolution of the block.
+            out: The output of this convolution, without norm.
+            x: The input of the block.
+        """
+        return add_and_activate(conv, out, lambda: x if self.shortcut is None else self.shortcut(x))
 
 
 class BottleneckBlock(CheckpointedResidualBlock, resnet.BottleneckBlock):
@@ -115,7 +123,8 @@ class BottleneckBlock(CheckpointedResidualBlock, resnet.BottleneckBlock):
     forward_standard = renamed(resnet.BottleneckBlock.forward, "forward_standard")
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self._add_shortcut(self.conv3(apply_norm_and_activation(self.conv2, inner, RELU)), x)
+        inner = apply_norm_and_activation(self.conv2, inner, RELU)
+        return self._add_shortcut(self.conv3, apply_convolution(self.conv3, inner), x)
 
 
 class BasicBlock(CheckpointedResidualBlock, resnet.BasicBlock):
@@ -128,12 +137,14 @@ class BasicBlock(CheckpointedResidualBlock, resnet.BasicBlock):
     forward_standard = renamed(resnet.BasicBlock.forward, "forward_standard")
 
     def _norm2_to_end(self, inner: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        out = apply_norm_and_activation(self.conv2, inner)
-        return self._add_shortcut(out.clone() if out is inner else out, x)
+        return self._add_shortcut(self.conv2, inner, x)
 
 
 class DeformBottleneckBlock(CheckpointedBlock, resnet.DeformBottleneckBlock):
     """A bottleneck with a deformable convolution. Its norm is inside that layer: no lean mode."""
 
     forward_standard = renamed(resnet.DeformBottleneckBlock.forward, "forward_standard")
-    forward_lean = forward_standard
+
+    def forward_pieces(self, x: torch.Tensor, run: Callable[..., Any] = run_now) -> torch.Tensor:
+        """Run Detectron2's block."""
+        return self.forward_standard(x)

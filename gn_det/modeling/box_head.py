@@ -30,12 +30,13 @@ class GNFastRCNNConvFCHead(GNHead, FastRCNNConvFCHead):
         """Run the layers, and save for backward what ``MODEL.GN.MEMORY`` says."""
         if torch.jit.is_scripting():
             return self.forward_standard(x)
-        if self.active_mode() == "standard":
+        mode = self.active_mode()
+        if self.runs_whole(x, mode):
             return self.forward_standard(x)
         # checkpointed up to the first fully connected layer: the tensors after it are small
         layers: list[nn.Module] = list(self)
         checkpointed = len(self.conv_norm_relus) + 2
-        x = self.forward_checkpointed(layers[:checkpointed], x)
+        x = self.forward_pieces(layers[:checkpointed], x, mode)
         for layer in layers[checkpointed:]:
             x = layer(x)
         return x

@@ -17,18 +17,23 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, fpn
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from gn_det.layers.group_norm import has_kernel
+
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
-    all_modules,
-    apply_convolution,
-    apply_norm_and_activation,
-    convolution_of,
-    norm_and_activation_of,
     recompute,
     set_memory,
     tag_recomputable,
 )
 from .channels_last import to_channels_last
+from .conv_norm_relu import (
+    all_modules,
+    apply_convolution,
+    apply_norm_and_activation,
+    can_fuse,
+    convolution_of,
+    norm_and_activation_of,
+)
 from .norms import NormBuilder, as_builder, norm_from_cfg
 from .resnet import build_gn_resnet_backbone
 from .scripting import renamed
@@ -87,21 +92,25 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         if torch.jit.is_scripting():
             return self.forward_standard(x)
         mode = self.active_mode(self._own_layers())
-        return self.forward_standard(x) if mode == "standard" else self.forward_recomputed(x, mode)
+        if mode == "standard" and not can_fuse(self._own_layers(), x):
+            return self.forward_standard(x)
+        return self.forward_pieces(x, mode)
 
     def _own_layers(self) -> list[Conv2d]:
         return [*self.lateral_convs, *self.output_convs]
 
-    def forward_recomputed(self, x: torch.Tensor, mode: str) -> dict[str, torch.Tensor]:
-        """Return the same as ``forward``, with less saved for backward.
+    def forward_pieces(self, x: torch.Tensor, mode: str) -> dict[str, torch.Tensor]:
+        """Return the same as ``forward``, with less saved for backward in lean and minimal mode.
 
         Args:
             x: The images, of shape (N, C, H, W).
-            mode: "lean" or "minimal".
+            mode: The mode of this forward pass.
         """
         bottom_up = self.bottom_up(x)
         features = [bottom_up[name] for name in reversed(self.in_features)]
-        if mode == "lean":
+        if mode == "standard":
+            outputs = self._lateral_to_output(*features)
+        elif mode == "lean":
             outputs = self._forward_lean(*features)
         else:
             used = all_modules(self._own_layers())
@@ -149,12 +158,41 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
         for lateral_conv, output_conv, x in zip(self.lateral_convs, self.output_convs, laterals):
             x = apply_norm_and_activation(lateral_conv, x)
             if above is not None:
-                x = x + F.interpolate(above, scale_factor=2.0, mode="nearest")
+                x = _add_upsampled(x, above)
                 if self._fuse_type == "avg":
                     x /= 2
             outputs.append(apply_convolution(output_conv, x))
             above = x
         return tuple(outputs)
+
+
+def _add_upsampled(x: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` plus the level above it, whose pixels are repeated along height and width.
+
+    Args:
+        x: The features of a level, of shape (N, C, 2H, 2W).
+        above: The features of the level above, of shape (N, C, H, W).
+    """
+    height, width = above.shape[2:]
+    if has_kernel(x) and x.shape[2:] == (2 * height, 2 * width):
+        return _AddUpsampled.apply(x, above)
+    return x + F.interpolate(above, scale_factor=2.0, mode="nearest")
+
+
+class _AddUpsampled(torch.autograd.Function):
+    """The sum without the upsampled copy, which autocast on a GPU would make float32 as well.
+
+    On a CPU it is no faster, and autograd's own gradient of the broadcast is slow everywhere.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+        pairs = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+        return (pairs + above[:, :, :, None, :, None]).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return dy, F.avg_pool2d(dy, kernel_size=2, divisor_override=1)
 
 
 @BACKBONE_REGISTRY.register()

@@ -14,14 +14,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from torch import nn
 
-from .activation_checkpointing import (
-    ActivationCheckpointMixin,
-    all_modules,
-    checkpoint_conv_chain,
-    recompute,
-    set_memory,
-)
+from .activation_checkpointing import ActivationCheckpointMixin, recompute, set_memory
 from .channels_last import to_channels_last
+from .conv_norm_relu import all_modules, can_fuse, run_conv_chain, run_now
 from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
 
@@ -72,16 +67,22 @@ class GNHead(ActivationCheckpointMixin, Detectron2Head):
         if channels_last:
             to_channels_last(self)
 
-    def forward_checkpointed(self, layers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
-        """Run layers in lean or minimal mode.
+    def forward_pieces(self, layers: list[nn.Module], x: torch.Tensor, mode: str) -> torch.Tensor:
+        """Run layers in pieces, which lean and minimal mode recompute in backward.
 
         Args:
             layers: The convolutions of the head, and what follows them.
             x: The features of the RoIs, of shape (R, C, H, W). R may be 0.
+            mode: The mode of this forward pass.
         """
         num_convs = len(self.conv_norm_relus)  # a list of its own, which others may forget
-        run = partial(checkpoint_conv_chain, layers[:num_convs], layers[num_convs:])
-        return run(x) if self.memory == "lean" else recompute(run, x, modules=all_modules(layers))
+        run = run_now if mode == "standard" else recompute
+        chain = partial(run_conv_chain, layers[:num_convs], layers[num_convs:], run=run)
+        return recompute(chain, x, modules=all_modules(layers)) if mode == "minimal" else chain(x)
+
+    def runs_whole(self, x: torch.Tensor, mode: str) -> bool:
+        """Return whether Detectron2's own forward is best: it saves all, and no kernel is fused."""
+        return mode == "standard" and not can_fuse(self.children(), x)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

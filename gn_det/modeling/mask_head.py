@@ -31,6 +31,7 @@ class GNMaskRCNNConvUpsampleHead(GNHead, MaskRCNNConvUpsampleHead):
         """Return the mask logits, and save for backward what ``MODEL.GN.MEMORY`` says."""
         if torch.jit.is_scripting():
             return self.layers_standard(x)
-        if self.active_mode() == "standard":
+        mode = self.active_mode()
+        if self.runs_whole(x, mode):
             return self.layers_standard(x)
-        return self.forward_checkpointed(list(self), x)
+        return self.forward_pieces(list(self), x, mode)

@@ -16,12 +16,12 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, Standa
 
 from .activation_checkpointing import (
     ActivationCheckpointMixin,
-    all_modules,
     recompute,
     recomputing,
     set_memory,
 )
 from .channels_last import to_channels_last
+from .conv_norm_relu import all_modules
 from .from_cfg import gn_config
 from .scripting import renamed
 
@@ -72,7 +72,7 @@ class GNRPNHead(ActivationCheckpointMixin, StandardRPNHead):
         if torch.jit.is_scripting():
             return self.forward_standard(features)
         if self.active_mode() == "minimal":
-            used = all_modules(self.children())
+            used = list(all_modules(self.children()))
             levels = [recompute(self._level, x, modules=used) for x in features]
             return [logits for logits, _ in levels], [deltas for _, deltas in levels]
         with recomputing(features):

@@ -19,14 +19,9 @@ from torch import nn
 
 from gn_det.config import ConfigError
 
-from .activation_checkpointing import (
-    ActivationCheckpointMixin,
-    all_modules,
-    checkpoint_conv_chain,
-    recompute,
-    set_memory,
-)
+from .activation_checkpointing import ActivationCheckpointMixin, recompute, set_memory
 from .channels_last import to_channels_last
+from .conv_norm_relu import all_modules, can_fuse, run_conv_chain, run_now
 from .from_cfg import gn_config
 from .norms import NormBuilder, as_builder, norm_from_cfg
 from .weight_standardization import standardize_convs
@@ -104,10 +99,11 @@ class VGG(ActivationCheckpointMixin, Backbone):
     def _stage(self, layers: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a stage's output, and the same pooled."""
         mode = self.active_mode([layers])
-        if mode == "standard":
+        if mode == "standard" and not can_fuse([layers, *layers.children()], x):
             return _with_pooled(layers(x))
-        lean = partial(checkpoint_conv_chain, list(layers.children()), [_with_pooled])
-        return lean(x) if mode == "lean" else recompute(lean, x, modules=all_modules([layers]))
+        run = run_now if mode == "standard" else recompute
+        chain = partial(run_conv_chain, list(layers.children()), [_with_pooled], run=run)
+        return recompute(chain, x, modules=all_modules([layers])) if mode == "minimal" else chain(x)
 
 
 def _with_pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

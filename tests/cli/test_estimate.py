@@ -6,6 +6,7 @@ import pytest
 
 from gn_det.cli import estimate as module
 from gn_det.cli.estimate import parse_bytes
+from gn_det.engine.memory_estimate import CONTEXT, Estimate
 
 
 def _args(*line):
@@ -34,12 +35,32 @@ def test_command_says_which_mode_fits():
     totals = {mode: b["total"] for mode, b in record["modes"].items()}
     assert totals["standard"] > totals["lean"] > totals["minimal"]
     assert "fits" not in module.table(record)
-    for budget, words in (
-        (totals["standard"], "standard fits in"),
-        (totals["lean"], "lean fits in"),
-        (totals["minimal"] - 1, "None fits in"),
-    ):
-        assert words in module.table({**record, "budget": budget})
+    for context in (0, CONTEXT):
+        for budget, words in (
+            (totals["standard"], "standard fits in"),
+            (totals["lean"], "lean fits in"),
+            (totals["minimal"] - 1, "None fits in"),
+        ):
+            of_gpu = {**record, "context": context, "budget": context + budget}
+            assert words in module.table(of_gpu)
+
+
+def test_table_shows_what_there_is(monkeypatch):
+    def known(cfg, images, height, width, processes):
+        on_gpu = cfg.MODEL.DEVICE == "cuda"
+        return Estimate(1, 2, 3, 4, 5 if processes > 1 else 0, 6 if on_gpu else 0)
+
+    monkeypatch.setattr(module, "estimate", known)
+    words = ["--config", "photo_digits_mask_rcnn_R18_gn_all.yaml", "--size", "64x96"]
+    on_gpus = _args(*words, "MODEL.DEVICE", "cuda", "SOLVER.REFERENCE_WORLD_SIZE", "2")
+    shown = module.table(module.run(on_gpus))
+    assert "on cuda, 2 processes, MiB" in shown
+    assert "DDP    workspaces    total" in shown
+    assert "its context (up to 1024 MiB)" in shown
+    shown = module.table(module.run(_args(*words, "MODEL.DEVICE", "cpu")))
+    assert "on cpu, 1 process, MiB" in shown
+    assert "peak    total" in shown
+    assert "context" not in shown
 
 
 def test_defaults_are_the_largest_image_and_a_gpus_share():

@@ -98,13 +98,22 @@ def test_masks_are_those_of_detectron2(digits, predictions):
         for detection in instances_to_coco_json(output["instances"], image["image_id"])
     ]
     # the json's ids start at 1, the model's classes at 0
-    assert [{**d, "category_id": d["category_id"] - 1} for d in ours._detections] == expected
+    assert [{**d, "category_id": d["category_id"] - 1} for d in ours.detections] == expected
     # BitMasks as well as their tensor
     for output in predictions[1]:
         output["instances"].pred_masks = BitMasks(output["instances"].pred_masks)
     again = COCOEvaluator(digits[1])
     again.process(*predictions)
-    assert again._detections == ours._detections
+    assert again.detections == ours.detections
+
+
+def test_an_error_of_masks_names_the_image(digits, predictions):
+    inputs, outputs = predictions
+    outputs[0]["instances"].pred_masks = torch.zeros(len(outputs[0]["instances"]), 0)
+    evaluator = COCOEvaluator(digits[1])
+    evaluator.process([{**inputs[0], "file_name": "first.png"}, *inputs[1:2]], outputs[:2])
+    with pytest.raises(ValueError, match="first.png"):
+        evaluator.evaluate()
 
 
 def test_no_detections(digits):

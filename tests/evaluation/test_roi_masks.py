@@ -51,7 +51,7 @@ def test_the_same_detections_in_the_evaluator(model, evaluator, inputs, digits, 
     for found in (outputs, expected):
         evaluator.reset()
         evaluator.process(inputs, found)
-        ours = evaluator._detections
+        ours = evaluator.detections
         # the tiny model's classes 0 to 4 are the dataset's categories 1 to 5
         assert ours == [{**d, "category_id": d["category_id"] + 1} for d in stock]
     masks = {d["segmentation"]["counts"] for d in stock}

@@ -60,7 +60,7 @@ def test_detections_are_detectron2_s(cfg, model, inputs, digits, parallel, chann
     theirs.reset()
     theirs.process(inputs, expected)
     stock = [d for image in theirs._predictions for d in image["instances"]]
-    assert [{**d, "category_id": d["category_id"] - 1} for d in evaluator._detections] == stock
+    assert [{**d, "category_id": d["category_id"] - 1} for d in evaluator.detections] == stock
     assert len({d["segmentation"]["counts"] for d in stock}) > 2
 
 

@@ -10,7 +10,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from gn_det.layers import GroupNorm, num_groups_for
+from gn_det.layers import GroupNorm, kernels, num_groups_for
+from gn_det.layers.group_norm import group_norm
+from gn_det.layers.kept_statistics import keeping_statistics
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -379,3 +381,53 @@ def test_type_and_layout_without_values(dtype, device, layout):
         assert tensor.dtype == dtype
         assert tensor.is_contiguous(memory_format=layout)
     assert norm.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("add", [False, True])
+def test_residual_and_relu(dtype, layout, relu, add):
+    """They are what two more operations give, to the bit."""
+    norm = _with_affine(GroupNorm(8, num_groups=2).to(torch.promote_types(dtype, torch.float32)))
+    results = []
+    for fused in (True, False):
+        x, residual = (
+            _random(2, 8, 5, 3, seed=seed).to(dtype).contiguous(memory_format=layout)
+            for seed in (0, 1)
+        )
+        leaves = [x.requires_grad_(), residual.requires_grad_(), norm.weight, norm.bias]
+        if fused:
+            y = group_norm(
+                *(x, 2, norm.weight, norm.bias, norm.eps),
+                relu=relu,
+                residual=residual if add else None,
+            )
+        else:
+            y = norm(x) + residual if add else norm(x)
+            y = F.relu(y) if relu else y
+        dy = _random(2, 8, 5, 3, seed=2).to(dtype)
+        results.append([y, *torch.autograd.grad(y, leaves, dy, allow_unused=True)])
+        assert y.dtype == dtype
+        assert y.stride() == x.stride()
+    for ours, theirs in zip(*results):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or torch.equal(ours, theirs)
+
+
+def test_a_kernel_that_fails(monkeypatch):
+    """PyTorch's operator runs in its place, also where statistics were kept."""
+    norm, x = _with_affine(GroupNorm(8, num_groups=2)), _random(2, 8, 4, 4)
+    expected = F.relu(norm(x) + x)
+
+    def fail(*_args, **_kwargs):
+        monkeypatch.setattr(kernels, "usable", lambda x: False)  # as turn_off does
+        raise kernels.KernelError
+
+    monkeypatch.setattr(kernels, "usable", lambda x: True)
+    monkeypatch.setattr(kernels, "group_norm", fail)
+    kept = []
+    with keeping_statistics(kept):
+        y = group_norm(x, 2, norm.weight, norm.bias, norm.eps, relu=True, residual=x)
+    assert torch.equal(y, expected)
+    assert kept == [None]

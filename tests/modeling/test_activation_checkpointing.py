@@ -209,6 +209,18 @@ def test_recomputation_stops_at_the_last_tensor_that_is_needed():
     assert torch.equal(x.grad, grad)
 
 
+def test_a_graph_without_a_backward_is_freed():
+    """A step may fail between forward and backward, and the next one needs the memory."""
+    norm, conv = nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1)
+    with MemoryMeter() as meter:
+        y = tag_recomputable(norm, torch.rand(1, 4, 8, 8, requires_grad=True), [norm])
+        with recomputing([y]):
+            z = conv(y).relu()  # ReLU saves its own output
+        assert meter.alive_bytes() > 0
+        del y, z
+    assert meter.alive_bytes() == 0
+
+
 def test_recomputing_does_not_save_tagged_tensors():
     norm, conv = nn.GroupNorm(1, 64), nn.Conv2d(64, 2, 1)
     saved = {}

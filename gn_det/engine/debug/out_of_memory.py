@@ -11,17 +11,33 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from tabulate import tabulate
 
-from gn_det.engine.memory_estimate import estimate
+from gn_det.engine.memory_estimate import CONTEXT, estimate
 from gn_det.modeling.activation_checkpointing import MEMORY_MODES
 
 __all__ = ["memory_advice"]
 
-# in the RuntimeErrors of allocators, which have no class of their own
-_WORDS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "bad_alloc")
-# the bytes of a GPU that its context and libraries take
-CONTEXT = 1 << 30
+# What errors of memory say that have no class of their own, in small letters: those of PyTorch's
+# allocators, CUDA, cuBLAS, cuDNN, NCCL and C++.
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "status_alloc_failed",
+    "allocation_failed",
+    "failed to cuda calloc",
+    "bad_alloc",
+)
+# What libraries say where their own memory was refused, and for other reasons too. PyTorch tries
+# cuDNN's engines one after the other, and passes over those whose workspace it cannot get.
+_PERHAPS = (
+    "unable to find an engine to execute this computation",
+    "cudnn_status_internal_error",
+    "cudnn_status_not_initialized",
+    "cublas_status_not_initialized",
+)
 
 
 @contextmanager
@@ -39,28 +55,54 @@ def memory_advice(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if cfg is None or not _is_of_memory(error):
+        sure, perhaps = _is_of_memory(error), _says(error, _PERHAPS)
+        if cfg is None or not (sure or perhaps):
             raise
+        doubt = "" if sure else _doubt()  # before memory is freed
         release()
         traceback.clear_frames(error.__traceback__)  # they hold the activations
-        error.args = (f"{error}\n{_advice(cfg, iteration, batch)}",)
+        error.args = (f"{error}\n{_advice(cfg, iteration, batch, doubt)}",)
         raise
 
 
 def _is_of_memory(error: Exception) -> bool:
     kinds = (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, kinds) or any(words in str(error) for words in _WORDS)
+    return isinstance(error, kinds) or _says(error, _WORDS)
 
 
-def _advice(cfg: CfgNode, iteration: int, batch: Any) -> str:
+def _says(error: Exception, phrases: tuple[str, ...]) -> bool:
+    return any(words in str(error).lower() for words in phrases)
+
+
+def _doubt() -> str:
+    """Return what else an error of a library may mean, and how much memory was free at it."""
+    try:
+        free, size = (n >> 20 for n in torch.cuda.mem_get_info())
+        reserved, used = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
+        idle = (reserved - used) >> 20
+        figures = f"{free} of {size} MiB were free, and {idle} idle in PyTorch's allocator. "
+    except Exception:  # noqa: BLE001 without a GPU, or after an error of CUDA that ends all calls
+        figures = "How much memory was free cannot be asked any more. "
+    return (
+        f"Libraries say this where they get no memory, but not only there. {figures}If that was "
+        "plenty, memory is not the cause: then the library has no code for this layer, dtype or "
+        "GPU, or is not the one that PyTorch was built with (LD_LIBRARY_PATH)."
+    )
+
+
+def _advice(cfg: CfgNode, iteration: int, batch: Any, doubt: str) -> str:
+    what = "perhaps out of memory" if doubt else "out of memory"
     try:
         images, height, width = _size(batch)
     except Exception:  # noqa: BLE001 a user's own mapper may make other inputs
-        return f"Iteration {iteration}: out of memory. See docs/performance.md for what takes less."
+        lines = [f"Iteration {iteration}: {what}.", doubt, "docs/performance.md: what takes less."]
+        return " ".join(line for line in lines if line)
     lines = [
-        f"Iteration {iteration}: out of memory with {images} image{'s' * (images != 1)} of "
+        f"Iteration {iteration}: {what} with {images} image{'s' * (images != 1)} of "
         f"{height}x{width} in a forward pass."
     ]
+    if doubt:
+        lines.append(doubt)
     budget = _budget(cfg)
     try:
         lines += _estimates(cfg, images, height, width, budget)
@@ -83,7 +125,7 @@ def _advice(cfg: CfgNode, iteration: int, batch: Any) -> str:
 def _estimates(cfg: CfgNode, images: int, height: int, width: int, budget: int) -> list[str]:
     rows, fitting = [], ""
     for words, changed, of_images in _ways(cfg, images):
-        total = estimate(changed, of_images, height, width).total
+        total = estimate(changed, of_images, height, width, comm.get_world_size()).total
         rows.append([words or "as it is", f"{total / 2**20:.0f}"])
         if budget and words and not fitting and total + CONTEXT <= budget:
             fitting = words

@@ -34,6 +34,7 @@ def forward(
     eps: float,
     relu: bool,
     given: bool,
+    y: Tensor | None = None,
 ) -> Tensor:
     """Return y.
 
@@ -47,12 +48,14 @@ def forward(
         eps: The number that is added to the variance.
         relu: Whether negative results become 0.
         given: Whether ``mean`` and ``rstd`` are given.
+        y: The tensor to fill and return, or None for a new one.
 
     Raises:
         KernelError: A kernel could not be compiled or launched.
     """
     plan = _plan(x, mean)
-    y = torch.empty_like(x)
+    if y is None:
+        y = torch.empty_like(x)
     tensors = (x, residual, y, mean, rstd, weight, bias)
     if plan.whole and not given:
         _launch("whole_forward", plan, *tensors, options=(eps, relu))

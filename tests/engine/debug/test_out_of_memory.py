@@ -20,7 +20,7 @@ IMAGES = [{"image": torch.zeros(3, 64, 90)}, {"image": torch.zeros(3, 60, 96)}]
 def known_sizes(monkeypatch):
     """Let a model take 8, 4 or 2 GiB by its mode, with mixed precision and for one image half."""
 
-    def estimate(cfg, images, height, width):
+    def estimate(cfg, images, height, width, processes):
         modes = {"standard": 8, "lean": 4, "minimal": 2}
         peak = modes[cfg.MODEL.GN.MEMORY] * images / 2 / (2 if cfg.SOLVER.AMP.ENABLED else 1)
         return Estimate(0, 0, 0, int(peak * 2**30))
@@ -42,6 +42,11 @@ def fail(cfg, error, batch=IMAGES):
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously"),
+        RuntimeError("CUDA ran out of memory outside PyTorch's allocator. If this workload uses"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("NCCL error in: x.cpp:1, unhandled cuda error\nFailed to CUDA calloc async"),
         MemoryError("no room"),
     ],
 )
@@ -78,6 +83,38 @@ def test_what_fits_on_a_gpu(tiny_cfg, known_sizes, monkeypatch, gib, words):
     assert text.endswith(f"--budget {gib}.0GiB")
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_what_may_be_of_memory(tiny_cfg, known_sizes, monkeypatch, first):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5 << 30, 6 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 700 << 20)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 400 << 20)
+    cfg = tiny_cfg("MODEL.DEVICE", "cuda", "SOLVER.IMS_PER_BATCH", 16)
+    text, _ = fail(cfg, RuntimeError(first))
+    assert f"{first}\nIteration 7: perhaps out of memory with 2 images of 64x96" in text
+    assert "5120 of 6144 MiB were free, and 300 idle in PyTorch's allocator" in text
+    assert "memory is not the cause" in text
+    assert "MODEL.GN.MEMORY lean fits" in text
+
+
+def test_doubt_remains_where_cuda_says_nothing_any_more(tiny_cfg, known_sizes, monkeypatch):
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    error = RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")
+    text, _ = fail(tiny_cfg(), error)
+    assert "perhaps out of memory" in text
+    assert "cannot be asked any more" in text
+
+
 def test_what_has_no_estimate_gets_the_measured_ratios(tiny_cfg):
     cfg = tiny_cfg("MODEL.META_ARCHITECTURE", "ImageClassifier")
     batch = {"image": torch.zeros(4, 3, 32, 32), "label": torch.zeros(4)}
@@ -87,8 +124,17 @@ def test_what_has_no_estimate_gets_the_measured_ratios(tiny_cfg):
     assert "lean 0.5, minimal 0.2" in text
 
 
-def test_other_errors_are_left_alone(tiny_cfg):
-    assert fail(tiny_cfg(), RuntimeError("shapes differ")) == ("shapes differ", 0)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "shapes differ",
+        "out of resource: shared memory, Required: 262144, Hardware limit: 232448.",  # Triton's
+        "CUDA error: an illegal memory access was encountered",
+        "cuDNN error: CUDNN_STATUS_BAD_PARAM",
+    ],
+)
+def test_other_errors_are_left_alone(tiny_cfg, text):
+    assert fail(tiny_cfg(), RuntimeError(text)) == (text, 0)
     assert fail(None, MemoryError("no room")) == ("no room", 0)
 
 

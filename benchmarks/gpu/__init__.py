@@ -1,0 +1,1 @@
+"""All that needs a GPU, in one call: see :mod:`.command`."""
