@@ -5,29 +5,30 @@ from benchmarks.layer import WAYS
 
 from .session import Section
 
-__all__ = ["COMPILED", "GRAPHS", "measure"]
+__all__ = ["measure", "measure_compiled"]
 
 GRAPHS = ("res2 outer, p2", "res4 outer", "box head")  # a compilation takes some seconds
-COMPILED = " compiled"
 
 
 def measure(section: Section) -> None:
-    """Add the record of each layer, the largest first; see :func:`benchmarks.layer.measure`.
+    """Add the record of each layer, the largest first; see :func:`benchmarks.layer.measure`."""
+    names = ("stem", "box head") if section.dry else tuple(_shapes(section))
+    _measure(section, names, compiled=False, least=5)
 
-    A row with :data:`COMPILED` in its name has the times with ``torch.compile``.
-    """
-    if section.dry:
-        shapes, repeats, warmup, graphs = layer.layer_shapes(1, 64, 96, 8), 1, 0, ()
-        shapes = {name: shapes[name] for name in ("stem", "box head")}
-    else:
-        shapes, repeats, warmup, graphs = layer.layer_shapes(2, 800, 1344, 1024), 9, 3, GRAPHS
-    eager = [way for way in WAYS.values() if way.source != "compiled"]
-    for name, shape in shapes.items():
-        if section.has_time(name, 5):
+
+def measure_compiled(section: Section) -> None:
+    """Add the records of some layers by ``torch.compile``; none in a dry run."""
+    _measure(section, () if section.dry else GRAPHS, compiled=True, least=20)
+
+
+def _shapes(section: Section) -> dict[str, tuple[int, int, int, int]]:
+    return layer.layer_shapes(*(1, 64, 96, 8) if section.dry else (2, 800, 1344, 1024))
+
+
+def _measure(section: Section, names: tuple[str, ...], compiled: bool, least: float) -> None:
+    ways = [way for way in WAYS.values() if (way.source == "compiled") == compiled]
+    for name in names:
+        if section.has_time(name, least):
             with section.row(name) as row:
-                row.update(layer.measure(shape, eager, repeats, warmup))
-    compiled = [way for way in WAYS.values() if way.source == "compiled"]
-    for name in graphs:
-        if section.has_time(name + COMPILED, 30):
-            with section.row(name + COMPILED) as row:
-                row.update(layer.measure(shapes[name], compiled, repeats, warmup))
+                repeats, warmup = (1, 0) if section.dry else (9, 3)
+                row.update(layer.measure(_shapes(section)[name], ways, repeats, warmup))
