@@ -81,7 +81,7 @@ def _counters() -> Iterator[tuple[Counter[str], Counter[str]]]:
             out = super().__torch_dispatch__(func, types, args, kwargs)
             name = func.overloadpacket.__name__
             tensors = _tensors(out)
-            if tensors and not (func.is_view or "empty" in name or name in COMPUTES_NOTHING):
+            if tensors and not (_is_view(func) or "empty" in name or name in COMPUTES_NOTHING):
                 work["operations"] += 1
                 work["bytes"] += _bytes(_tensors((args, kwargs)) + tensors)
                 work["bytes"] += READ_TWICE.get(name, 0) * _bytes(_tensors(args)[:1])
@@ -97,6 +97,11 @@ def _counters() -> Iterator[tuple[Counter[str], Counter[str]]]:
         mock.patch.object(roi_align, "_launch", launch),
     ):
         yield work, ours
+
+
+def _is_view(function: Any) -> bool:
+    about = [result.alias_info for result in function._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in about)
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
