@@ -2,7 +2,7 @@
 
 The step of ``gn-det estimate`` runs on fake tensors of a GPU: backbone, FPN and heads, without
 losses, matching of boxes and optimizer. An operation is one of PyTorch's that computes something,
-or one of our kernels. Its bytes are those of all tensors that it reads or writes, so what stays in a
+or one of our kernels. Its bytes are those of all tensors that it reads or writes: what stays in a
 cache counts too. Set GN_DET_KERNELS=0 to count without our kernels.
 """
 

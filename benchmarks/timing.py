@@ -18,8 +18,8 @@ __all__ = ["device_seconds_of", "interleave", "seconds_of", "summary"]
 Work = Callable[[], Any]
 
 # Larger than any L2 cache. It is read: what is written stays in the cache until the work after it
-# has to write it to memory. Reading takes an H100 about 0.4 ms. Meanwhile the CPU goes ahead, so that
-# its launches are not timed: a training step of a layer has some ten.
+# has to write it to memory. At 3 TB/s all reads take 1.1 ms. Meanwhile the CPU goes ahead, so that
+# its launches are not timed: a layer has some ten, forward and backward.
 FLUSHED_BYTES, FLUSHES = 2**30, 3
 
 

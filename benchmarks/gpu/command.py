@@ -36,7 +36,6 @@ SECTIONS: dict[str, tuple[Callable[[Section], None], float]] = {
     "parts": (parts.measure, 40),
     "runs": (training.measure, 60),
     "equality": (equality.measure, 60),
-    "compiled layers": (layers.measure_compiled, 60),
     "training of one image": (partial(steps.measure_training, images=1), 90),
     "inference of one image": (partial(steps.measure_inference, images=1), 60),
 }

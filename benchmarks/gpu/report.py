@@ -96,10 +96,10 @@ def _correctness(_name: str, rows: Rows, _record: dict) -> str:
     return _table("Correctness: largest errors beside float64", cells, headers)
 
 
-def _layers(name: str, rows: Rows, record: dict) -> str:
+def _layers(_name: str, rows: Rows, record: dict) -> str:
     cells = []
-    for layer, row in rows.items():
-        title = f"{layer} {'x'.join(map(str, row['shape']))}"
+    for name, row in rows.items():
+        title = f"{name} {'x'.join(map(str, row['shape']))}"
         for way, times in row["ways"].items():
             line = [title, way]
             for kind in ("forward", "training"):
@@ -111,7 +111,7 @@ def _layers(name: str, rows: Rows, record: dict) -> str:
             title = ""
     headers = ["layer", "way", "forward ms", "GB/s", "over floor"]
     headers += ["training ms", "GB/s", "over floor", "saved MiB"]
-    return _table(f"GN with ReLU: {name}", cells, headers)
+    return _table("GN with ReLU", cells, headers)
 
 
 def _steps(name: str, rows: Rows, record: dict) -> str:
@@ -227,7 +227,6 @@ TABLES: dict[str, Callable[[str, Rows, dict], str]] = {
     "compilation": _compilation,
     "correctness": _correctness,
     "layers": _layers,
-    "compiled layers": _layers,
     "training": _steps,
     "inference": _steps,
     "equality": _equality,
