@@ -84,6 +84,14 @@ def test_no_time(tmp_path):
     assert "s were left" in (tmp_path / "gpu.md").read_text()
 
 
+def test_what_the_targets_need_has_its_time():
+    args = tool.build_parser().parse_args(["gpu", "--output", "x"])
+    names = list(command.SECTIONS)
+    needed = names[: names.index("estimates") + 1]
+    assert {"machine", "training", "layers", "inference"} <= set(needed)
+    assert sum(command.SECTIONS[name][1] for name in needed) < args.seconds
+
+
 def test_wrong_section(capsys):
     with pytest.raises(SystemExit):
         tool.build_parser().parse_args(["gpu", "--output", "x", "--only", "layer"])
