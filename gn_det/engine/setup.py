@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 import gn_det
 from gn_det.checkpoint import check_weights_file, resumable
 from gn_det.config import ConfigError, get_cfg
+from gn_det.config.key_rules import key_problems
 from gn_det.data import check_datasets, register_datasets
 from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
@@ -42,6 +43,7 @@ __all__ = [
     "load_runnable_config",
     "open_output_folder",
     "read_config",
+    "read_config_for_model",
     "setup",
     "write_config",
 ]
@@ -82,6 +84,23 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
         cfg.merge_from_file(config_file)
     cfg.merge_from_list(opts)
     register_datasets(cfg)
+    return cfg
+
+
+def read_config_for_model(config_file: str, opts: list[str]) -> CfgNode:
+    """Read a config whose model alone is of interest: keys are checked, data and weights are not.
+
+    Args:
+        config_file: See :func:`read_config`.
+        opts: See :func:`read_config`.
+
+    Raises:
+        gn_det.config.ConfigError: A key or value cannot be used.
+        FileNotFoundError: There is no such file.
+    """
+    cfg = read_config(config_file, opts)
+    if fatal := [problem.message for problem in key_problems(cfg) if problem.fatal]:
+        raise ConfigError("\n".join(fatal))
     return cfg
 
 
