@@ -28,6 +28,7 @@ from gn_det.modeling import check_config
 from gn_det.utils import atomic_write
 
 from .determinism import require_determinism
+from .device import use_device
 from .precision import cpu_has_bfloat16
 from .run_log import open_log_file
 
@@ -133,7 +134,7 @@ def check_run(
     resume: bool = False,
     check_data: Callable[..., None] | None = None,
 ) -> None:
-    """Check config, datasets and output folder before any work is done.
+    """Check config, device, datasets and output folder before any work is done.
 
     Args:
         cfg: A finished config.
@@ -155,6 +156,7 @@ def check_run(
         num_processes=comm.get_world_size(),
         weights_loaded=resumed,
     )
+    use_device(cfg)
     if training and not resumed:
         check_weights_file(cfg.MODEL.WEIGHTS, cfg)
     (check_data or _check_detection_data)(cfg, training=training)
