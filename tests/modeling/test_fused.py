@@ -41,8 +41,8 @@ GN = get_norm("GN", num_groups=2)
 interpreted = pytest.mark.skipif(not support.INTERPRETED, reason="run by test_in_the_interpreter")
 
 
-# the most telling tests of changed models: each with its own way to the fused kernels
-CHANGED = "norm-hooks or (functional_call and MAML) or freeze-norms or penalty"
+# tests of changed models that go through the fused kernels
+CHANGED = "(functional_call and MAML) or freeze-norms or penalty"
 RUNS = {
     "fused": ["--noconftest", __file__],
     "changed": [str(Path(__file__).with_name("test_changed_models.py")), "-k", CHANGED],
