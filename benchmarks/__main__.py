@@ -10,6 +10,7 @@ tools/benchmark.py eval                         # COCO scoring, and the steps of
 tools/benchmark.py layer                        # a single GN with ReLU
 tools/benchmark.py recompute                    # activation checkpointing of a ResNet stage
 tools/benchmark.py roi-align                    # RoIAlign of a pyramid
+tools/benchmark.py counts                       # a step on a GPU, counted without one
 tools/benchmark.py precision --plot bf16.png    # AP and losses of whole trainings, bf16 and fp32
 tools/benchmark.py load                         # seconds to load weights into a model
 tools/benchmark.py load --repeats 9 --config mask_rcnn_R101_gn_all.yaml
@@ -23,6 +24,7 @@ import os
 import warnings
 
 from benchmarks import (
+    counts,
     evaluation,
     growth,
     infer,
@@ -47,6 +49,7 @@ COMMANDS = {
     "layer": layer,
     "recompute": recompute,
     "roi-align": roi_align,
+    "counts": counts,
     "load": load,
     "precision": precision,
     "gpu": gpu,

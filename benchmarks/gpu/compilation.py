@@ -7,10 +7,12 @@ after the other they would take minutes of the time that is there for measuremen
 
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import Counter
+from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError, as_completed
+from contextlib import suppress
 from itertools import product
 from multiprocessing import get_context
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -55,35 +57,35 @@ def jobs(height: int = 800, width: int = 1344) -> list[Job]:
 
 
 def measure(section: Section) -> None:
-    """Add the number of norms that were compiled, and the error of each that was not."""
+    """Add the seconds of each norm that was compiled, and the errors with their numbers."""
     with section.row("kernels") as row:
         todo = jobs(64, 96)[:1] if section.dry else jobs()
         if why := kernels.why_not(torch.empty(2, GROUPS, 8, 8, device=DEVICE)):
             row["not run"] = why
             return
-        row["errors"], row["seconds"] = {}, []
+        row["seconds"], errors = [], Counter[str]()
         free = torch.cuda.mem_get_info()[0] if DEVICE == "cuda" else 0
         processes = max(1, min((os.cpu_count() or 2) - 1, free // MEMORY_OF_A_PROCESS))
         pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
-        futures = {pool.submit(compile_one, job): job for job in todo}
+        futures: list[Future[float]] = [pool.submit(compile_one, job) for job in todo]
         try:
             for future in as_completed(futures, timeout=max(0.0, section.left() - 5)):
-                _note(row, futures[future], future)
+                if error := future.exception():  # of any kind: the other jobs go on
+                    errors[f"{type(error).__name__}: {error}"[:500]] += 1
+                else:
+                    row["seconds"].append(future.result())
         except TimeoutError:
             row["left"] = sum(not future.done() for future in futures)
         pool.shutdown(wait=False, cancel_futures=True)
-        row["processes"] = processes
-
-
-def _note(row: dict[str, Any], job: Job, future: Any) -> None:
-    try:
-        row["seconds"].append(future.result())
-    except Exception as error:  # of any kind: the other jobs go on
-        row["errors"][str(job)] = f"{type(error).__name__}: {error}"[:500]
+        row["processes"], row["errors"] = processes, dict(errors)
 
 
 def compile_one(job: Job) -> float:
-    """Run a norm forward and backward, and return the seconds that it took."""
+    """Run a norm forward and backward, and return the seconds that it took.
+
+    Raises:
+        RuntimeError: A kernel failed in this process, now or before. The message has the reason.
+    """
     start = time.perf_counter()
     layout, channels = LAYOUTS[job.layout], job.shape[1]
     x = torch.ones(job.shape, dtype=job.dtype, device=DEVICE).contiguous(memory_format=layout)
@@ -91,8 +93,11 @@ def compile_one(job: Job) -> float:
     inputs = [x, *(torch.ones(channels, device=DEVICE) for _ in range(2))]
     for tensor in inputs:
         tensor.requires_grad_()
-    y, *_ = kernels.group_norm(x, GROUPS, *inputs[1:], 1e-5, relu=job.relu, residual=residual)
-    torch.autograd.grad(y, inputs, torch.ones_like(y))
+    with suppress(kernels.KernelError):  # a failure in backward is not even raised
+        y, *_ = kernels.group_norm(x, GROUPS, *inputs[1:], 1e-5, relu=job.relu, residual=residual)
+        torch.autograd.grad(y, inputs, torch.ones_like(y))
+    if why := kernels.why_not(x):
+        raise RuntimeError(why)
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -80,7 +80,8 @@ def measure(section: Section) -> None:
                 else:
                     name = f"{kind} {layout} mean {mean:g}{' ReLU' * fused[0]}"
                     name += " residual" * fused[1]
-                    cases[name] = compare(way, shape, dtype, layout, mean, *fused)
+                    with section.guard(f"{way} {name}"):
+                        cases[name] = compare(way, shape, dtype, layout, mean, *fused)
             row["worst"] = _worst(cases)
 
 

@@ -78,7 +78,10 @@ def _compilation(_name: str, rows: Rows, _record: dict) -> str:
     row = rows["kernels"]
     cells = [["norms compiled", len(row.get("seconds", []))]]
     cells += [[key, row[key]] for key in ("processes", "left", "not run") if key in row]
-    cells += [[job, error.replace("|", "/")] for job, error in row.get("errors", {}).items()]
+    cells += [
+        [f"{count} times", " ".join(error.replace("|", "/").split())]
+        for error, count in row.get("errors", {}).items()
+    ]
     return _table("Compilation of the kernels", cells, ["", ""])
 
 

@@ -1,7 +1,8 @@
 """Sections run one after the other, in a process of their own, each with a limit of time.
 
-A section may raise, hang, or take its process with it (an illegal access on a GPU spoils all that
-the process does there later). What it had found is kept, and the next section goes on.
+A section may raise, hang, or spoil its process: after an illegal access nothing works on the GPU
+there, and after a kernel that could not be compiled norms run without kernels. What it had found is
+kept, and the next section goes on, in a new process where need be.
 """
 
 import faulthandler
@@ -21,12 +22,16 @@ from typing import Any
 
 import torch
 
+from gn_det.layers import kernels
 from gn_det.utils import atomic_write
+
+from .device import DEVICE
 
 __all__ = ["LOG", "Section", "Worker", "read_rows"]
 
 LOG = "log.txt"
 GRACE = 20.0  # seconds after its limit at which a section is stopped
+STOPPING = 10.0  # seconds for the system to end a process: one that hangs in a driver may stay
 ERROR_LENGTH = 3000  # letters of a traceback that are kept
 
 
@@ -71,11 +76,20 @@ class Section:
             name: The name of the row.
         """
         row: dict[str, Any] = {}
+        with self.guard(name):
+            try:
+                yield row
+            finally:
+                self.add(name, row)
+
+    @contextmanager
+    def guard(self, name: str) -> Iterator[None]:
+        """Write an error within the block into the row ``name``, and go on after the block."""
         try:
-            yield row
+            yield
         except Exception:
-            row["error"] = traceback.format_exc()[-ERROR_LENGTH:]
-        self.add(name, row)
+            error = traceback.format_exc()[-ERROR_LENGTH:]
+            self.add(name, {**self.rows.get(name, {}), "error": error})
 
 
 def read_rows(path: Path) -> dict[str, Any]:
@@ -114,7 +128,7 @@ class Worker:
                 return self._here.recv()
             error = f"stopped {GRACE:.0f} s after its limit; {LOG} shows where it was"
         except (EOFError, OSError):
-            self._process.join()
+            self._process.join(STOPPING)
             error = f"its process died with exit code {self._process.exitcode}"
         self.stop()
         return error
@@ -126,13 +140,14 @@ class Worker:
     def stop(self) -> None:
         """End the process, whatever it does."""
         self._process.kill()
-        self._process.join()
+        self._process.join(STOPPING)
 
 
 def _serve(sections: Connection, log: Path) -> None:
     with open(log, "a", encoding="utf-8") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
+    had_kernels = not _why_no_kernels()
     while True:
         try:
             function, section = sections.recv()
@@ -145,10 +160,23 @@ def _serve(sections: Connection, log: Path) -> None:
         except Exception:
             error = traceback.format_exc()[-ERROR_LENGTH:]
         faulthandler.cancel_dump_traceback_later()
-        if lost := _gpu_is_lost():
-            sections.send(f"{error}\nThe GPU is lost to its process: {lost}".strip())
+        spoiled = _spoiled(had_kernels)
+        sections.send(f"{error}\n{spoiled}".strip())
+        if spoiled:
             os._exit(1)  # the usual end would wait for the GPU
-        sections.send(error)
+
+
+def _spoiled(had_kernels: bool) -> str:
+    """Return why no other section may run in this process; "" if it may."""
+    if why := _gpu_is_lost():
+        return f"The GPU is lost to its process: {why}"
+    if had_kernels and (why := _why_no_kernels()):
+        return f"The kernels were turned off in its process: {why}"
+    return ""
+
+
+def _why_no_kernels() -> str:
+    return kernels.why_not(torch.empty(2, 32, 8, 8, device=DEVICE))
 
 
 def _gpu_is_lost() -> str:

@@ -3,10 +3,15 @@
 The variants of a group run in turn, in blocks of steps between two synchronizations, together with
 the two stock models in bfloat16 that all others are compared with. All models stay on the GPU until
 their group is done; memory is counted from what there was before a model was built.
+
+Detectron2 has no key for channels_last. A user of its model may convert it, so FrozenBN is measured
+in both memory formats.
 """
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -16,7 +21,7 @@ from detectron2.utils.events import EventStorage
 from benchmarks.infer import Inference, score_threshold
 from benchmarks.timing import interleave, summary
 from benchmarks.train import TrainStep
-from benchmarks.variants import STOCK_GN, VARIANTS
+from benchmarks.variants import STOCK_GN, VARIANTS, Variant
 from benchmarks.workload import Setting, Workload
 from gn_det.engine.grad_accum import build_grad_accum_trainer
 from gn_det.engine.memory_estimate import estimate
@@ -40,17 +45,19 @@ __all__ = [
 ]
 
 ANCHORS = ("stock-frozenbn-bf16", "stock-gn-bf16")
+STOCK_CHANNELS_LAST = replace(VARIANTS[ANCHORS[0]], channels_last=True)
+KNOWN = {**VARIANTS, STOCK_CHANNELS_LAST.name: STOCK_CHANNELS_LAST}
 LEAN = "lean-bf16-channels_last"
 MODES = ("lean", "standard", "minimal")
 TRAINING = [
     [*ANCHORS, LEAN],
-    ["standard-bf16-channels_last", "minimal-bf16-channels_last"],
+    ["standard-bf16-channels_last", "minimal-bf16-channels_last", STOCK_CHANNELS_LAST.name],
     [f"{mode}-bf16" for mode in MODES],
     ["stock-frozenbn-fp32", "stock-gn-fp32", *(f"{mode}-fp32" for mode in MODES)],
     [f"{mode}-fp32-channels_last" for mode in MODES],
 ]
 INFERENCE = [
-    [*ANCHORS, "standard-bf16-channels_last", "standard-bf16"],
+    [*ANCHORS, "standard-bf16-channels_last", "standard-bf16", STOCK_CHANNELS_LAST.name],
     ["stock-frozenbn-fp32", "stock-gn-fp32", "standard-fp32", "standard-fp32-channels_last"],
 ]
 WITH_TRAINER = (LEAN, ANCHORS[0])  # also by the steps of a real run
@@ -88,7 +95,7 @@ def measure_training(section: Section, images: int) -> None:
     groups = [[ANCHORS[0], LEAN]] if section.dry else TRAINING
 
     def build(name: str) -> TrainStep:
-        return TrainStep(workload, VARIANTS[name])
+        return _converted(KNOWN[name], TrainStep(workload, KNOWN[name]))
 
     _in_groups(section, groups, build, _inspect_step, lambda step: step.optimizer.zero_grad())
 
@@ -98,12 +105,18 @@ def measure_inference(section: Section, images: int) -> None:
     workload = Workload(setting(section.dry, images, rois=1000), training=False)
     logits = Inference(workload, VARIANTS[STOCK_GN]).outputs()["class logits"]
     threshold = score_threshold(logits, sum(len(p) for p in workload.proposals))
-    groups = [INFERENCE[0][:-1]] if section.dry else INFERENCE
+    groups = [[*INFERENCE[0][:3], STOCK_CHANNELS_LAST.name]] if section.dry else INFERENCE
 
     def build(name: str) -> Inference:
-        return Inference(workload, VARIANTS[name], threshold)
+        return _converted(KNOWN[name], Inference(workload, KNOWN[name], threshold))
 
     _in_groups(section, groups, build, _inspect_inference, lambda work: None)
+
+
+def _converted(variant: Variant, work: Any) -> Any:
+    if variant.is_stock and variant.channels_last:
+        work.model.to(memory_format=torch.channels_last)
+    return work
 
 
 def _in_groups(
@@ -124,36 +137,46 @@ def _in_groups(
         release: A function that frees what a work holds from one call to the next.
     """
     if not section.dry:
-        build(ANCHORS[0])()  # workspaces of libraries would count as memory of the first variant
+        with suppress(Exception):  # its row will have the error
+            build(ANCHORS[0])()  # workspaces of libraries would count as the first variant's memory
     steps = 1 if section.dry else STEPS
-    anchors: dict[str, Any] = {}
+    anchors: dict[str, Callable[[], None]] = {}
     for group in groups:
-        works = dict(anchors)
-        blocks: dict[str, Callable[[], None]] = {
-            n: _block(work, steps) for n, work in works.items()
-        }
+        blocks = dict(anchors)
         for name in group:
-            if not section.has_time(name, LEAST):
-                continue
-            with section.row(name) as row:
-                memory = PeakMemory()
-                start = time.perf_counter()
-                works[name] = work = build(name)
-                work()
-                row["first_seconds"] = time.perf_counter() - start  # with compilations
-                for _ in range(0 if section.dry else WARMUP):
-                    work()
-                release(work)
-                memory.restart()
-                work()
-                row |= memory.read()
-                others = inspect(name, work, row)
-                blocks[name] = _block(work, steps)
-                blocks |= {label: _block(other, steps) for label, other in others.items()}
-            anchors |= {name: works[name] for name in ANCHORS if name in works}
-        _time(section, group, blocks, steps)
-        works.clear()
+            if section.has_time(name, LEAST):
+                with section.row(name) as row:
+                    blocks |= {
+                        label: _block(work, steps)
+                        for label, work in _measure(
+                            name, build, inspect, release, row, section.dry
+                        ).items()
+                    }
+        with section.guard(f"times of {', '.join(group)}"):
+            _time(section, group, blocks, steps)
+        anchors = {name: block for name, block in blocks.items() if name in ANCHORS}
         blocks.clear()
+
+
+def _measure(
+    name: str, build: Callable, inspect: Callable, release: Callable, row: dict[str, Any], dry: bool
+) -> dict[str, Callable[[], Any]]:
+    """Build and measure one variant, and return what is to be timed, by name.
+
+    For the arguments see :func:`_in_groups`. Here nothing of a variant that failed is kept.
+    """
+    memory = PeakMemory()
+    start = time.perf_counter()
+    work = build(name)
+    work()
+    row["first_seconds"] = time.perf_counter() - start  # with compilations
+    for _ in range(0 if dry else WARMUP):
+        work()
+    release(work)
+    memory.restart()
+    work()
+    row |= memory.read()
+    return {name: work, **inspect(name, work, row)}
 
 
 def _block(work: Callable[[], Any], steps: int) -> Callable[[], None]:
@@ -167,8 +190,15 @@ def _block(work: Callable[[], Any], steps: int) -> Callable[[], None]:
 def _time(
     section: Section, group: Iterable[str], blocks: dict[str, Callable[[], None]], steps: int
 ) -> None:
-    """Time the blocks in turn, and add the seconds and ratios of ``group`` to its rows."""
-    times = interleave(blocks, *((1, 0) if section.dry else (BLOCKS, 1)))
+    """Time the blocks in turn, and add the seconds and ratios of ``group`` to its rows.
+
+    At the end of the section's time no further round begins.
+    """
+    times = interleave(blocks, 1, 0 if section.dry else 1)
+    for _ in range(0 if section.dry else BLOCKS - 1):
+        if section.left() > 0:
+            for name, of in interleave(blocks, 1, 0).items():
+                times[name] += of
     seconds = {name: summary([t / steps for t in of]) for name, of in times.items()}
     for name in group:
         row = section.rows[name]

@@ -1,8 +1,8 @@
 """A short real training and evaluation on the embedded digits, by gn_det's Trainer."""
 
 import argparse
-import shutil
 import statistics
+import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -33,20 +33,18 @@ def measure(section: Section) -> None:
     """Add a row for bfloat16 and for float16, which has a loss scaler."""
     for dtype in ("bfloat16",) if section.dry else ("bfloat16", "float16"):
         if section.has_time(dtype, 20):
-            with section.row(dtype) as row:
-                _train(section, dtype, row)
+            with section.row(dtype) as row, tempfile.TemporaryDirectory() as folder:
+                _train(section.dry, Path(folder), dtype, row)
 
 
-def _train(section: Section, dtype: str, row: dict[str, Any]) -> None:
-    iterations, watched = (2, 0) if section.dry else (ITERATIONS, WATCHED)
-    folder = section.path.parent / f"training_{dtype}"
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier session
-    data = [] if not section.dry else _tiny_digits(folder)
+def _train(dry: bool, folder: Path, dtype: str, row: dict[str, Any]) -> None:
+    iterations, watched = (2, 0) if dry else (ITERATIONS, WATCHED)
+    data = [] if not dry else _tiny_digits(folder)
     options = [
         *("SOLVER.MAX_ITER", str(iterations), "SOLVER.AMP.DTYPE", dtype, "SEED", "1"),
         *("SOLVER.AMP.ENABLED", "True", "TEST.EVAL_PERIOD", "0"),
         *("SOLVER.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(folder)),
-        *(DRY if section.dry else SHORT),
+        *(DRY if dry else SHORT),
         *data,
     ]
     memory = PeakMemory()
@@ -62,8 +60,6 @@ def _train(section: Section, dtype: str, row: dict[str, Any]) -> None:
     row["synchronizations"] = by_owner(steps.waits)
     row["seconds"] = time.perf_counter() - start
     row |= memory.read()
-    for path in folder.glob("*.pth"):
-        path.unlink()
     row["AP"] = {task: of["AP"] for task, of in results.items() if "AP" in of}
 
 

@@ -24,7 +24,7 @@ from gn_det.data import (
     refuse_existing,
     repair,
 )
-from gn_det.engine import docstring_parser
+from gn_det.engine import docstring_parser, positive
 
 __all__ = ["build_parser", "main"]
 
@@ -61,17 +61,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="threads that read images (default: %(default)s)",
     )
     return parser
-
-
-def positive(text: str) -> int:
-    """Return the number that a text means; the ``type`` of an argument.
-
-    Raises:
-        argparse.ArgumentTypeError: The number is below 1.
-    """
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 def main(args: argparse.Namespace) -> int:

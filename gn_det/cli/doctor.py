@@ -12,6 +12,7 @@ import argparse
 import importlib
 import os
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -19,14 +20,18 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.collect_env import get_nvidia_driver_version
 from torch.utils.collect_env import run as run_command
 
 from gn_det.config import ConfigError
-from gn_det.engine import add_options, cpu_has_bfloat16, docstring_parser, read_config
+from gn_det.engine import add_options, cpu_has_bfloat16, docstring_parser, read_config_for_model
 from gn_det.layers import kernels
+from gn_det.layers.kernels.roi_align import why_not_roi_align
+from gn_det.layers.kernels.support import CAPABILITY
 from gn_det.modeling.inspect import BuildError, look_at
+from gn_det.modeling.poolers import ROIPooler
 
 __all__ = ["build_parser", "main"]
 
@@ -119,7 +124,8 @@ def _gpu(index: int) -> str:
 
 
 def _switches() -> str:
-    found = [f"{name}={os.environ[name]}" for name in SWITCHES if os.environ.get(name)]
+    # one that is empty counts: an empty CUDA_VISIBLE_DEVICES hides all GPUs
+    found = [f"{name}={shlex.quote(os.environ[name])}" for name in SWITCHES if name in os.environ]
     return ", ".join(found) or "none of the environment is set"
 
 
@@ -133,25 +139,32 @@ def _path(device: str, dtype: torch.dtype) -> list[str]:
     meta = torch.empty(1, 32, 8, 8, dtype=dtype, device="meta")
     # to PyTorch 2.3 torch.empty on a GPU is reason enough to ask the driver
     x = FakeTensor(FakeTensorMode(), meta, torch.device(device, 0))
-    why = kernels.why_not(x)
-    name = str(dtype).removeprefix("torch.")
-    where = device
-    if device == "cuda":
-        where = "gpu" if torch.cuda.is_available() else "gpu (none here)"
-    if not why:
-        return [where, name, "Triton kernel", "Triton kernel", ""]
+    norm, why = "Triton kernel", kernels.why_not(x)
+    if why:
+        norm = "PyTorch in parts" if device == "cuda" and dtype != torch.float32 else "PyTorch"
+    roi_align, why_not_pool = "Triton kernel", why_not_roi_align([x])
+    if why_not_pool:
+        roi_align = "torchvision in float32" if device == "cuda" else "sparse matrix"
+    where, reason = device, why or why_not_pool
     if device == "cpu":
-        slow = dtype == torch.bfloat16 and cpu_has_bfloat16() is False
-        why = "slow: this CPU has no bfloat16" if slow else "a CPU's own paths"
-        if dtype == torch.float16:
-            why = "not for training"
-        return [where, name, "PyTorch", "sparse matrix", why]
-    norm = "PyTorch" if dtype == torch.float32 else "PyTorch, in parts"
-    return [where, name, norm, "torchvision, float32", why]
+        reason = reason and _about_cpu(dtype)
+    elif torch.cuda.is_available():
+        where = "gpu"
+    else:
+        where = "gpu (none here)"
+        reason = reason or "from compute capability {}.{} on".format(*CAPABILITY[dtype])
+    return [where, str(dtype).removeprefix("torch."), norm, roi_align, reason]
+
+
+def _about_cpu(dtype: torch.dtype) -> str:
+    if dtype == torch.float16:
+        return "not for training"
+    slow = dtype == torch.bfloat16 and cpu_has_bfloat16() is False
+    return "slow: this CPU has no bfloat16" if slow else "a CPU's own paths"
 
 
 def _model(config: str, options: list[str]) -> Iterator[str]:
-    cfg = read_config(config, options)
+    cfg = read_config_for_model(config, options)
     try:
         look = look_at(cfg)
     except BuildError as error:
@@ -175,7 +188,11 @@ def _model(config: str, options: list[str]) -> Iterator[str]:
         f"it trains on {cfg.MODEL.DEVICE} in {str(dtype).removeprefix('torch.')}, {layout}, "
         f"MODEL.GN.MEMORY {cfg.MODEL.GN.MEMORY}"
     )
-    if device in ("cpu", "cuda"):
-        _, _, norm, roi_align, why = _path(device, dtype)
-        reason = f" ({why})" if why else ""
-        yield f"there GroupNorm runs by {norm}, and RoIAlign by {roi_align}{reason}"
+    _, _, norm, roi_align, why = _path(device, dtype)
+    runs = []
+    if any(issubclass(layer.kind, nn.GroupNorm) for layer in look.norms.values()):
+        runs.append(f"GroupNorm runs by {norm}")
+    if any(isinstance(module, ROIPooler) for module in look.model.modules()):
+        runs.append(f"RoIAlign runs by {roi_align}")
+    if runs and device in ("cpu", "cuda"):
+        yield f"there {', and '.join(runs)}{f' ({why})' if why else ''}"

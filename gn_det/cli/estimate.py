@@ -16,7 +16,7 @@ import torch
 from tabulate import tabulate
 
 from gn_det.config import images_per_micro_batch
-from gn_det.engine import add_options, docstring_parser, read_config
+from gn_det.engine import add_options, docstring_parser, positive, read_config_for_model
 from gn_det.engine.memory_estimate import CONTEXT, estimate
 from gn_det.modeling.activation_checkpointing import MEMORY_MODES
 
@@ -63,7 +63,7 @@ def parse_bytes(text: str) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 800x1333")
     return int(match[1]), int(match[2])
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images",
-        type=int,
+        type=positive,
         help="images in one forward pass of a process (default: SOLVER.IMS_PER_STEP, or where that "
         "is 0 SOLVER.IMS_PER_BATCH shared by SOLVER.REFERENCE_WORLD_SIZE)",
     )
@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> dict:
         A record that :func:`table` shows: the config, the images and their size, the bytes of each
         part in each mode, and those of a GPU's context.
     """
-    cfg = read_config(args.config, args.opts)  # of the machine that it is for, not of this one
+    # of the machine that it is for, not of this one
+    cfg = read_config_for_model(args.config, args.opts)
     height, width = args.size or (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
     processes = max(cfg.SOLVER.REFERENCE_WORLD_SIZE, 1)
     images = args.images or images_per_micro_batch(cfg, processes)
@@ -129,6 +130,7 @@ def run(args: argparse.Namespace) -> dict:
         "width": width,
         "budget": args.budget,
         "device": cfg.MODEL.DEVICE,
+        "amp": cfg.SOLVER.AMP.ENABLED,
         "processes": processes,
         "context": CONTEXT if torch.device(cfg.MODEL.DEVICE).type == "cuda" else 0,
         "modes": modes,
@@ -152,20 +154,26 @@ def table(record: dict) -> str:
         "saved: kept for backward. peak: activations and gradients. total: all but saved, which is "
         "in peak.",
     ]
+    if "buckets" in columns:
+        lines.append("DDP: a copy of the gradients.")
     if context:
         lines.append(
-            "DDP: a copy of the gradients. workspaces: cuBLAS's. A GPU needs more than the total: "
-            f"its context (up to {context / 2**20:.0f} MiB), workspaces of cuDNN, and what is lost "
-            "between the allocator's blocks."
+            "workspaces: cuBLAS's. A GPU needs more than the total: its context (up to "
+            f"{context / 2**20:.0f} MiB), workspaces of cuDNN, and what is lost between the "
+            "allocator's blocks."
         )
     if budget:
         fitting = [mode for mode, of in modes.items() if of["total"] + context <= budget]
         beside = f" with {context / 2**20:.0f} MiB for the context" if context else ""
-        lines.append(
-            f"{fitting[0]} fits in {budget / 2**30:.1f} GiB{beside}."
-            if fitting
-            else f"None fits in {budget / 2**30:.1f} GiB{beside}. What makes it smaller, in this "
-            "order: SOLVER.IMS_PER_STEP 1, SOLVER.AMP.ENABLED True, "
-            "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, smaller images."
-        )
+        verdict = f"{fitting[0] if fitting else 'None'} fits in {budget / 2**30:.1f} GiB{beside}."
+        if not fitting:
+            verdict += f" What makes it smaller, in this order: {', '.join(_smaller(record))}."
+        lines.append(verdict)
     return "\n".join(lines)
+
+
+def _smaller(record: dict) -> list[str]:
+    """Return what would take less memory and is not so already."""
+    ways = ["SOLVER.IMS_PER_STEP 1"] if record["images"] > 1 else []
+    ways += [] if record["amp"] else ["SOLVER.AMP.ENABLED True"]
+    return [*ways, "a lower MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "smaller images"]

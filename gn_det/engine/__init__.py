@@ -6,6 +6,7 @@ from .arguments import (
     argument_parser,
     docstring_parser,
     output_file,
+    positive,
     training_parser,
 )
 from .debug.nonfinite import NonFiniteError
@@ -27,7 +28,14 @@ from .lazy_run import run_lazy
 from .precision import autocast, cpu_has_bfloat16
 from .pretrain import pretrain
 from .run_log import hold_warnings, release_warnings, start_messages
-from .setup import check_run, has_checkpoint, load_runnable_config, read_config, setup
+from .setup import (
+    check_run,
+    has_checkpoint,
+    load_runnable_config,
+    read_config,
+    read_config_for_model,
+    setup,
+)
 from .trainer import Trainer
 from .training_run import TrainingRun
 
@@ -56,8 +64,10 @@ __all__ = [
     "load_runnable_config",
     "load_to_evaluate",
     "output_file",
+    "positive",
     "pretrain",
     "read_config",
+    "read_config_for_model",
     "record_evaluation",
     "release_warnings",
     "replay",

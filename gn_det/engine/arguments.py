@@ -141,6 +141,20 @@ def output_file(path: str) -> str:
     return path
 
 
+def positive(text: str) -> int:
+    """Return the number that a text means; the ``type`` of an argument.
+
+    Args:
+        text: A whole number, 1 or more.
+
+    Raises:
+        argparse.ArgumentTypeError: The number is below 1.
+    """
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def training_parser(doc: str, *, config_required: bool = True) -> argparse.ArgumentParser:
     """Return :func:`argument_parser` with ``--resume``, ``--eval-only`` and ``KEY VALUE ...``.
 

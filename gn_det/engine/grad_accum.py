@@ -9,6 +9,7 @@ micro-batch gets, whatever process works on it.
 import logging
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, reduce
@@ -171,21 +172,17 @@ class GradAccumTrainer(SimpleTrainer):
             # gradients are averaged over processes once, in the last backward
             last = number == len(self.micro_batch_ids)
             with self._advice(), nullcontext() if last else self._no_sync():
-                losses = self._losses(self.batches[-1], micro_batch_id)
-                loss = reduce(torch.add, losses.values())
-                self.scaler.scale(loss / len(self.micro_batch_ids)).backward()
-            losses_of_batches.append({name: loss.detach() for name, loss in losses.items()})
+                losses_of_batches.append(self._losses(self.batches[-1], micro_batch_id))
         self.after_backward()
         self.scaler.unscale_(self.optimizer)
         norm = self._report(losses_of_batches, self._clip(), data_time)
-        with self._advice():  # the first step makes the momentum
-            if math.isfinite(norm):
-                self.optimizer.step()  # the scaler would ask the GPU what norm says already
-            else:
-                self.scaler.step(self.optimizer)  # skips the step
+        # not scaler.step, which would ask the GPU for what the norm says already
+        if math.isfinite(norm):
+            with self._advice():  # the first step makes the momentum
+                self.optimizer.step()
+            if self.ema is not None:
+                self.ema.update()
         self.scaler.update()
-        if self.ema is not None and math.isfinite(norm):
-            self.ema.update()
 
     def use_ema_weights(self) -> AbstractContextManager:
         """Give the model the weights to evaluate and save inside the block: the EMA, if any."""
@@ -212,10 +209,20 @@ class GradAccumTrainer(SimpleTrainer):
             return self.model(send_batch(batch, device, truth=truth))
 
     def _losses(self, batch: Any, micro_batch_id: int) -> dict[str, torch.Tensor]:
+        """Run forward and backward, and return the losses, which hold no graph any more."""
         try:
-            return self.forward(batch, micro_batch_id)
-        except FloatingPointError as error:  # of Detectron2's RPN, for boxes that are not finite
+            return self._forward_backward(batch, micro_batch_id)
+        except FloatingPointError as error:
+            # for boxes that are not finite: Detectron2's RPN raises it, and our pooler, which on a
+            # GPU reads only in backward what it found
+            traceback.clear_frames(error.__traceback__)  # they hold the activations
             raise diagnose_nonfinite(self, str(error)) from error
+
+    def _forward_backward(self, batch: Any, micro_batch_id: int) -> dict[str, torch.Tensor]:
+        losses = self.forward(batch, micro_batch_id)
+        loss = reduce(torch.add, losses.values())
+        self.scaler.scale(loss / len(self.micro_batch_ids)).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _advice(self) -> AbstractContextManager:
         release = self.optimizer.zero_grad
@@ -238,7 +245,7 @@ class GradAccumTrainer(SimpleTrainer):
         """Exchange the losses between processes, and write their means in the main one.
 
         Returns:
-            The norm of the gradient; not finite only where the loss scaler skips the step.
+            The norm of the gradient; not finite only where the step is to be skipped.
         """
         everyone = self._reports.exchange(losses_of_batches, norm, data_time, self.stop_requested)
         self.should_stop = any(of.stop_requested for of in everyone)

@@ -32,6 +32,7 @@ from gn_det.engine.hooks.progress import inference_bar
 from gn_det.evaluation import build_evaluator, scores_of
 from gn_det.utils import and_more
 
+from .device import use_device
 from .evaluation_run import evaluate_only
 from .lazy_config import (
     PARTS,
@@ -78,6 +79,7 @@ def run_lazy(args: argparse.Namespace) -> dict | None:
     cfg = load_lazy_config(args.config_file, args.opts)
     values, config = _values_to_record(cfg), copy.deepcopy(cfg)
     settings = settings_of(cfg)
+    use_device(settings)
     if target_of(cfg.dataloader.get("evaluator")) is build_evaluator:
         for name in settings.DATASETS.TEST:
             scores_of(name)  # an unknown evaluator_type is an error

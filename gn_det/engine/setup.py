@@ -22,12 +22,14 @@ from omegaconf import DictConfig
 import gn_det
 from gn_det.checkpoint import check_weights_file, resumable
 from gn_det.config import ConfigError, get_cfg
+from gn_det.config.key_rules import key_problems
 from gn_det.data import check_datasets, register_datasets
 from gn_det.model_zoo import get_config_file, list_configs
 from gn_det.modeling import check_config
 from gn_det.utils import atomic_write
 
 from .determinism import require_determinism
+from .device import use_device
 from .precision import cpu_has_bfloat16
 from .run_log import open_log_file
 
@@ -41,6 +43,7 @@ __all__ = [
     "load_runnable_config",
     "open_output_folder",
     "read_config",
+    "read_config_for_model",
     "setup",
     "write_config",
 ]
@@ -81,6 +84,23 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
         cfg.merge_from_file(config_file)
     cfg.merge_from_list(opts)
     register_datasets(cfg)
+    return cfg
+
+
+def read_config_for_model(config_file: str, opts: list[str]) -> CfgNode:
+    """Read a config whose model alone is of interest: keys are checked, data and weights are not.
+
+    Args:
+        config_file: See :func:`read_config`.
+        opts: See :func:`read_config`.
+
+    Raises:
+        gn_det.config.ConfigError: A key or value cannot be used.
+        FileNotFoundError: There is no such file.
+    """
+    cfg = read_config(config_file, opts)
+    if fatal := [problem.message for problem in key_problems(cfg) if problem.fatal]:
+        raise ConfigError("\n".join(fatal))
     return cfg
 
 
@@ -133,7 +153,7 @@ def check_run(
     resume: bool = False,
     check_data: Callable[..., None] | None = None,
 ) -> None:
-    """Check config, datasets and output folder before any work is done.
+    """Check config, device, datasets and output folder before any work is done.
 
     Args:
         cfg: A finished config.
@@ -155,6 +175,7 @@ def check_run(
         num_processes=comm.get_world_size(),
         weights_loaded=resumed,
     )
+    use_device(cfg)
     if training and not resumed:
         check_weights_file(cfg.MODEL.WEIGHTS, cfg)
     (check_data or _check_detection_data)(cfg, training=training)

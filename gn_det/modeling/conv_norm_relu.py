@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
 from gn_det.layers import GroupNorm
@@ -42,6 +42,9 @@ __all__ = [
     "run_conv_chain",
     "run_now",
 ]
+
+# layers whose gradients do not need their outputs, so that a ReLU may follow in place
+OUTPUT_NOT_SAVED = (GroupNorm, nn.GroupNorm, FrozenBatchNorm2d, nn.ConvTranspose2d, nn.Linear)
 
 RELU = (nn.ReLU(),)  # Detectron2's blocks have theirs outside of their convolutions
 
@@ -227,7 +230,7 @@ class _Holder(torch.autograd.Function):
 
 
 def _run_layers(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
-    first_input = x
+    before: Any = None
     waiting: list[Any] = [*layers]
     while waiting:
         layer, *waiting = waiting
@@ -235,11 +238,11 @@ def _run_layers(layers: Iterable[Callable[..., Any]], x: torch.Tensor) -> Any:
             relu = bool(waiting) and _is_plain(waiting[0], nn.ReLU)
             x = _normalize(layer, x, relu=relu)
             waiting = waiting[relu:]
-        elif _is_plain(layer, nn.ReLU) and x is not first_input:
-            # in place unless x comes from outside: norms and convolutions do not need their outputs
+        elif _is_plain(layer, nn.ReLU) and _may_change_output(before):
             x = F.relu_(x)
         else:
             x = layer(x)
+        before = layer
     return x
 
 
@@ -251,6 +254,11 @@ def _can_split(conv: nn.Module) -> bool:
 def _is_plain(layer: Any, kind: type[nn.Module]) -> bool:
     """Return whether a call of the layer is a call of its class's forward, and no more."""
     return type(layer) is kind and not has_hooks(layer) and "forward" not in vars(layer)
+
+
+def _may_change_output(layer: Any) -> bool:
+    """Return whether an in-place ReLU may follow a layer: a hook may have kept the output."""
+    return type(layer) in OUTPUT_NOT_SAVED and _is_plain(layer, type(layer))
 
 
 def _is_fused(norm: Any, x: torch.Tensor) -> bool:

@@ -160,7 +160,7 @@ class FPN(ActivationCheckpointMixin, fpn.FPN):
             if above is not None:
                 x = _add_upsampled(x, above)
                 if self._fuse_type == "avg":
-                    x /= 2
+                    x = x / 2
             outputs.append(apply_convolution(output_conv, x))
             above = x
         return tuple(outputs)

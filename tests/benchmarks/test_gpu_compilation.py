@@ -1,5 +1,6 @@
 import time
 
+import pytest
 import torch
 
 from benchmarks.gpu import compilation
@@ -25,7 +26,8 @@ def test_a_norm_runs_in_both_directions(monkeypatch):
         return group_norm_fp32_stats(x, groups, weight, bias, eps), None, None
 
     monkeypatch.setattr(compilation, "DEVICE", "cpu")
-    monkeypatch.setattr(kernels, "group_norm", group_norm, raising=False)
+    monkeypatch.setattr(kernels, "group_norm", group_norm)
+    monkeypatch.setattr(kernels, "why_not", lambda x: "")
     for residual in (False, True):
         assert compile_one(Job((2, 64, 3, 4), torch.float32, "NHWC", True, residual)) > 0
     shape = torch.Size((2, 64, 3, 4))
@@ -37,3 +39,16 @@ def test_nothing_to_compile(tmp_path, monkeypatch):
     section = Section(tmp_path / "rows.json", True, time.monotonic() + 9)
     measure(section)
     assert section.rows == {"kernels": {"not run": "the device is a toaster"}}
+
+
+def test_a_failure_in_backward_is_seen(monkeypatch):
+    """Autograd goes on by PyTorch's operators there."""
+
+    def group_norm(x, groups, weight, bias, eps, *, relu, residual):
+        monkeypatch.setattr(kernels, "why_not", lambda x: "reduce failed")
+        return group_norm_fp32_stats(x, groups, weight, bias, eps), None, None
+
+    monkeypatch.setattr(compilation, "DEVICE", "cpu")
+    monkeypatch.setattr(kernels, "group_norm", group_norm)
+    with pytest.raises(RuntimeError, match="reduce failed"):
+        compile_one(Job((2, 64, 3, 4), torch.float32, "NHWC", True, False))

@@ -81,4 +81,21 @@ def test_a_gpu_that_is_lost(monkeypatch):
 
     monkeypatch.setattr(session.torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(session.torch.cuda, "synchronize", synchronize)
-    assert session._gpu_is_lost() == "CUDA error: an illegal memory access"
+    assert session._spoiled(False).endswith("process: CUDA error: an illegal memory access")
+
+
+def test_kernels_that_were_turned_off(monkeypatch):
+    assert session._spoiled(False) == ""
+    monkeypatch.setattr(session.kernels, "why_not", lambda x: "stats failed")
+    assert session._spoiled(True) == "The kernels were turned off in its process: stats failed"
+    assert session._spoiled(False) == ""  # they never ran here
+
+
+def test_an_error_costs_its_case_alone(tmp_path):
+    section = Section(tmp_path / "rows.json", True, time.monotonic() + 50)
+    with section.row("a") as row:
+        with section.guard("a, case 1"):
+            raise ValueError("wrong")
+        row["case 2"] = 2
+    assert section.rows["a"] == {"case 2": 2}
+    assert "ValueError: wrong" in section.rows["a, case 1"]["error"]

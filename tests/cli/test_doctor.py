@@ -34,10 +34,11 @@ def rows(text):
 def test_one_screen_of_this_machine(said, monkeypatch):
     monkeypatch.delenv(support.SWITCH, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
     text = said()
     assert f"torch        {version('torch')}" in text
     assert f"numpy        {version('numpy')}" in text
-    assert "OMP_NUM_THREADS=3" in text
+    assert "OMP_NUM_THREADS=3, OMP_WAIT_POLICY=''" in text
     assert len(text.splitlines()) <= 24
     assert max(map(len, text.splitlines())) <= 160
     table = rows(text)
@@ -53,8 +54,8 @@ def test_kernels_that_are_turned_off(said, monkeypatch):
     text = said()
     assert "switches     GN_DET_KERNELS=0" in text
     reason = "GN_DET_KERNELS is 0"
-    assert rows(text)["gpu", "float32"] == ["PyTorch", "torchvision, float32", reason]
-    assert rows(text)["gpu", "bfloat16"] == ["PyTorch, in parts", "torchvision, float32", reason]
+    assert rows(text)["gpu", "float32"] == ["PyTorch", "torchvision in float32", reason]
+    assert rows(text)["gpu", "bfloat16"] == ["PyTorch in parts", "torchvision in float32", reason]
 
 
 def test_a_gpu_and_a_missing_package(said, monkeypatch):
@@ -87,9 +88,14 @@ def test_model_of_a_config(said):
     assert "there GroupNorm runs by " in text
     frozen = said("--config", "mask_rcnn_R50_bn_frozen.yaml", "MODEL.DEVICE", "cpu")
     assert "norms: 53 FrozenBatchNorm2d\n" in frozen
-    assert "there GroupNorm runs by PyTorch, and RoIAlign by sparse matrix" in frozen
+    assert "there RoIAlign runs by sparse matrix (a CPU's own paths)" in frozen
+    assert "GroupNorm runs" not in frozen
+    c4 = said("--config", "mask_rcnn_R50_C4_gn.yaml", "MODEL.DEVICE", "cpu")
+    assert "there GroupNorm runs by PyTorch, and RoIAlign runs by sparse matrix" in c4
 
 
 def test_model_that_cannot_be_built(said):
+    with pytest.raises(ConfigError, match="MODEL.DEVICE is 'gpu'; it takes cpu, cuda"):
+        said("--config", "mask_rcnn_R50_gn_all.yaml", "MODEL.DEVICE", "gpu")
     with pytest.raises(ConfigError, match="R50_gn_all.yaml: its model cannot be built: .*Nobody"):
         said("--config", "mask_rcnn_R50_gn_all.yaml", "MODEL.BACKBONE.NAME", "Nobody")

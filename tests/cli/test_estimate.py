@@ -1,11 +1,13 @@
 """The command that estimates a step's memory."""
 
 import argparse
+import re
 
 import pytest
 
 from gn_det.cli import estimate as module
 from gn_det.cli.estimate import parse_bytes
+from gn_det.config import ConfigError
 from gn_det.engine.memory_estimate import CONTEXT, Estimate
 
 
@@ -59,8 +61,36 @@ def test_table_shows_what_there_is(monkeypatch):
     assert "its context (up to 1024 MiB)" in shown
     shown = module.table(module.run(_args(*words, "MODEL.DEVICE", "cpu")))
     assert "on cpu, 1 process, MiB" in shown
+    assert "DDP" not in shown
     assert "peak    total" in shown
     assert "context" not in shown
+
+
+@pytest.mark.parametrize(
+    "words", [("--images", "0"), ("--images", "-2"), ("--size", "0x96"), ("--size", "64x0")]
+)
+def test_no_images_and_no_pixels(words, capsys):
+    with pytest.raises(SystemExit):
+        _args("--config", "mask_rcnn_R50_gn_all.yaml", *words)
+    assert re.search(
+        r"--(images: at least 1|size: '\d+x\d+' is not HEIGHT)", capsys.readouterr().err
+    )
+
+
+def test_values_that_cannot_be():
+    words = ["--config", "photo_digits_mask_rcnn_R18_gn_all.yaml", "MODEL.DEVICE", "gpu"]
+    with pytest.raises(ConfigError, match="MODEL.DEVICE is 'gpu'; it takes cpu, cuda"):
+        module.run(_args(*words))
+
+
+def test_advice_leaves_out_what_is_set(monkeypatch):
+    monkeypatch.setattr(module, "estimate", lambda *args: Estimate(1, 2, 3, 4))
+    words = ["--config", "photo_digits_mask_rcnn_R18_gn_all.yaml", "--budget", "1", "MODEL.DEVICE"]
+    both = [*words, "cpu", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.AMP.ENABLED", "False"]
+    keys = "SOLVER.IMS_PER_STEP 1, SOLVER.AMP.ENABLED True, a lower MODEL.ROI_HEADS"
+    assert f"in this order: {keys}" in module.table(module.run(_args(*both)))
+    none = [*both, "SOLVER.AMP.ENABLED", "True", "SOLVER.IMS_PER_STEP", "1"]
+    assert "in this order: a lower MODEL.ROI_HEADS" in module.table(module.run(_args(*none)))
 
 
 def test_defaults_are_the_largest_image_and_a_gpus_share():

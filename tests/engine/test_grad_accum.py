@@ -1,3 +1,6 @@
+import math
+import weakref
+
 import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
@@ -7,7 +10,8 @@ from torch import nn
 from gn_det.config import ConfigError, get_cfg
 from gn_det.data import TrainStream
 from gn_det.data.worker_watch import WorkerDied
-from gn_det.engine import GradAccumTrainer
+from gn_det.engine import GradAccumTrainer, NonFiniteError
+from gn_det.engine.ema import ModelEMA
 from gn_det.engine.grad_accum import build_grad_accum_trainer
 
 
@@ -100,6 +104,22 @@ def test_a_scale_that_is_too_large_is_left_to_the_scaler():
     assert scaler.get_scale() == 2.0**126
 
 
+def test_a_norm_that_overflows_skips_the_step_too():
+    """Each number is finite, so the scaler sees nothing and would step."""
+
+    class Steep(Quadratic):
+        def forward(self, x):
+            return {"loss": ((self.w - self.w.detach()) * 3e38).sum()}
+
+    model = Steep()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.1)
+    trainer, storage = step(model, scaler=scaler, ema=ModelEMA(model, 0.5))
+    assert model.w.grad.tolist() == pytest.approx([3e38, 3e38])
+    assert storage.latest()["grad_norm"][0] == math.inf
+    assert model.w.tolist() == [3.0, 4.0]
+    assert trainer.ema.state_dict()["other"] == {}
+
+
 class Recorder(Quadratic):
     """Remembers the random number that each micro-batch met."""
 
@@ -184,6 +204,29 @@ def test_a_loader_of_whole_batches_is_cut():
     with EventStorage(0):
         trainer.run_step()
     assert seen == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_a_step_that_fails_is_forgotten_before_it_is_repeated():
+    """Its activations and the repetition's would need twice the memory."""
+
+    class Refused(Quadratic):
+        made, alive = [], []
+
+        def forward(self, x):
+            self.alive.append([made() is not None for made in self.made])
+            kept = self.w * 1
+            self.made.append(weakref.ref(kept))
+            square = kept * kept
+            square.register_hook(refuse)
+            return {"loss": square.sum()}
+
+    def refuse(gradient):
+        raise FloatingPointError("a box is not finite")
+
+    model = Refused()
+    with pytest.raises(NonFiniteError, match="until this: a box is not finite"):
+        step(model)
+    assert model.alive == [[], [False]]
 
 
 def test_only_a_stream_can_be_entered(caplog):

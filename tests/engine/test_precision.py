@@ -108,3 +108,24 @@ def test_others_are_not_warned_of(cfg, monkeypatch, caplog):
         monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: None)
         autocast(_enable(cfg, "bfloat16", "cuda"))
     assert not caplog.records
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+@pytest.mark.parametrize(
+    ("dtype", "capability", "warnings"),
+    [("bfloat16", (7, 5), 1), ("bfloat16", (8, 0), 0), ("float16", (7, 5), 0)],
+)
+def test_a_gpu_without_bfloat16_is_warned_of_once(
+    cfg, dtype, capability, warnings, monkeypatch, caplog
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {"cuda:1": capability}.get)
+    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": "Tesla T4"}.get)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: None)
+    with caplog.at_level(logging.WARNING, "gn_det"):
+        for _ in range(2):
+            autocast(_enable(cfg, dtype, "cuda:1"))
+    assert len(caplog.records) == warnings
+    if warnings:
+        assert "(Tesla T4) has no bfloat16" in caplog.text
+        assert "SOLVER.AMP.DTYPE float16" in caplog.text

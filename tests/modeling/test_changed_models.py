@@ -71,7 +71,7 @@ def make_parts(tiny_cfg):
     """Return a function that builds the parts of a mode."""
     names = ("RESNETS.STEM_OUT_CHANNELS", "RESNETS.RES2_OUT_CHANNELS", "FPN.OUT_CHANNELS")
     names += ("ROI_BOX_HEAD.CONV_DIM", "ROI_MASK_HEAD.CONV_DIM")
-    cfg = tiny_cfg(*(item for name in names for item in (f"MODEL.{name}", 32)))
+    cfg = tiny_cfg("MODEL.GN.NUM_GROUPS", 2, *(i for name in names for i in (f"MODEL.{name}", 32)))
     built = {mode: Parts(cfg, mode) for mode in ("standard", *MODES)}
     return lambda mode: copy.deepcopy(built[mode]).train()
 

@@ -42,15 +42,24 @@ GN = get_norm("GN", num_groups=2)
 interpreted = pytest.mark.skipif(not support.INTERPRETED, reason="run by test_in_the_interpreter")
 
 
+# tests of changed models that go through the fused kernels
+CHANGED = "(functional_call and MAML) or freeze-norms or penalty"
+RUNS = {
+    "fused": ["--noconftest", __file__],
+    "changed": [str(Path(__file__).with_name("test_changed_models.py")), "-k", CHANGED],
+}
+
+
 @pytest.mark.skipif(support.INTERPRETED, reason="this is the process of its own")
-def test_in_the_interpreter():
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_in_the_interpreter(run):
     if "Triton" in support.why_not(torch.ones(1)):
         pytest.skip("this Triton is not for the kernels")
     triton, numpy = (tuple(map(int, version(p).split(".")[:2])) for p in ("triton", "numpy"))
     if triton < (3, 7) and numpy >= (2, 5):
         pytest.skip("the interpreter of Triton 3.6 has no loops with NumPy 2.5")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *run],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -258,6 +267,34 @@ def test_hooks_are_called(mode):
     with ignoring_hooks():
         for a, b in zip(_step(hooked, x), plain):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("mode", MODES)
+def test_no_one_changes_what_a_hook_has_seen(mode):
+    """A hook may keep a norm's output. That of a full backward hook may not be changed either."""
+    head, x = _part("box-head")
+    exact = _step(_in_mode(head, "standard").double(), x.double())
+    head, outputs = _in_mode(head, mode), []
+    head.conv1.norm.register_forward_hook(lambda *args: outputs.append((args[2], args[2].clone())))
+    head.conv2.norm.register_full_backward_hook(lambda *_: None)
+    for ours, theirs in zip(_step(head, x), exact):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-4)
+    [(output, then)] = outputs
+    assert torch.equal(output, then)
+    assert output.min() < 0
+
+
+@interpreted
+@pytest.mark.parametrize("mode", MODES)
+def test_pyramid_of_averages(mode, launches):
+    part, x = _part("pyramid")
+    part.fpn._fuse_type = "avg"
+    expected = _step(_in_mode(part, "standard").double(), x.double())
+    results = _step(_in_mode(part, mode), x)
+    assert launches["stats"]
+    for ours, exact in zip(results, expected):
+        assert (ours - exact).norm() < 1e-4 * exact.norm().clamp(min=1e-6)
 
 
 @interpreted

@@ -3,6 +3,8 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import build_mask_head
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from gn_det.modeling import GNMaskRCNNConvUpsampleHead
@@ -59,3 +61,33 @@ def test_bias_where_there_is_no_norm(tiny_cfg, norm, bias):
     # upsampling and prediction have no norm in the paper's models
     assert head.deconv.bias is not None
     assert head.predictor.norm is None
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_bit_masks_are_cut_out_by_the_kernel(tiny_cfg, stock_cfg, monkeypatch, mode):
+    """With deterministic algorithms, torchvision's RoIAlign is a formula with huge tensors."""
+    cfg = tiny_cfg("MODEL.ROI_MASK_HEAD.NUM_CONV", 0)
+    ours, theirs = _build(cfg), _build(stock_cfg(cfg))
+    truth = Instances((32, 32))
+    truth.proposal_boxes = Boxes(torch.tensor([[2.0, 3.0, 20.0, 30.0], [0.0, 0.0, 9.0, 9.0]]))
+    truth.gt_classes = torch.tensor([1, 4])
+    truth.gt_masks = BitMasks(torch.rand(2, 32, 32) < 0.5)
+    x = torch.randn(2, 64, 14, 14)
+    cut_out, modes = BitMasks.crop_and_resize, []
+
+    def crop_and_resize(*args):
+        modes.append(torch.get_deterministic_debug_mode())
+        return cut_out(*args)
+
+    monkeypatch.setattr(BitMasks, "crop_and_resize", crop_and_resize)
+    torch.set_deterministic_debug_mode(mode)
+    try:
+        with EventStorage():
+            assert ours(x, [truth]) == theirs(x, [truth])
+        assert modes == [0, mode]
+        monkeypatch.delattr(BitMasks, "crop_and_resize")
+        with pytest.raises(AttributeError), EventStorage():
+            ours(x, [truth])
+        assert torch.get_deterministic_debug_mode() == mode
+    finally:
+        torch.set_deterministic_debug_mode(0)

@@ -83,8 +83,10 @@ def locate_nonfinite(
             if report.location or loss is None:
                 return report
             loss = loss * step.scale / len(step.micro_batch_ids)
-            gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
-            given = {n: g for n, g in zip(parameters, gradients) if g is not None}
+            given: dict[str, torch.Tensor] = {}
+            with hooks.taking_errors():
+                gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+                given = {n: g for n, g in zip(parameters, gradients) if g is not None}
             report.location = hooks.found or _bad_parameters(given)
             if report.location:
                 return report
@@ -109,18 +111,12 @@ def _forward(
     """Run a micro-batch, add to the report, and return the loss; None where there is none."""
     hooks.begin()
     loss = None
-    try:
+    with hooks.taking_errors():
         with autocast():
             losses = model(batch)
         loss = reduce(torch.add, losses.values())
         report.losses.append({name: float(value.detach()) for name, value in losses.items()})
-    except Exception as error:
-        # NaN breaks what comes after it in many ways
-        if not hooks.found and not isinstance(error, FloatingPointError):
-            raise
-        hooks.found = hooks.found or f"All outputs of modules were finite until this: {error}"
-    finally:
-        hooks.forward = False  # activation checkpointing repeats in backward what was looked at
+    hooks.forward = False  # activation checkpointing repeats in backward what was looked at
     report.location = hooks.found
     return loss
 
@@ -169,6 +165,17 @@ class _NonFiniteHooks:
 
     def begin(self) -> None:
         self.forward, self._last_gradient = True, "the losses"
+
+    @contextmanager
+    def taking_errors(self) -> Iterator[None]:
+        """Take an error inside as what was found, or as what followed from it."""
+        try:
+            yield
+        except Exception as error:
+            # NaN breaks what comes after it in many ways
+            if not self.found and not isinstance(error, FloatingPointError):
+                raise
+            self.found = self.found or f"All outputs of modules were finite until this: {error}"
 
     def _after(
         self, who: str, parent: str, module: nn.Module, args: tuple, kwargs: dict, output: Any

@@ -4,6 +4,7 @@ The estimate works on tensors without memory, so that it can be made even then.
 """
 
 import os
+import shlex
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ def _advice(cfg: CfgNode, iteration: int, batch: Any, doubt: str) -> str:
             "each. SOLVER.IMS_PER_STEP 1 has one image in memory; the learning rate stays.",
         ]
     memory = f"{budget / 2**30:.1f}GiB" if budget else "8GiB"
-    config = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    config = shlex.quote(os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
     lines.append(
         f"To estimate more: gn-det estimate --config {config} --images {images} --size "
         f"{height}x{width} --budget {memory}"
@@ -123,18 +124,29 @@ def _advice(cfg: CfgNode, iteration: int, batch: Any, doubt: str) -> str:
 
 
 def _estimates(cfg: CfgNode, images: int, height: int, width: int, budget: int) -> list[str]:
-    rows, fitting = [], ""
+    rows, fitting = [], []
     for words, changed, of_images in _ways(cfg, images):
         total = estimate(changed, of_images, height, width, comm.get_world_size()).total
         rows.append([words or "as it is", f"{total / 2**20:.0f}"])
-        if budget and words and not fitting and total + CONTEXT <= budget:
-            fitting = words
+        if total + CONTEXT <= budget:
+            fitting.append(words)
     table = tabulate(rows, ["what would help", "MiB by estimate"], disable_numparse=True)
     lines = [table]
     if budget:
-        fits = f"{fitting} fits" if fitting else "none of these fits, nor may smaller images do"
-        lines.append(f"The GPU has {budget / 2**20:.0f} MiB, some for its context: {fits}.")
+        lines.append(f"The GPU has {budget >> 20} MiB, some for its context. {_fits(fitting)}")
     return lines
+
+
+def _fits(fitting: list[str]) -> str:
+    """Return a sentence about the ways that fit; "" is one without a change."""
+    if not fitting:
+        return "None of these fits. Smaller images take less."
+    found = [f"{words} fits." for words in fitting if words][:1]
+    if "" in fitting:
+        found.append(
+            "By the estimate it fits as it is: nvidia-smi shows whether others use the GPU."
+        )
+    return " ".join(found)
 
 
 def _ways(cfg: CfgNode, images: int) -> Iterator[tuple[str, CfgNode, int]]:

@@ -137,9 +137,10 @@ def _check(args: argparse.Namespace) -> None:
 
 def _set_network_interface(host: str | None) -> None:
     found = interface_to(host) if host else None
-    for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        if found and key not in os.environ:
-            os.environ[key] = found
+    if found is None:
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", found)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={found}")  # without "=" it is a prefix
 
 
 def _under_torchrun(main: Main, args: argparse.Namespace) -> object:
@@ -153,6 +154,11 @@ def _under_torchrun(main: Main, args: argparse.Namespace) -> object:
         logger.warning("torchrun has restarted the workers: continuing as with --resume.")
         args.resume = True
     local_rank, local_size = (int(os.environ[k]) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if local_size > torch.cuda.device_count() > 0:
+        raise ConfigError(
+            f"torchrun has started {local_size} processes, each of which needs a GPU, but this "
+            f"machine has {torch.cuda.device_count()}. Set torchrun's --nproc-per-node."
+        )
     if int(os.environ["WORLD_SIZE"]) > local_size:
         _set_network_interface(os.environ["MASTER_ADDR"])
     if torch.cuda.is_available():
@@ -166,11 +172,11 @@ def _under_torchrun(main: Main, args: argparse.Namespace) -> object:
         world_size=world_size,
     )
     comm.create_local_process_group(local_size)
-    try:
-        with heartbeat_monitored(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
-            return main(args)
-    finally:
-        dist.destroy_process_group()
+    with heartbeat_monitored(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
+        result = main(args)
+    # not after an error: NCCL would wait for the others, which may wait for this process
+    dist.destroy_process_group()
+    return result
 
 
 def _start(main: Main, args: argparse.Namespace, url: str) -> None:
@@ -288,7 +294,9 @@ def _monitored(main: Main, url: str, args: argparse.Namespace) -> object:
     if place.scheme == "tcp" and place.hostname and place.port:
         monitored = heartbeat_monitored(place.hostname, place.port)
     with monitored:
-        return main(args)
+        result = main(args)
+    dist.destroy_process_group()  # see _under_torchrun
+    return result
 
 
 def _work(local_rank: int, common: tuple, messages: "SimpleQueue[str]", parent: int) -> None:

@@ -42,7 +42,7 @@ def group_norm(
     """Return y = relu(group_norm(x) + residual), and the mean and rstd of each group.
 
     Statistics and arithmetic are in float32, and y is rounded once. The results are the same bits
-    each time. y can be differentiated once in x, weight, bias and residual; mean and rstd cannot.
+    each time. y can be differentiated in x, weight, bias and residual; mean and rstd cannot.
 
     Args:
         x: The input of shape (N, C, *), on which ``usable(x)`` is true.
@@ -97,16 +97,13 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "The GPU kernels of gn_det's GroupNorm have no second derivative. Set the "
-                "environment variable GN_DET_KERNELS=0: PyTorch's operators have one."
-            )
         x, weight, bias, residual, mean, rstd = ctx.saved_tensors
         needs_dx, needs_dweight, needs_dbias, needs_dresidual = ctx.needs_input_grad[:4]
         needs_sums = needs_dweight or needs_dbias
         dweight = dbias = None
         try:
+            if torch.is_grad_enabled():
+                raise KernelError("The kernels have no second derivative; PyTorch has.")
             dx, sums, dresidual = launch.backward(
                 dy, x, weight, bias, residual, mean, rstd, ctx.relu, needs_dx, needs_sums
             )
@@ -131,16 +128,18 @@ def _backward_by_pytorch(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, ...]:
-    """Return all gradients, where a kernel of backward failed after those of forward did not."""
+    """Return all gradients, where a kernel of backward failed, or where they get gradients."""
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        x, weight, bias, added = leaves = [
-            t.detach().requires_grad_()
+        # views, so that no gradient goes on from one of them to another that it was computed from
+        x, weight, bias, added = inputs = [
+            t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
             for t in (x, weight, bias, torch.zeros_like(x) if residual is None else residual)
         ]
         y = F.group_norm(x.float(), num_groups, weight.float(), bias.float(), eps).to(x.dtype)
         y = y + added
         y = y.relu() if relu else y
-    return torch.autograd.grad(y, leaves, dy)
+    return torch.autograd.grad(y, inputs, dy, create_graph=create_graph)
 
 
 def _check(

@@ -231,7 +231,8 @@ def apply(
     else:
         mean, var = _merge_parts(part_ptr, ng, g_ok, P, S, L, tiles, D, BD, BL, BP)
         rstd = _rstd(var, eps)
-        first = g_ok & (_part(block, s, S, D, BD) == 0)  # one program for each group
+        # one program for each group. Of "&" with a scalar Triton 3.9's interpreter makes no mask
+        first = tl.where(_part(block, s, S, D, BD) == 0, g_ok, False)
         tl.store(mean_ptr + ng, mean, mask=first)
         tl.store(rstd_ptr + ng, rstd, mask=first)
     mean = _spread(mean, BG, BD)[:, None]

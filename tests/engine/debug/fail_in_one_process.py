@@ -15,12 +15,18 @@ from gn_det.engine import GradAccumTrainer, NonFiniteError, run
 
 
 class Bad(nn.Module):
-    """Gives infinity for the batch "loss", and an infinite gradient for "gradient"."""
+    """Gives infinity for the batch "loss", and an infinite gradient for "gradient".
+
+    For "box" it raises an error in backward, as the pooler does on a GPU.
+    """
 
     def forward(self, x, batch):
         """Return x, or infinity."""
         if batch == "gradient":
             return x + (x - x.detach()).abs().sqrt()
+        if batch == "box":
+            x = x * 1
+            x.register_hook(refuse)
         return x / 0 if batch == "loss" else x
 
 
@@ -38,8 +44,15 @@ class Model(nn.Module):
         return {"loss": loss + (self.steep - 1) * (3e38 if batch == "sum" else 0.0)}
 
 
+def refuse(gradient):
+    """Raise the pooler's error."""
+    raise FloatingPointError("Box 3 of image 0 is not finite")
+
+
 def main(args):
     """Do one step of each kind; the last one ends the process."""
+    if args.what:
+        step(args.what, 0, args.folder)
     for iteration, what in enumerate(("gradient", "sum")):
         try:
             step(what, iteration, args.folder)
@@ -72,4 +85,4 @@ def overflow(state: object, bucket: dist.GradBucket) -> torch.futures.Future[tor
 
 if __name__ == "__main__":
     given = {"num_gpus": 2, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
-    run(main, argparse.Namespace(folder=sys.argv[1], **given))
+    run(main, argparse.Namespace(folder=sys.argv[1], what="".join(sys.argv[2:]), **given))

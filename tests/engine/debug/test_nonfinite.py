@@ -17,6 +17,7 @@ from gn_det.config import get_cfg
 from gn_det.engine import GradAccumTrainer, NonFiniteError, Trainer, load_runnable_config, replay
 from gn_det.engine.debug.nonfinite import image_files
 from gn_det.engine.grad_accum import build_grad_accum_trainer
+from gn_det.modeling.poolers import ROIPooler
 
 MODES = {
     "lean": ["MODEL.GN.MEMORY", "lean", "SOLVER.IMS_PER_STEP", 1],
@@ -174,16 +175,66 @@ def test_image_files(batch, names):
     assert image_files(batch) == names
 
 
-def test_two_processes(tmp_path):
-    """The one whose numbers are not finite says why, and both end with that."""
-    script = Path(__file__).with_name("fail_in_one_process.py")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=200,
+def test_a_bad_box_that_is_found_in_backward(tmp_path, tiny_cfg, batch, monkeypatch):
+    """On a GPU the pooler reads only there what it found. Message and file are as for forward."""
+
+    def pool(self, x, box_lists):
+        features = forward(self, x, box_lists)
+        features.register_hook(refuse)
+        return features
+
+    def refuse(gradient):
+        raise FloatingPointError("Box 3 of image 0 of the batch is [nan, 0, 1, 1]: not finite.")
+
+    forward = ROIPooler.forward
+    monkeypatch.setattr(ROIPooler, "forward", pool)
+    cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path), "SOLVER.WARMUP_ITERS", 0)
+    model = build_model(cfg)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = build_grad_accum_trainer(
+        cfg, model, [batch], torch.optim.SGD(model.parameters(), 0.1)
     )
-    assert done.returncode == 1, done.stderr
+    trainer.iter, trainer.seed = 1, 3
+    with EventStorage(1), pytest.raises(NonFiniteError) as error:
+        trainer.run_step()
+    lines = str(error.value).split("\n  ")
+    assert lines[0] == "Iteration 1: Box 3 of image 0 of the batch is [nan, 0, 1, 1]: not finite."
+    assert lines[1].startswith("All outputs of modules were finite until this: Box 3")
+    assert lines[-2] == f"Repeat the step with: gn-det replay {tmp_path / FILE}"
+    assert lines[-1].startswith("SOLVER.WARMUP_ITERS is 0")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    _, report = replay(tmp_path / FILE)
+    assert report.location == lines[1]
+
+
+@pytest.fixture
+def fail_in_one_process(tmp_path):
+    """Return a function that runs the script beside this file; it returns the ended process."""
+
+    def run(*words):
+        script = Path(__file__).with_name("fail_in_one_process.py")
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", script, tmp_path, *words],
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 1, done.stderr
+        return done
+
+    return run
+
+
+def test_a_bad_box_of_one_process_ends_all(fail_in_one_process, tmp_path):
+    """The other one waits for gradients; gloo tells it that they do not come."""
+    done = fail_in_one_process("box")
+    assert done.stderr.count("error: Iteration 0: Box 3 of image 0 is not finite") == 1
+    assert [p.name for p in tmp_path.glob("nonfinite*")] == ["nonfinite_iter0000000_rank1.pth"]
+
+
+def test_two_processes(fail_in_one_process, tmp_path):
+    """The one whose numbers are not finite says why, and both end with that."""
+    done = fail_in_one_process()
     assert "Traceback" not in done.stderr
     gradient, of_sum = done.stdout.split("Iteration ")[1:]
     assert "rank 0: Repeated by this process alone, the step is finite." in gradient

@@ -72,15 +72,29 @@ def test_kind_stays_and_ways_are_told(tiny_cfg, known_sizes, error):
 
 
 @pytest.mark.parametrize(
-    ("gib", "words"), [(6, "MODEL.GN.MEMORY lean fits"), (1, "none of these fits")]
+    ("gib", "words"),
+    [
+        (10, "MODEL.GN.MEMORY lean fits. By the estimate it fits as it is: nvidia-smi shows"),
+        (6, "MODEL.GN.MEMORY lean fits.\n"),
+        (1, "None of these fits. Smaller images take less.\n"),
+    ],
 )
 def test_what_fits_on_a_gpu(tiny_cfg, known_sizes, monkeypatch, gib, words):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, gib << 30))
     cfg = tiny_cfg("MODEL.DEVICE", "cuda", "SOLVER.IMS_PER_BATCH", 16)
     text, _ = fail(cfg, torch.cuda.OutOfMemoryError("CUDA out of memory"))
-    assert f"The GPU has {gib << 10} MiB, some for its context: {words}" in text
+    assert f"The GPU has {gib << 10} MiB, some for its context. {words}" in text
     assert "bfloat16" not in text
     assert text.endswith(f"--budget {gib}.0GiB")
+
+
+def test_where_nothing_is_left_to_change(tiny_cfg, known_sizes, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 4 << 30))
+    keys = ["MODEL.DEVICE", "cuda", "MODEL.GN.MEMORY", "minimal", "SOLVER.AMP.ENABLED", True]
+    cfg = tiny_cfg(*keys, "SOLVER.IMS_PER_BATCH", 16, "OUTPUT_DIR", "my run")
+    text, _ = fail(cfg, torch.cuda.OutOfMemoryError("CUDA out of memory"), IMAGES[:1])
+    assert "some for its context. By the estimate it fits as it is: nvidia-smi shows" in text
+    assert "gn-det estimate --config 'my run/config.yaml' --images 1" in text
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from gn_det.config import ConfigError
+from gn_det.engine.distributed import launch as launch_module
 from gn_det.engine.distributed.launch import _start, _wait, launch
 from gn_det.engine.distributed.network_interface import interface_to
 from gn_det.engine.hooks.preemption import EXIT_PREEMPTED
@@ -36,6 +38,70 @@ def arguments(**given):
 def test_options_that_cannot_be(given, words):
     with pytest.raises(ConfigError, match=words):
         launch(lambda args: None, arguments(**given))
+
+
+@pytest.fixture
+def torchrun_worker(monkeypatch):
+    """Make this process look like the one worker of a torchrun; return the calls for its group."""
+    calls = []
+    for key, value in {
+        "TORCHELASTIC_RUN_ID": "run",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "29500",
+    }.items():
+        monkeypatch.setenv(key, value)
+    dist = launch_module.dist
+    monkeypatch.setattr(dist, "rendezvous", lambda *a, **k: iter([(dist.HashStore(), 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **k: calls.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
+    monkeypatch.setattr(launch_module.comm, "create_local_process_group", calls.append)
+    monkeypatch.setattr(launch_module, "heartbeat_monitored", lambda *a: nullcontext())
+    return calls
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (2, "nccl")])
+def test_the_group_of_torchrun(torchrun_worker, monkeypatch, gpus, backend):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    # before the group: NCCL's communicators belong to the current GPU
+    monkeypatch.setattr("torch.cuda.set_device", torchrun_worker.append)
+    assert launch(lambda args: "done", arguments()) == "done"
+    assert torchrun_worker == [*([0] if gpus else []), backend, 2, "destroyed"]
+
+
+def test_a_worker_of_torchrun_that_fails_does_not_wait_for_the_others(torchrun_worker):
+    # NCCL would, and the others wait for this one
+    def fail(args):
+        raise FloatingPointError("NaN")
+
+    with pytest.raises(FloatingPointError):
+        launch(fail, arguments())
+    assert torchrun_worker == ["gloo", 2]
+
+
+def test_more_workers_of_torchrun_than_gpus(torchrun_worker, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="has started 2 processes.* machine has 1.*--nproc-per"):
+        launch(lambda args: None, arguments())
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="--num-gpus is 2, but this machine has 1"):
+        launch(lambda args: None, arguments(num_gpus=2))
+
+
+@pytest.mark.parametrize("given", [{}, {"NCCL_SOCKET_IFNAME": "ib0"}])
+def test_network_interface_by_its_whole_name(monkeypatch, given):
+    environ = dict(given)
+    monkeypatch.setattr(os, "environ", environ)
+    monkeypatch.setattr(launch_module, "interface_to", lambda host: "eth1")
+    launch_module._set_network_interface("host")
+    # NCCL takes "eth1" for eth10, too; what the user has set stays
+    assert environ == {"GLOO_SOCKET_IFNAME": "eth1", "NCCL_SOCKET_IFNAME": "=eth1", **given}
 
 
 def test_one_process_is_this_one():

@@ -303,11 +303,25 @@ def test_statistics_have_no_gradient():
     assert not rstd.requires_grad
 
 
-def test_no_second_derivative():
-    x = make((2, 6, 4, 4)).requires_grad_()
-    y = group_norm(x, 2, *affine(6), 1e-5)[0]
-    with pytest.raises(RuntimeError, match="no second derivative.*GN_DET_KERNELS=0"):
-        torch.autograd.grad(y.sum(), x, create_graph=True)
+def test_gradients_of_gradients():
+    """A gradient penalty; the residual is what x is computed from, as in a block."""
+
+    def penalty(normalize, *inputs):
+        x, weight, bias = leaves = [t.clone().requires_grad_() for t in inputs]
+        y = normalize((x * x).sin(), weight, bias, x)
+        gradients = torch.autograd.grad(y.pow(3).sum(), leaves, create_graph=True)
+        sum(g.square().sum() for g in gradients).backward()
+        return [t.grad for t in leaves]
+
+    def by_kernels(x, weight, bias, residual):
+        return group_norm(x, 2, weight, bias, 1e-5, relu=True, residual=residual)[0]
+
+    def by_pytorch(x, weight, bias, residual):
+        return (F.group_norm(x, 2, weight, bias) + residual).relu()
+
+    inputs = make((2, 6, 4, 4)), *affine(6)
+    found = penalty(by_kernels, *inputs)
+    check(found, penalty(by_pytorch, *(t.double() for t in inputs)), 2e-5)
 
 
 def test_what_does_not_fit():
