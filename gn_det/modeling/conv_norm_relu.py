@@ -162,8 +162,9 @@ def norm_then_convolve(
     one_kernel = type(conv) is Conv2d and _is_one_kernel(second_half, x)
     if run is recompute and one_kernel and not torch.compiler.is_compiling():
         y = _recomputable(second_half, x)
-        with recomputing([y]):
-            return apply_convolution(conv, y)
+        weight = _recomputable_cast(conv.weight, y.dtype)
+        with recomputing([y, weight]):
+            return conv._conv_forward(y, weight, conv.bias)
 
     def piece(x: torch.Tensor) -> torch.Tensor:
         return apply_convolution(conv, apply_norm_and_activation(before, x, activation))
@@ -204,16 +205,35 @@ def _recomputable(layers: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
     norm, kept = layers[0], list[Statistics]()
     with keeping_statistics(kept):
         y = _run_layers(layers, x)
-    if node := _Holder.apply(x, norm.weight, norm.bias).grad_fn:
 
-        def again() -> torch.Tensor:
-            x, weight, bias = node.saved_tensors
-            args = (x, norm.num_groups, weight, bias, norm.eps)
-            with torch.no_grad(), reusing(kept):
-                return group_norm(*args, relu=len(layers) > 1)
+    def again(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        with reusing(kept):
+            return group_norm(x, norm.num_groups, weight, bias, norm.eps, relu=len(layers) > 1)
 
-        tag(y, again)
+    _tag_made_from([x, norm.weight, norm.bias], again, y)
     return y
+
+
+def _recomputable_cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a weight in the dtype that autocast would give it, which is not kept for backward."""
+    cast = weight.to(dtype)
+    if cast is not weight:
+        _tag_made_from([weight], lambda weight: weight.to(dtype), cast)
+    return cast
+
+
+def _tag_made_from(
+    inputs: Sequence[torch.Tensor], function: Callable[..., torch.Tensor], y: torch.Tensor
+) -> None:
+    node = _Holder.apply(*inputs).grad_fn
+    if node is None:
+        return  # nothing here is trained
+
+    def again() -> torch.Tensor:
+        with torch.no_grad():
+            return function(*node.saved_tensors)
+
+    tag(y, again)
 
 
 class _Holder(torch.autograd.Function):

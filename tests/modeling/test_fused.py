@@ -384,6 +384,22 @@ def test_bytes_that_are_kept():
 
 
 @interpreted
+def test_no_weight_is_kept_in_low_precision():
+    """Only that of the first convolution, which no norm of the head comes before."""
+    shape = ShapeSpec(channels=64, height=4, width=4)
+    with FakeTensorMode():
+        x = torch.empty(4, 64, 4, 4)
+        head = GNMaskRCNNConvUpsampleHead(shape, num_classes=1, conv_dims=[64] * 5, conv_norm=GN)
+        set_memory(head, "lean")
+        with MemoryMeter() as meter:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = head.layers(x)
+            kept = meter.alive_bytes() - y.untyped_storage().nbytes()
+    feature, weight = x.numel() * 2, 64 * 64 * 9 * 2
+    assert kept == pytest.approx(feature + 4 * feature + weight, rel=0.01)  # with x in bfloat16
+
+
+@interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_added_levels_of_the_pyramid(dtype, layout):
