@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.collect_env import get_nvidia_driver_version
 from torch.utils.collect_env import run as run_command
 
@@ -136,9 +136,9 @@ def _path(device: str, dtype: torch.dtype) -> list[str]:
         device: "cpu" or "cuda". Without a GPU a fake tensor stands for its tensors.
         dtype: A floating dtype.
     """
-    index = "cuda:0" if device == "cuda" else device  # PyTorch 2.3 would ask the driver for it
-    with FakeTensorMode():
-        x = torch.empty(1, 32, 8, 8, dtype=dtype, device=index)
+    meta = torch.empty(1, 32, 8, 8, dtype=dtype, device="meta")
+    # to PyTorch 2.3 torch.empty on a GPU is reason enough to ask the driver
+    x = FakeTensor(FakeTensorMode(), meta, torch.device(device, 0))
     norm, why = "Triton kernel", kernels.why_not(x)
     if why:
         norm = "PyTorch in parts" if device == "cuda" and dtype != torch.float32 else "PyTorch"

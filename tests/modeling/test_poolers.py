@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gn_det import get_cfg
 from gn_det.layers import pyramid_roi_align
 from gn_det.layers.kernels import roi_align as kernels
-from gn_det.layers.kernels import why_not
+from gn_det.layers.kernels import support
 from gn_det.layers.kernels.roi_align import Sampling
 from gn_det.modeling import poolers as ours
 from gn_det.modeling.poolers import ROIAlign, ROIPooler, pooler_from_cfg
@@ -20,8 +20,7 @@ from gn_det.modeling.poolers import ROIAlign, ROIPooler, pooler_from_cfg
 SCALES = (1 / 4, 1 / 8, 1 / 16)
 SAMPLING = (*SCALES, 1 / 32), (7, 7), 0, True
 
-with FakeTensorMode():
-    WHY_NOT_ON_GPU = why_not(torch.empty(1, 1, device="cuda"))
+WHY_NOT_ON_GPU = support._why_not_device(torch.device("cuda"))
 
 
 def _features(dtype=torch.float32, memory_format=torch.contiguous_format):
@@ -213,7 +212,7 @@ def test_what_a_gpu_launches(monkeypatch, dtype):
     """Fake tensors of a GPU: Detectron2's pooler waits for it seven times, and copies levels."""
     launched = []
 
-    def launch(kernel, grid, args, **constants):
+    def launch(kernel, grid, *_):
         launched.append((kernel, grid))
 
     monkeypatch.setattr(kernels, "_launch", launch)
@@ -239,9 +238,9 @@ def test_what_a_gpu_launches(monkeypatch, dtype):
     assert [x.shape for x in grads] == args[0]
     rows = sum(2 * (800 // s) * -(-1344 // s // 16) for s in (4, 8, 16, 32))
     assert launched == [
-        ("levels_kernel", (1,)),
-        ("forward_kernel", (1024 * 7, 2)),
-        ("backward_kernel", (rows, 2)),
+        ("levels_kernel", (1, 1, 1)),
+        ("forward_kernel", (1024 * 7, 2, 1)),
+        ("backward_kernel", (rows, 2, 1)),
     ]
 
 

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import group_norm_launch as launch
-from .group_norm_launch import KernelError
+from .launch import KernelError
 
 if hasattr(torch.library, "custom_op"):  # since PyTorch 2.4
     from . import group_norm_op  # noqa: F401
 
-__all__ = ["KernelError", "group_norm"]
+__all__ = ["group_norm"]
 
 
 def group_norm(
@@ -61,7 +61,7 @@ def group_norm(
 
     Raises:
         KernelError: A kernel could not be compiled or launched. ``usable`` is false from then on.
-        ValueError: A shape or dtype does not fit.
+        ValueError: A shape, dtype or device does not fit.
     """
     _check(x, num_groups, weight, bias, residual, statistics)
     weight, bias = weight.contiguous(), bias.contiguous()
@@ -151,6 +151,8 @@ def _check(
     statistics: tuple[Tensor, Tensor] | None,
 ) -> None:
     """Check what the kernels rely on to stay inside of their memory."""
+    if x.dim() < 2:
+        raise ValueError(f"GroupNorm needs an input of shape (N, C, *), not {tuple(x.shape)}.")
     channels = x.shape[1]
     if channels % num_groups:
         raise ValueError(f"{num_groups} groups do not divide {channels} channels.")
@@ -159,11 +161,17 @@ def _check(
             f"weight and bias need the shape ({channels},) for an input of shape "
             f"{tuple(x.shape)}, not {tuple(weight.shape)} and {tuple(bias.shape)}."
         )
-    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+    if weight.device != x.device or bias.device != x.device:
         raise ValueError(
-            f"The residual, {tuple(residual.shape)} in {residual.dtype}, needs shape and dtype of "
-            f"x, {tuple(x.shape)} in {x.dtype}."
+            f"weight and bias are on {weight.device} and {bias.device}, the input on {x.device}."
         )
+    if residual is not None:
+        ours, theirs = [(tuple(t.shape), t.dtype, t.device) for t in (residual, x)]
+        if ours != theirs:
+            raise ValueError(
+                f"The residual, {ours[0]} in {ours[1]} on {ours[2]}, needs shape, dtype and device "
+                f"of x, {theirs[0]} in {theirs[1]} on {theirs[2]}."
+            )
     for t in statistics or ():
         if t.shape != (x.shape[0], num_groups) or t.dtype != torch.float32 or not t.is_contiguous():
             raise ValueError(

@@ -3,25 +3,15 @@
 Fake tensors get the same allocations and no launch. Shapes are those of group_norm_triton.py.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from types import ModuleType
-
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from .group_norm_plan import Plan, plan_for
-from .support import turn_off
+from .launch import launch
 
-__all__ = ["KernelError", "backward", "empty_statistics", "forward", "laid_out_as"]
+__all__ = ["backward", "empty_statistics", "forward", "laid_out_as"]
 
-
-_HERE: AbstractContextManager[None] = nullcontext()
-
-
-class KernelError(RuntimeError):
-    """A kernel could not be compiled or launched. The kernels are off from then on."""
+MODULE = "group_norm_triton"
 
 
 def forward(
@@ -58,13 +48,13 @@ def forward(
         y = torch.empty_like(x)
     tensors = (x, residual, y, mean, rstd, weight, bias)
     if plan.whole and not given:
-        _launch("whole_forward", plan, *tensors, options=(eps, relu))
+        _launch("whole_forward", plan, *tensors, options=(float(eps), relu))
         return y
     parts = None
     if not given:
         parts = mean.new_empty(mean.numel() * plan.parts * 2)
         _launch("stats", plan, x, parts)
-    _launch("apply", plan, *tensors, parts, options=(eps, relu))
+    _launch("apply", plan, *tensors, parts, options=(float(eps), relu))
     return y
 
 
@@ -138,48 +128,20 @@ def _plan(x: Tensor, mean: Tensor) -> Plan:
     return plan_for(n, c, x.numel() // (n * c), groups, not x.is_contiguous(), x.device)
 
 
-@cache
-def _kernels() -> ModuleType:
-    from . import group_norm_triton  # only where there is Triton
-
-    return group_norm_triton
-
-
 def _launch(
-    kernel: str, plan: Plan, x: Tensor, *others: Tensor | None, options: tuple[float, ...] = ()
+    kernel: str, plan: Plan, *tensors: Tensor | None, options: tuple[float, ...] = ()
 ) -> None:
-    """Launch a kernel on the device of ``x``.
-
-    A dictionary finds the compiled kernel in a few us; Triton takes ten times as long.
+    """Launch a kernel.
 
     Args:
         kernel: The name of the kernel.
-        plan: The plan for ``x``.
-        x: The kernel's first argument.
-        others: The tensors after it.
+        plan: The plan for x.
+        tensors: The kernel's tensors, the first of them x.
         options: The numbers between the tensors and those of the plan: eps, and whether to ReLU.
 
     Raises:
         KernelError: The kernel could not be compiled or launched.
     """
-    if isinstance(x, FakeTensor):
-        return
-    tensors = (x, *others)
-    # what a compiled kernel depends on: is each tensor there, its dtype, its alignment
-    kinds = tuple([None if t is None else (t.dtype, t.data_ptr() % 16) for t in tensors])
-    key = (kernel, options, kinds)
-    elsewhere = x.is_cuda and x.get_device() != torch.cuda.current_device()
-    with torch.cuda.device(x.device) if elsewhere else _HERE:
-        try:
-            args = (*tensors, *options, *plan.args)
-            if compiled := plan.compiled.get(key):
-                compiled[plan.grid](*args)
-            else:
-                function = getattr(_kernels(), kernel)
-                plan.compiled[key] = function[plan.grid](*args, num_warps=plan.warps)
-        except Exception as error:
-            if "out of memory" in str(error):
-                raise
-            lines = str(error).strip().splitlines() or [""]
-            turn_off(f"{kernel} failed with {type(error).__name__}: {lines[0]}")
-            raise KernelError(f"The kernel {kernel} failed.") from error
+    numbers = (*options, *plan.args)
+    compiled, warps = plan.compiled, plan.warps
+    launch(MODULE, kernel, plan.grid, tensors, numbers, compiled, options, num_warps=warps)

@@ -4,12 +4,14 @@ All that can be tuned on a GPU stands here. Shapes are those of group_norm_trito
 """
 
 import math
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 
+from .launch import power_of_2
 from .support import INTERPRETED
 
 __all__ = ["Plan", "plan_for"]
@@ -34,7 +36,7 @@ class Plan:
     chunks: int  # S, chunks of the positions
     whole: bool  # a program's tile has all of its groups
     args: tuple[int, ...]  # the last arguments of every kernel, from C to NHWC
-    compiled: dict[tuple, Any] = field(default_factory=dict)  # the kernels, by what they differ in
+    compiled: dict[Hashable, Any]  # the kernels, which plans of other sizes share
 
 
 @lru_cache(maxsize=4096)
@@ -52,18 +54,18 @@ def plan_for(
         device: The GPU.
     """
     d = c // groups
-    whole_d, whole_l = _power_of_2(d), _power_of_2(length)
+    whole_d, whole_l = power_of_2(d), power_of_2(length)
     least = max(1, WHOLE_CHANNELS // whole_d) if channels_last else 1
-    least = min(least, _power_of_2(groups))
+    least = min(least, power_of_2(groups))
     whole = least * whole_d * whole_l <= WHOLE
     if whole:
         bd, bl = whole_d, whole_l
-        bg = max(least, min(TILE // (bd * bl), _power_of_2(groups)))
+        bg = max(least, min(TILE // (bd * bl), power_of_2(groups)))
     else:
         bl = min(whole_l, TILE // CHANNELS if channels_last else RUN)
         rows = CHANNELS if channels_last else TILE // bl
         bd = min(whole_d, rows)
-        bg = min(rows // bd, _power_of_2(groups))
+        bg = min(rows // bd, power_of_2(groups))
     blocks = _ceil(groups, bg) * _ceil(d, bd)
     steps = _ceil(length, bl)
     wanted = PROGRAMS * _multiprocessors(device)
@@ -72,15 +74,27 @@ def plan_for(
     parts = chunks * _ceil(d, bd)
     # Triton sees by ``unit`` how rows of NCHW are aligned. Rows of NHWC have C elements
     unit = 1 if channels_last else math.gcd(length, 16)
-    sizes = (c, groups, parts, chunks, blocks, tiles, length // unit)
+    units = length // unit
+    constants = (d, bg, bd, bl, PARTS, unit, channels_last)
+    warps = max(1, min(16, bg * bd * bl // WARP))
     return Plan(
         grid=(n * blocks * chunks, 1, 1),
-        warps=max(1, min(16, bg * bd * bl // WARP)),
+        warps=warps,
         parts=parts,
         chunks=chunks,
         whole=whole,
-        args=(*sizes, d, bg, bd, bl, PARTS, unit, channels_last),
+        args=(c, groups, parts, chunks, blocks, tiles, units, *constants),
+        compiled=_compiled(device, warps, constants, c, units >= 2**31),
     )
+
+
+@cache
+def _compiled(*_key: Hashable) -> dict[Hashable, Any]:
+    """Return the kernels of a device, number of warps, constants, and what Triton sees in numbers.
+
+    Of the numbers that Triton does not specialize it still sees which need 64 bits.
+    """
+    return {}
 
 
 @lru_cache
@@ -90,11 +104,6 @@ def _multiprocessors(device: torch.device) -> int:
     if not torch.cuda.is_available():
         return 132  # fake tensors: those of an H100
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _power_of_2(n: int) -> int:
-    """Return the least power of 2 that is not below ``n``."""
-    return 1 << (n - 1).bit_length()
 
 
 def _ceil(a: int, b: int) -> int:

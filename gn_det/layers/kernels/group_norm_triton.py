@@ -159,7 +159,7 @@ def _merge_parts(
         share = new_count / (count + new_count)
         delta = new_mean - mean
         mean += delta * share
-        m2 += new_m2 + delta * delta * (count * share)
+        m2 += new_m2 + delta * (count * share) * delta  # the first time 0: a square may overflow
         count += new_count
     return mean, m2 / count
 

@@ -9,16 +9,14 @@ channels, is counted in docs/notes/roi_align.md.
 Shapes: those of :mod:`gn_det.layers.roi_align`.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import cache, partial
-from types import ModuleType
+from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
-from .support import turn_off, why_not
+from .launch import KernelError, launch, power_of_2
+from .support import why_not
 
 __all__ = [
     "KernelError",
@@ -37,13 +35,13 @@ CHANNELS = 128
 CHANNELS_CONTIGUOUS = 64  # in the forward, for features that are not channels_last
 SUMS = 2048  # bins times channels of a program, at most
 ROIS = 128  # that a program of the backward looks at at once
+ROIS_OF_LEVELS = 1024  # of the one program that finds levels
 LAUNCH = {"num_warps": 4, "maxnreg": 128}
 
 INT32 = 2**31
+MODULE = "roi_align_triton"
 
-
-class KernelError(RuntimeError):
-    """A kernel could not be compiled or launched. The kernels are off from then on."""
+_compiled: dict[Hashable, Any] = {}
 
 
 def why_not_roi_align(features: Sequence[torch.Tensor]) -> str:
@@ -106,13 +104,14 @@ def forward(
         device=features[0].device,
         memory_format=layout,
     )
-    constants = _constants(sampling, layout)
+    bins = _bins(sampling)
     most = CHANNELS if layout == torch.channels_last else CHANNELS_CONTIGUOUS
-    block = min(max(_power_of_2(c), 16), most, SUMS // constants["BP"])
-    grid = len(rois) * sampling.output_size[0], -(-c // block)
-    args = out, _exact(rois), levels.contiguous(), tuple(features), *_sizes(features), n, c
+    block = min(max(power_of_2(c), 16), most, SUMS // bins)
+    grid = len(rois) * sampling.output_size[0], -(-c // block), 1
+    tensors = out, _exact(rois), levels.contiguous(), tuple(features)
+    constants = *_constants(sampling, layout), bins, BX, block
     if len(rois):
-        _launch("forward_kernel", grid, args, **constants, BC=block)
+        _launch("forward_kernel", grid, tensors, (*_sizes(features), n), (c, *constants))
     return out
 
 
@@ -140,13 +139,15 @@ def backward(
     n, c = shapes[0][:2]
     empty = partial(torch.empty, dtype=grad.dtype, device=grad.device, memory_format=layout)
     grads = tuple(empty(shape) for shape in shapes)
-    constants = _constants(sampling, layout)
-    block = min(max(_power_of_2(c), 16), CHANNELS, SUMS // constants["BP"])
+    bins = _bins(sampling)
+    block = min(max(power_of_2(c), 16), CHANNELS, SUMS // bins)
     tiles = sum(n * height * -(-width // BX) for _, _, height, width in shapes)
+    grid = tiles, -(-c // block), 1
     grad = grad.contiguous(memory_format=layout)
-    args = grads, grad, _exact(rois), levels.contiguous(), *_sizes(grads), n, len(rois), c
-    constants |= {"BPY": _power_of_2(sampling.output_size[0]), "BC": block, "BR": ROIS}
-    _launch("backward_kernel", (tiles, -(-c // block)), args, **constants)
+    tensors = grad, _exact(rois), levels.contiguous(), grads
+    rows = power_of_2(sampling.output_size[0])
+    constants = *_constants(sampling, layout), rows, bins, BX, block, ROIS
+    _launch("backward_kernel", grid, tensors, (*_sizes(grads), n, len(rois)), (c, *constants))
     return grads
 
 
@@ -177,24 +178,21 @@ def assign_levels(
     levels = rois.new_empty(len(rois), dtype=torch.int64)
     first_bad = rois.new_empty(1, dtype=torch.int32)
     sizes = tuple(2.0 ** (i - canonical_level) for i in range(min_level + 1, max_level + 1))
-    args = levels, first_bad, _exact(rois), len(rois)
-    size = float(canonical_size)
-    _launch("levels_kernel", (1,), args, SIZES=sizes, CANONICAL_SIZE=size, BR=1024)
+    tensors = levels, first_bad, _exact(rois)
+    constants = sizes, float(canonical_size), ROIS_OF_LEVELS
+    _launch("levels_kernel", (1, 1, 1), tensors, (len(rois),), constants)
     return levels, first_bad
 
 
-def _constants(sampling: Sampling, layout: torch.memory_format) -> dict[str, Any]:
-    py, px = sampling.output_size
-    return {
-        "SCALES": sampling.scales,
-        "PY": py,
-        "PX": px,
-        "RATIO": max(sampling.sampling_ratio, 0),
-        "ALIGNED": sampling.aligned,
-        "CHANNELS_LAST": layout == torch.channels_last,
-        "BP": max(_power_of_2(px), 8),  # the least size of a matrix product
-        "BX": BX,
-    }
+def _constants(sampling: Sampling, layout: torch.memory_format) -> tuple[Any, ...]:
+    ratio = max(sampling.sampling_ratio, 0)
+    channels_last = layout == torch.channels_last
+    return sampling.scales, *sampling.output_size, ratio, sampling.aligned, channels_last
+
+
+def _bins(sampling: Sampling) -> int:
+    """Return the number of bins along x, padded to the least size of a matrix product."""
+    return max(power_of_2(sampling.output_size[1]), 8)
 
 
 def _exact(rois: torch.Tensor) -> torch.Tensor:
@@ -209,33 +207,14 @@ def _all(features: Sequence[torch.Tensor], layout: torch.memory_format) -> bool:
     return all(x.is_contiguous(memory_format=layout) for x in features)
 
 
-def _power_of_2(n: int) -> int:
-    """Return the least power of 2 that is not below ``n``."""
-    return 1 << (n - 1).bit_length()
-
-
-@cache
-def _kernels() -> ModuleType:
-    from . import roi_align_triton  # only where there is Triton
-
-    return roi_align_triton
-
-
-def _launch(kernel: str, grid: tuple[int, ...], args: tuple[Any, ...], **constants: Any) -> None:
-    """Launch a kernel on the device of its tensors; fake tensors have none."""
-    x = args[1]
-    if isinstance(x, FakeTensor):
-        return
-    try:
-        with torch.cuda.device(x.device) if _is_elsewhere(x) else nullcontext():
-            getattr(_kernels(), kernel)[grid](*args, **constants, **LAUNCH)
-    except Exception as error:
-        if "out of memory" in str(error):
-            raise
-        line = (str(error).strip().splitlines() or [""])[0]
-        turn_off(f"{kernel} of RoIAlign failed with {type(error).__name__}: {line}")
-        raise KernelError(f"The {kernel} of RoIAlign failed.") from error
-
-
-def _is_elsewhere(x: torch.Tensor) -> bool:
-    return x.is_cuda and x.get_device() != torch.cuda.current_device()
+def _launch(
+    kernel: str,
+    grid: tuple[int, int, int],
+    tensors: tuple[Any, ...],
+    changing: tuple[Any, ...],
+    constants: tuple[Any, ...],
+) -> None:
+    """Launch a kernel. Its arguments are in its order; ``changing`` ones compile nothing anew."""
+    numbers = *changing, *constants
+    key = tensors[1].device, constants
+    launch(MODULE, kernel, grid, tensors, numbers, _compiled, key, **LAUNCH)

@@ -184,10 +184,10 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=CHANGING)
 def backward_kernel(
-    grads,
     grad_out_ptr,
     rois_ptr,
     levels_ptr,
+    grads,
     heights,
     widths,
     images,
@@ -208,10 +208,11 @@ def backward_kernel(
     """Compute the gradient of BX pixels of a row of one image and level, for some channels.
 
     Args:
-        grads: The pointer to the gradient of each level, of shape (N, C, H, W).
-        grad_out_ptr: The gradient of the result, of shape (R, C, PY, PX), of the same format.
+        grad_out_ptr: The gradient of the result, of shape (R, C, PY, PX), with the memory format of
+            the features.
         rois_ptr: See the forward; here too all that follows.
         levels_ptr: See there.
+        grads: The pointer to the gradient of each level, of shape (N, C, H, W), in that format.
         heights: See there.
         widths: See there.
         images: See there.

@@ -6,10 +6,13 @@ they run on a CPU, in Triton's interpreter, which is for tests: slow, and with t
 
 import logging
 import os
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 __all__ = ["INTERPRETED", "SWITCH", "turn_off", "usable", "why_not"]
 
@@ -47,8 +50,10 @@ def why_not(x: torch.Tensor) -> str:
         return "the tensor is empty"
     if not (x.is_contiguous() or _is_channels_last(x)):
         return "the tensor is neither contiguous nor channels_last"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return "torch.func transforms are left to PyTorch"
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return "torch.func transforms and forward-mode derivatives are left to PyTorch"
+    if _is_traced(x):
+        return "a tracer sees PyTorch's operators alone"
     return ""
 
 
@@ -73,9 +78,8 @@ def _why_not_device(device: torch.device) -> str:
     """Return why the kernels run on no tensor of a device, "" if they do on some."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
-    try:
-        triton = version("triton")
-    except PackageNotFoundError:
+    triton = _triton_version()
+    if not triton:
         return "Triton is not installed"
     if tuple(map(int, triton.split(".")[:2])) < MIN_TRITON:
         return f"Triton {triton} is older than {MIN_TRITON[0]}.{MIN_TRITON[1]}"
@@ -84,12 +88,30 @@ def _why_not_device(device: torch.device) -> str:
     return "PyTorch runs on ROCm" if torch.version.hip else ""
 
 
+def _triton_version() -> str:
+    """Return the version of Triton, "" if it is not installed."""
+    for name in ("triton", "pytorch-triton"):  # the second of nightly builds and NVIDIA's images
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return ""
+
+
 @lru_cache
 def _capability(device: torch.device) -> tuple[int, int]:
     # without a GPU there are only fake tensors of one
     if INTERPRETED or not torch.cuda.is_available():
         return max(CAPABILITY.values())
     return torch.cuda.get_device_capability(device)
+
+
+def _is_traced(x: torch.Tensor) -> bool:
+    """Return whether operators on ``x`` are recorded or replaced, as ``make_fx`` and DTensor do."""
+    if torch._C._len_torch_dispatch_stack() and torch._C._get_dispatch_mode(
+        torch._C._TorchDispatchModeKey.PROXY
+    ):
+        return True
+    replaced = type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    return replaced and not isinstance(x, FakeTensor)
 
 
 def _is_channels_last(x: torch.Tensor) -> bool:

@@ -3,8 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import aot_function, nop
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
+from gn_det.layers.group_norm import group_norm as layers_group_norm
 from gn_det.layers.kernels import group_norm, group_norm_plan, usable
 from gn_det.layers.kernels.group_norm_plan import plan_for
 from gn_det.layers.kernels.support import INTERPRETED
@@ -138,6 +142,15 @@ def test_large_means(tiles, dtype, mean, tolerance):
     weight, bias = affine(shape[1])
     found = run(x, groups, weight, bias, None, dy, False)
     check(found, in_float64(x, groups, weight, bias, None, dy, False), tolerance)
+
+
+def test_a_mean_whose_square_overflows(tiles):
+    x = make((2, 6, 5, 7), mean=1e20, std=1e17)
+    weight, bias = affine(6)
+    y, mean, _ = group_norm(x, 2, weight, bias, 1e-5)
+    torch.testing.assert_close(mean, x.view(2, 2, -1).mean(2), rtol=1e-6, atol=0)
+    wide = F.group_norm(x.double(), 2, weight.double(), bias.double())
+    torch.testing.assert_close(y.double(), wide, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -313,16 +326,41 @@ def test_gradients_of_gradients():
 
 def test_what_does_not_fit():
     x, (weight, bias) = make((2, 6, 4, 4)), affine(6)
-    good = {"num_groups": 2, "weight": weight, "bias": bias, "eps": 1e-5}
+    good = {"x": x, "num_groups": 2, "weight": weight, "bias": bias, "eps": 1e-5}
     for bad, message in [
+        ({"x": bias}, r"input of shape \(N, C, \*\), not \(6,\)"),
         ({"num_groups": 4}, "4 groups do not divide 6 channels"),
         ({"weight": weight[:3]}, r"need the shape \(6,\).*not \(3,\) and \(6,\)"),
-        ({"residual": x[:1]}, r"residual, \(1, 6, 4, 4\).*needs shape and dtype"),
+        ({"bias": bias.to("meta")}, "weight and bias are on .* and meta, the input on "),
+        ({"residual": x[:1]}, r"residual, \(1, 6, 4, 4\).*needs shape, dtype and device"),
+        ({"residual": x.to("meta")}, "on meta, needs shape, dtype and device"),
         ({"residual": x.half()}, "residual.*float16"),
         ({"statistics": (bias, bias)}, r"statistics need the shape \(2, 2\) in float32"),
     ]:
         with pytest.raises(ValueError, match=message):
-            group_norm(x, **{**good, **bad})
+            group_norm(**{**good, **bad})
+
+
+def test_what_is_left_to_pytorch():
+    """Derivatives and traces that the kernels would break."""
+    x = make((2, 6, 4, 4))
+    weight, bias = affine(6)
+
+    def norm(x):
+        return layers_group_norm(x, 2, weight, bias)
+
+    assert usable(x)
+    expected = F.group_norm(x, 2, weight, bias)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x)
+        # y does not change with the scale of x
+        assert forward_ad.unpack_dual(norm(dual)).tangent.abs().max() < 1e-4
+    torch.testing.assert_close(torch.vmap(norm)(x[:, None])[:, 0], expected)
+    graph = make_fx(norm)(torch.ones_like(x))
+    torch.testing.assert_close(graph(x), expected)
+    compiled = aot_function(lambda x, *affine: layers_group_norm(x, 2, *affine), nop)
+    torch.testing.assert_close(compiled(x.clone().requires_grad_(), weight, bias), expected)
+    assert usable(x)  # nothing failed
 
 
 FORMS_OF_CALL = [{}, {"relu": True}, {"relu": True, "residual": True}, {"residual": True}]

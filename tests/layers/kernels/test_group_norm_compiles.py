@@ -3,6 +3,7 @@
 import math
 import re
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gn_det.layers.kernels import KernelError, group_norm, support
-from gn_det.layers.kernels import group_norm_launch as launch
+from gn_det.layers.kernels import KernelError, group_norm, group_norm_plan, support
 from gn_det.layers.kernels.group_norm_plan import plan_for
 
 if support.INTERPRETED or torch.cuda.is_available():
@@ -77,11 +77,17 @@ def driver(monkeypatch):
     monkeypatch.setattr(Driver, "launches", [])
     monkeypatch.setattr(support, "_off", "")
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
-    plan_for.cache_clear()
+    forget()
     yield driver
-    plan_for.cache_clear()
+    forget()
+    module = import_module("gn_det.layers.kernels.group_norm_triton")
     for name in KERNELS:
-        getattr(launch._kernels(), name).device_caches.clear()
+        getattr(module, name).device_caches.clear()
+
+
+def forget():
+    plan_for.cache_clear()
+    group_norm_plan._compiled.cache_clear()
 
 
 KERNELS = {"stats", "apply", "reduce", "dx", "whole_forward", "whole_backward"}

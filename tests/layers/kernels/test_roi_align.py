@@ -20,6 +20,7 @@ from gn_det.layers.kernels.support import INTERPRETED
 
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
 DEVICE = torch.device("cuda", 0) if ON_GPU else torch.device("cpu")
+IMPORT = "gn_det.layers.kernels.launch.import_module"
 CL, NCHW = torch.channels_last, torch.contiguous_format
 
 needs_kernels = pytest.mark.skipif(
@@ -228,6 +229,11 @@ class Broken:
         raise NotImplementedError("no such instruction")
 
 
+def break_kernels(monkeypatch):
+    monkeypatch.setattr(kernels, "_compiled", {})
+    monkeypatch.setattr(IMPORT, lambda _: Broken())
+
+
 @needs_kernels
 @pytest.mark.parametrize("broken_from", ["forward", "backward"])
 def test_without_kernels_after_one_failed(monkeypatch, caplog, broken_from):
@@ -235,9 +241,9 @@ def test_without_kernels_after_one_failed(monkeypatch, caplog, broken_from):
     features, (rois, levels) = make(), make_rois()
     args = features, rois, levels, SCALES[:2], (2, 2)
     if broken_from == "forward":
-        monkeypatch.setattr(kernels, "_kernels", Broken)
+        break_kernels(monkeypatch)
     out = pyramid_roi_align(*args)
-    monkeypatch.setattr(kernels, "_kernels", Broken)
+    break_kernels(monkeypatch)
     assert bool(why_not_roi_align(features)) == (broken_from == "forward")
     grads = torch.autograd.grad(out.sum(), features)
     wanted, doubles = reference(features, rois, levels, (2, 2))
@@ -255,7 +261,7 @@ def on_gpu(*shape, layout=NCHW):
 
 
 needs_triton = pytest.mark.skipif(
-    INTERPRETED or "Triton" in why_not_roi_align([on_gpu(1, 1, 2, 2)]),
+    INTERPRETED or "Triton" in support._why_not_device(torch.device("cuda")),
     reason="this Triton is not for the kernels, or it is the interpreter",
 )
 
@@ -285,13 +291,13 @@ class Recorder:
         return self
 
     def __getitem__(self, grid):
-        return lambda *args, **constants: self.calls.append((self.name, args, constants))
+        return lambda *args, **options: self.calls.append((self.name, args, options))
 
 
 def launches(monkeypatch, dtype, layout, bins):
     """Return what the kernels are launched with for a pyramid like an FPN's."""
     recorder = Recorder()
-    monkeypatch.setattr(kernels, "_kernels", lambda: recorder)
+    monkeypatch.setattr(IMPORT, lambda _: recorder)
     maps = [torch.empty(2, 256, *size) for size in SIZES[:4]]
     maps = [x.to(dtype, memory_format=layout) for x in maps]
     rois, shapes = torch.zeros(8, 5), [x.shape for x in maps]
@@ -302,21 +308,22 @@ def launches(monkeypatch, dtype, layout, bins):
     return recorder.calls
 
 
-def resources(function, args, constants, arch):
+def resources(function, args, options, arch):
     """Compile a kernel as a launch would, and return the registers and bytes of a thread."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.backends.nvidia.compiler import CUDABackend
     from triton.compiler import ASTSource
 
-    bound = dict(zip(function.arg_names, args))
-    options = {name: constants.pop(name) for name in ("num_warps", "maxnreg")}
+    bound = list(zip(function.params, args, strict=True))
+    constants = {param.name: value for param, value in bound if param.is_constexpr}
     signature, attrs = dict.fromkeys(constants, "constexpr"), {}
-    for index, (name, value) in enumerate(bound.items()):
-        param = function.params[index]
+    for index, (param, value) in enumerate(bound):
+        if param.is_constexpr:
+            continue
         specialize = triton.runtime.jit.native_specialize_impl
         kind, key = specialize(CUDABackend, value, False, not param.do_not_specialize, True)
-        signature[name] = kind
+        signature[param.name] = kind
         keys = (
             [((index, i), k) for i, k in enumerate(key)]
             if type(key) is tuple
@@ -348,8 +355,8 @@ def test_compiled_for_gpus_without_spills(monkeypatch, dtype, layout, bins, arch
 
     calls = launches(monkeypatch, dtype, layout, bins)
     assert [name for name, *_ in calls] == ["levels_kernel", "forward_kernel", "backward_kernel"]
-    for name, args, constants in calls:
-        used = resources(getattr(roi_align_triton, name), args, constants, arch)
+    for name, args, options in calls:
+        used = resources(getattr(roi_align_triton, name), args, options, arch)
         assert 0 < used["REG"] <= 128
         assert used["STACK"] == used["LOCAL"] == 0
 

@@ -1,3 +1,5 @@
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,14 +26,13 @@ def on_gpu(shape=(2, 8, 3, 5), dtype=torch.float32):
         return torch.empty(shape, dtype=dtype, device="cuda")
 
 
-needs_triton = pytest.mark.skipif(
-    "Triton" in why_not(on_gpu()), reason="this Triton is not for the kernels"
-)
+WHY_NOT_ON_GPU = support._why_not_device(torch.device("cuda"))
+needs_triton = pytest.mark.skipif("Triton" in WHY_NOT_ON_GPU, reason=WHY_NOT_ON_GPU)
 
 
 def test_a_cpu_has_none_without_the_interpreter():
     expected = "" if support.INTERPRETED else "the device is cpu"
-    if "Triton" not in why_not(on_gpu()):
+    if "Triton" not in WHY_NOT_ON_GPU:
         assert why_not(torch.ones(2, 8, 3, 5)) == expected
 
 
@@ -57,11 +58,25 @@ def test_an_older_gpu(monkeypatch):
 
 def test_the_switch(monkeypatch):
     monkeypatch.setenv(support.SWITCH, "0")
-    assert why_not(on_gpu()) == "GN_DET_KERNELS is 0"
+    assert support._why_not_device(torch.device("cuda")) == "GN_DET_KERNELS is 0"
 
 
 def test_turned_off_with_one_line(caplog):
     support.turn_off("the compiler failed")
     support.turn_off("the compiler failed")
-    assert why_not(on_gpu()) == "the compiler failed"
+    assert why_not(torch.ones(1, 1)) == "the compiler failed"
     assert [r.message.count("the compiler failed") for r in caplog.records] == [1]
+
+
+def test_tritons_other_name(monkeypatch):
+    """Nightly builds of PyTorch and NVIDIA's images have Triton under another name."""
+
+    def version(name):
+        if name != "pytorch-triton":
+            raise PackageNotFoundError
+        return "3.6.0+git0123"
+
+    monkeypatch.setattr(support, "version", version)
+    assert support._why_not_device(torch.device("meta")) == "the device is meta"
+    monkeypatch.setattr(support, "version", lambda name: version("triton"))
+    assert support._why_not_device(torch.device("cpu")) == "Triton is not installed"
