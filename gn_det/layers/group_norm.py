@@ -85,7 +85,7 @@ def has_kernel(x: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return _has_kernel_in_graph(x) and not torch.compiler.is_exporting()
-    return not torch.jit.is_tracing() and kernels.usable(x)
+    return not torch.jit.is_tracing() and not kernels.unsupported(x)
 
 
 def _has_kernel_in_graph(x: torch.Tensor) -> bool:
@@ -129,15 +129,12 @@ def group_norm(
     """
     if has_kernel(x):
         compiled = torch.compiler.is_compiling()  # a graph has its own way to recompute
-        try:
-            y, mean, rstd = kernels.group_norm(
-                *(x, num_groups, weight, bias, eps),
-                relu=relu,
-                residual=None if residual is None else residual.to(x.dtype),
-                statistics=None if compiled else kept_statistics(),
-            )
-        except kernels.KernelError:
-            return group_norm(x, num_groups, weight, bias, eps, relu=relu, residual=residual)
+        y, mean, rstd = kernels.group_norm(
+            *(x, num_groups, weight, bias, eps),
+            relu=relu,
+            residual=None if residual is None else residual.to(x.dtype),
+            statistics=None if compiled else kept_statistics(),
+        )
         if not compiled:
             keep_statistics((mean, rstd))
         return y

@@ -12,7 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from gn_det.layers import GroupNorm, kernels, num_groups_for
 from gn_det.layers.group_norm import group_norm
-from gn_det.layers.kept_statistics import keeping_statistics
+from gn_det.layers.kept_statistics import keeping_statistics, reusing
+from gn_det.layers.kernels import group_norm_launch
+from gn_det.layers.kernels.launch import KernelError
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -415,19 +417,29 @@ def test_residual_and_relu(dtype, layout, relu, add):
         assert ours is None or torch.equal(ours, theirs)
 
 
-def test_a_kernel_that_fails(monkeypatch):
-    """PyTorch's operator runs in its place, also where statistics were kept."""
-    norm, x = _with_affine(GroupNorm(8, num_groups=2)), _random(2, 8, 4, 4)
-    expected = F.relu(norm(x) + x)
+@pytest.mark.parametrize("shape", [(2, 8, 4, 4), (1, 8, 200, 100)], ids=["one tile", "parts"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_kernel_that_fails(monkeypatch, shape, channels_last):
+    """PyTorch's operators run in its place, forward, backward and with kept statistics."""
 
     def fail(*_args, **_kwargs):
-        monkeypatch.setattr(kernels, "usable", lambda x: False)  # as turn_off does
-        raise kernels.KernelError
+        raise KernelError
 
-    monkeypatch.setattr(kernels, "usable", lambda x: True)
-    monkeypatch.setattr(kernels, "group_norm", fail)
-    kept = []
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    norm = _with_affine(GroupNorm(8, num_groups=2))
+    x = _random(*shape).contiguous(memory_format=layout).requires_grad_()
+    added, dy = _random(*shape, seed=1).requires_grad_(), _random(*shape, seed=2)
+    leaves = [x, added, norm.weight, norm.bias]
+    expected = F.relu(norm(x) + added)
+    expected = [expected, *torch.autograd.grad(expected, leaves, dy)]
+    monkeypatch.setattr(kernels, "unsupported", lambda x: "")
+    monkeypatch.setattr(group_norm_launch, "launch", fail)
+    args, kept = (x, 2, norm.weight, norm.bias, norm.eps), []
     with keeping_statistics(kept):
-        y = group_norm(x, 2, norm.weight, norm.bias, norm.eps, relu=True, residual=x)
-    assert torch.equal(y, expected)
-    assert kept == [None]
+        y = group_norm(*args, relu=True, residual=added)
+    with reusing(kept):
+        again = group_norm(*args, relu=True, residual=added)
+    assert torch.equal(again, y)
+    assert y.stride() == x.stride()
+    for ours, theirs in zip([y, *torch.autograd.grad(y, leaves, dy)], expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())

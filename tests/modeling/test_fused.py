@@ -215,6 +215,28 @@ def test_kernels_that_each_mode_runs(name, launches):
 
 @interpreted
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", ["whole_forward", "apply", "whole_backward"])
+def test_a_kernel_that_fails_in_the_middle_of_a_step(kernel, mode, monkeypatch):
+    part, x = _part("bottleneck")
+    expected = _step(_in_mode(part, mode), x)
+    monkeypatch.setattr(support, "_off", "")
+    launch, counts = group_norm_launch._launch, Counter()
+
+    def failing(name, *args, **kwargs):
+        counts[name] += 1
+        if name == kernel and counts[name] == 2:
+            support.turn_off("a test")
+        return launch(name, *args, **kwargs)
+
+    monkeypatch.setattr(group_norm_launch, "_launch", failing)
+    results = _step(_in_mode(part, mode), x)
+    assert support.turned_off() or not counts[kernel]
+    for ours, theirs in zip(results, expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@interpreted
+@pytest.mark.parametrize("mode", MODES)
 def test_backward_in_another_thread(mode, launches):
     part, x = _part("bottleneck")
     expected = _step(_in_mode(part, mode), x)

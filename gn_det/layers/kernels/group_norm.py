@@ -60,7 +60,6 @@ def group_norm(
         y with the shape, dtype and memory format of ``x``; mean and rstd, (N, G) in float32.
 
     Raises:
-        KernelError: A kernel could not be compiled or launched. ``usable`` is false from then on.
         ValueError: A shape, dtype or device does not fit.
     """
     _check(x, num_groups, weight, bias, residual, statistics)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .group_norm_plan import Plan, plan_for
-from .launch import launch
+from .launch import KernelError, launch
 
 __all__ = ["backward", "empty_statistics", "forward", "laid_out_as"]
 
@@ -39,23 +39,64 @@ def forward(
         relu: Whether negative results become 0.
         given: Whether ``mean`` and ``rstd`` are given.
         y: The tensor to fill and return, or None for a new one.
-
-    Raises:
-        KernelError: A kernel could not be compiled or launched.
     """
+    y = torch.empty_like(x) if y is None else y
+    tensors = (x, residual, y, mean, rstd, weight, bias)
+    try:
+        _forward_by_kernels(*tensors, eps, relu, given)
+    except KernelError:
+        _forward_by_pytorch(*tensors, eps, relu, given)
+    return y
+
+
+def _forward_by_kernels(
+    x: Tensor,
+    residual: Tensor | None,
+    y: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    relu: bool,
+    given: bool,
+) -> None:
     plan = _plan(x, mean)
-    if y is None:
-        y = torch.empty_like(x)
     tensors = (x, residual, y, mean, rstd, weight, bias)
     if plan.whole and not given:
         _launch("whole_forward", plan, *tensors, options=(float(eps), relu))
-        return y
+        return
     parts = None
     if not given:
         parts = mean.new_empty(mean.numel() * plan.parts * 2)
         _launch("stats", plan, x, parts)
     _launch("apply", plan, *tensors, parts, options=(float(eps), relu))
-    return y
+
+
+@torch.no_grad()
+def _forward_by_pytorch(
+    x: Tensor,
+    residual: Tensor | None,
+    y: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    relu: bool,
+    given: bool,
+) -> None:
+    """Do the same where a kernel has failed."""
+    grouped = x.float().reshape(*mean.shape, -1)
+    if not given:
+        variance, average = torch.var_mean(grouped, dim=2, correction=0)
+        mean.copy_(average)
+        rstd.copy_(torch.rsqrt(variance + eps))
+    normalized = ((grouped - mean[..., None]) * rstd[..., None]).reshape(x.shape)
+    per_channel = (1, -1, *[1] * (x.dim() - 2))
+    out = normalized * weight.float().view(per_channel) + bias.float().view(per_channel)
+    out = out if residual is None else out + residual
+    y.copy_(out.relu() if relu else out)
 
 
 def backward(

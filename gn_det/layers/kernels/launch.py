@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .support import turn_off
+from .support import turn_off, turned_off
 
 __all__ = ["KernelError", "launch", "power_of_2"]
 
@@ -58,6 +58,8 @@ def launch(
     assert isinstance(x, Tensor)
     if isinstance(x, FakeTensor):
         return
+    if why := turned_off():
+        raise KernelError(why)
     found = kernel, key, tuple([_kind(t) for t in tensors])
     elsewhere = x.is_cuda and x.get_device() != torch.cuda.current_device()
     with torch.cuda.device(x.device) if elsewhere else _HERE:

@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
-__all__ = ["INTERPRETED", "SWITCH", "turn_off", "usable", "why_not"]
+__all__ = ["INTERPRETED", "SWITCH", "turn_off", "turned_off", "unsupported", "usable", "why_not"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,19 @@ def why_not(x: torch.Tensor) -> str:
     Args:
         x: A tensor of shape (N, C, *). A fake tensor counts as the GPU's tensor that it stands for.
     """
-    if reason := _off or _why_not_device(x.device):
+    return _off or unsupported(x)
+
+
+def unsupported(x: torch.Tensor) -> str:
+    """Return why the kernels are not for ``x``, also where they are turned off.
+
+    A layer goes by this: if a kernel fails in the middle of a step, what was saved for backward
+    stays what a recomputation saves.
+
+    Args:
+        x: See :func:`why_not`.
+    """
+    if reason := _why_not_device(x.device):
         return reason
     least = CAPABILITY.get(x.dtype)
     if least is None:
@@ -71,6 +83,11 @@ def turn_off(why: str) -> None:
             "this line."
         )
     _off = why
+
+
+def turned_off() -> str:
+    """Return why the kernels were turned off; "" if they were not."""
+    return _off
 
 
 @lru_cache

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gn_det.layers.kernels import KernelError, group_norm, group_norm_plan, support
+from gn_det.layers.kernels import group_norm, group_norm_plan, support
 from gn_det.layers.kernels.group_norm_plan import plan_for
 
 if support.INTERPRETED or torch.cuda.is_available():
@@ -207,17 +207,15 @@ def test_a_tensor_that_begins_elsewhere_has_a_kernel_of_its_own(driver):
 
 def test_a_kernel_that_fails_turns_the_kernels_off(driver, monkeypatch, caplog):
     monkeypatch.setattr(Driver, "threads", 0)
-    with pytest.raises(KernelError, match="stats failed"):
-        run(make((2, 256, 64, 64), True))
+    run(make((2, 256, 64, 64), True))  # by PyTorch
     assert "stats failed with OutOfResources" in support.why_not(torch.ones(1, 1))
     assert "stats failed" in caplog.text
 
 
 def test_out_of_memory_is_not_the_kernels_fault(driver, monkeypatch):
     monkeypatch.setattr(Driver, "error", "Triton Error [CUDA]: out of memory")
-    with pytest.raises(RuntimeError, match="out of memory") as caught:
+    with pytest.raises(RuntimeError, match="out of memory"):
         run(make((2, 256, 64, 64), True))
-    assert not isinstance(caught.value, KernelError)
     assert support._off == ""
 
 
