@@ -205,6 +205,18 @@ def test_a_tensor_that_begins_elsewhere_has_a_kernel_of_its_own(driver):
     assert len(set(map(id, plan.compiled.values()))) == 4
 
 
+def test_another_size_of_image_compiles_nothing(driver):
+    run(make((2, 256, 64, 64), True))
+    compiled = plan_for(2, 256, 64 * 64, 32, True, torch.device("cpu")).compiled
+    before = dict(compiled)
+    assert len(before) == 4
+    run(make((1, 256, 64, 80), True))
+    assert len(driver.launches) == 8
+    assert compiled == before
+    # Triton hands an int of more than 31 bits on as 64 bits
+    assert plan_for(2, 256, 2**31, 32, True, torch.device("cpu")).compiled is not compiled
+
+
 def test_a_kernel_that_fails_turns_the_kernels_off(driver, monkeypatch, caplog):
     monkeypatch.setattr(Driver, "threads", 0)
     run(make((2, 256, 64, 64), True))  # by PyTorch
