@@ -127,7 +127,7 @@ def check_compiled(shape, channels_last, dtype, bits, tmp_path):
         )
         registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+).* LOCAL:(\d+)", use).groups()
         # to fit more programs ptxas keeps a few numbers of what follows the loop on the stack
-        # float32 in NCHW at 25x42 spills 80 bytes; whether a smaller tile is faster only a GPU can tell
+        # float32 in NCHW at 25x42 takes 80 bytes; only a GPU can tell if a smaller tile is faster
         assert int(stack) <= 96, kernel
         assert local == "0", kernel
         # a multiprocessor has 65536 of them
