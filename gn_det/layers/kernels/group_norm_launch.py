@@ -40,37 +40,21 @@ def forward(
         given: Whether ``mean`` and ``rstd`` are given.
         y: The tensor to fill and return, or None for a new one.
     """
+    plan = _plan(x, mean)
     y = torch.empty_like(x) if y is None else y
     tensors = (x, residual, y, mean, rstd, weight, bias)
     try:
-        _forward_by_kernels(*tensors, eps, relu, given)
+        if plan.whole and not given:
+            _launch("whole_forward", plan, *tensors, options=(float(eps), relu))
+            return y
+        parts = None
+        if not given:
+            parts = mean.new_empty(mean.numel() * plan.parts * 2)
+            _launch("stats", plan, x, parts)
+        _launch("apply", plan, *tensors, parts, options=(float(eps), relu))
     except KernelError:
         _forward_by_pytorch(*tensors, eps, relu, given)
     return y
-
-
-def _forward_by_kernels(
-    x: Tensor,
-    residual: Tensor | None,
-    y: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    relu: bool,
-    given: bool,
-) -> None:
-    plan = _plan(x, mean)
-    tensors = (x, residual, y, mean, rstd, weight, bias)
-    if plan.whole and not given:
-        _launch("whole_forward", plan, *tensors, options=(float(eps), relu))
-        return
-    parts = None
-    if not given:
-        parts = mean.new_empty(mean.numel() * plan.parts * 2)
-        _launch("stats", plan, x, parts)
-    _launch("apply", plan, *tensors, parts, options=(float(eps), relu))
 
 
 @torch.no_grad()
