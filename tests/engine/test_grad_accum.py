@@ -114,7 +114,8 @@ def test_a_norm_that_overflows_skips_the_step_too():
     model = Steep()
     scaler = torch.amp.GradScaler("cpu", init_scale=1.1)
     trainer, storage = step(model, scaler=scaler, ema=ModelEMA(model, 0.5))
-    assert model.w.grad.tolist() == pytest.approx([3e38, 3e38])
+    if hasattr(torch.nn.utils, "get_total_norm"):  # before PyTorch 2.6, clipping by inf gives NaN
+        assert model.w.grad.tolist() == pytest.approx([3e38, 3e38])
     assert storage.latest()["grad_norm"][0] == math.inf
     assert model.w.tolist() == [3.0, 4.0]
     assert trainer.ema.state_dict()["other"] == {}
