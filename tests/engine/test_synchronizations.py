@@ -1,9 +1,11 @@
 """How often a step makes Python wait for a GPU: counted on a CPU, by the operations that read."""
 
+import os
 import sys
 from collections import Counter
 from contextlib import ExitStack
 
+import detectron2
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -12,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import gn_det
 from gn_det.engine.ema import ModelEMA
 from gn_det.engine.grad_accum import GradAccumTrainer, build_grad_accum_trainer
 
@@ -20,6 +23,13 @@ from gn_det.engine.grad_accum import GradAccumTrainer, build_grad_accum_trainer
 READING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "bincount"}
 # those that PyTorch does not dispatch where the tensor is on a CPU already
 METHODS = {"tolist", "numpy", "cpu", "__array__"}
+
+
+def _folder(package):
+    return os.path.dirname(package.__file__) + os.sep
+
+
+PACKAGES = _folder(gn_det), _folder(detectron2)
 
 
 class _Synchronizations:
@@ -39,7 +49,7 @@ class _Synchronizations:
 
     def of(self, package):
         """Return the places whose innermost frame, of gn_det and Detectron2, is of ``package``."""
-        return {place: n for place, n in self.places.items() if f"/{package}/" in place}
+        return {place: n for place, n in self.places.items() if place.startswith(_folder(package))}
 
 
 class _Operations(TorchDispatchMode):
@@ -69,8 +79,8 @@ class _Methods(TorchFunctionMode):
 def _place():
     frame = sys._getframe(2)
     while frame is not None:
-        path = frame.f_code.co_filename.replace("\\", "/")
-        if "/gn_det/" in path or "/detectron2/" in path:
+        path = frame.f_code.co_filename
+        if path.startswith(PACKAGES):
             return f"{path}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
@@ -120,7 +130,7 @@ def test_a_detector_waits_at_most_three_times(tiny_cfg, batch):
     trainer.iter = trainer.seed = 0
     with EventStorage(0), _Synchronizations() as seen:
         trainer.run_step()
-    ours = {k: n for k, n in seen.of("gn_det").items() if "/layers/roi_align" not in k}
+    ours = {k: n for k, n in seen.of(gn_det).items() if "/layers/roi_align" not in k}
     assert sum(ours.values()) <= 3, ours
     assert sum(n for place, n in ours.items() if "/engine/" in place) == 1, ours
-    assert sum(seen.of("detectron2").values()) > 20  # else nothing is counted
+    assert sum(seen.of(detectron2).values()) > 20  # else nothing is counted
