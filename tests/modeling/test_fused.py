@@ -386,20 +386,28 @@ def test_exported_models_have_pytorchs_operators(launches):
     assert not launches
 
 
+def _kept_by_mask_head(mode, size, autocast=False):
+    """Return the bytes that four convolutions with norms and the upsampling keep beside y.
+
+    Their input has the shape (4, 64, size, size).
+    """
+    shape = ShapeSpec(channels=64, height=size, width=size)
+    with FakeTensorMode():
+        x = torch.empty(4, 64, size, size)
+        head = GNMaskRCNNConvUpsampleHead(shape, num_classes=1, conv_dims=[64] * 5, conv_norm=GN)
+        set_memory(head, mode)
+        with MemoryMeter() as meter:
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                y = head.layers(x)
+            return meter.alive_bytes() - y.untyped_storage().nbytes()
+
+
 @interpreted
 def test_bytes_that_are_kept():
     """Lean mode keeps one tensor for each convolution with norm and ReLU, standard mode two."""
-    shape = ShapeSpec(channels=64, height=32, width=32)
-    with FakeTensorMode():
-        x = torch.empty(4, 64, 32, 32)
-        head = GNMaskRCNNConvUpsampleHead(shape, num_classes=1, conv_dims=[64] * 5, conv_norm=GN)
-        kept = {}
-        for mode in MODES:
-            set_memory(head, mode)
-            with MemoryMeter() as meter:
-                y = head.layers(x)
-            # four convolutions with a norm, and the upsampling, four times as large
-            kept[mode] = (meter.alive_bytes() - y.untyped_storage().nbytes()) / (x.numel() * 4)
+    feature = 4 * 64 * 32 * 32 * 4
+    kept = {mode: _kept_by_mask_head(mode, 32) / feature for mode in MODES}
+    # four convolutions with a norm, and the upsampling, four times as large
     assert kept["standard"] == pytest.approx(4 + 4 + 4, rel=0.01)
     assert kept["lean"] == pytest.approx(4, rel=0.01)
     assert kept["minimal"] < 0.1
@@ -408,16 +416,8 @@ def test_bytes_that_are_kept():
 @interpreted
 def test_no_weight_is_kept_in_low_precision():
     """Only that of the first convolution, which no norm of the head comes before."""
-    shape = ShapeSpec(channels=64, height=4, width=4)
-    with FakeTensorMode():
-        x = torch.empty(4, 64, 4, 4)
-        head = GNMaskRCNNConvUpsampleHead(shape, num_classes=1, conv_dims=[64] * 5, conv_norm=GN)
-        set_memory(head, "lean")
-        with MemoryMeter() as meter:
-            with torch.autocast("cpu", torch.bfloat16):
-                y = head.layers(x)
-            kept = meter.alive_bytes() - y.untyped_storage().nbytes()
-    feature, weight = x.numel() * 2, 64 * 64 * 9 * 2
+    kept = _kept_by_mask_head("lean", 4, autocast=True)
+    feature, weight = 4 * 64 * 4 * 4 * 2, 64 * 64 * 9 * 2
     assert kept == pytest.approx(feature + 4 * feature + weight, rel=0.01)  # with x in bfloat16
 
 

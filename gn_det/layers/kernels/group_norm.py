@@ -45,7 +45,7 @@ def group_norm(
     each time. y can be differentiated in x, weight, bias and residual; mean and rstd cannot.
 
     Args:
-        x: The input of shape (N, C, *), on which ``usable(x)`` is true.
+        x: The input of shape (N, C, *), against which ``unsupported(x)`` has nothing.
         num_groups: The number of groups G; it divides C.
         weight: The scale of each channel, of shape (C,) and any floating dtype.
         bias: The offset of each channel, of shape (C,) and any floating dtype.
